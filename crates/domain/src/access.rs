@@ -1,0 +1,1 @@
+//! Local RBAC: data actions, roles, assignments, and the proof that a caller may act.
