@@ -1,1 +1,19 @@
-//! placeholder
+//! What the rest of the pool may know of cryptography: the interface of a [`Partition`], and the keys of the
+//! pool itself (security domain, record sealing, audit sealing, instance certificates).
+//!
+//! No other crate can name key material: customers' keys are opaque handles ([`LoadedKey`]) or masked bytes
+//! ([`MaskedMaterial`]), the pool's own keys are types without accessors. Synchronous, no I/O.
+
+pub mod audit_key;
+pub mod certificate;
+pub mod digest;
+pub mod domain_secrets;
+pub mod partition;
+pub mod record;
+pub mod secret;
+
+pub use partition::{
+    Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition, PartitionError,
+    SelfTestFailed,
+};
+pub use secret::SecretBytes;

@@ -1,0 +1,124 @@
+//! The boundary behind which clear key material lives.
+
+use crate::secret::SecretBytes;
+use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
+use domain::key::PublicKey;
+use std::sync::Arc;
+
+/// Key material as it leaves a partition: encrypted under the partition wrapping key, bound to one key version.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MaskedMaterial(pub Vec<u8>);
+
+/// What masked material is bound to (pool, key name, version, type): associated data, so that material moved to
+/// another record does not load.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MaterialBinding(pub Vec<u8>);
+
+/// A new key.
+pub struct Generated {
+    pub public: PublicKey,
+    pub masked: MaskedMaterial,
+}
+
+/// Input of an encryption or key wrap.
+pub struct Encrypt<'a> {
+    /// At most what the algorithm takes in one call; a key for wrapKey.
+    pub plaintext: &'a [u8],
+    /// AES-CBC only: 16 bytes. AES-GCM makes its own.
+    pub iv: Option<&'a [u8]>,
+    /// AES-GCM only.
+    pub additional_data: Option<&'a [u8]>,
+}
+
+/// Output of an encryption or key wrap.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ciphertext {
+    pub bytes: Vec<u8>,
+    /// AES-GCM: 12 bytes. AES-CBC: 16 bytes.
+    pub iv: Option<Vec<u8>>,
+    /// AES-GCM: 16 bytes.
+    pub tag: Option<Vec<u8>>,
+}
+
+/// Input of a decryption or unwrap.
+pub struct Decrypt<'a> {
+    pub ciphertext: &'a [u8],
+    pub iv: Option<&'a [u8]>,
+    pub additional_data: Option<&'a [u8]>,
+    pub tag: Option<&'a [u8]>,
+}
+
+/// Why a partition did not do as asked. Messages are for the caller and hold nothing secret.
+#[derive(Debug, thiserror::Error, Eq, PartialEq, Clone)]
+pub enum PartitionError {
+    /// The algorithm does not go with the key's type and size.
+    #[error("{algorithm} does not go with a key of type {spec}")]
+    AlgorithmMismatch { algorithm: &'static str, spec: KeySpec },
+    #[error("{algorithm} takes a digest of {expected} bytes, not {actual}")]
+    DigestLength { algorithm: &'static str, expected: usize, actual: usize },
+    /// Plaintext, ciphertext, IV or tag of a length that the algorithm does not take; says which.
+    #[error("{0}")]
+    InputLength(String),
+    /// The one answer for every failed decryption or unwrap: wrong key, damaged input, bad padding and bad tag
+    /// look alike.
+    #[error("the ciphertext does not decrypt with this key and algorithm")]
+    DecryptionFailed,
+    /// Masked material that this partition did not make, or made for another record.
+    #[error("the key material does not belong to this key and partition")]
+    ForeignMaterial,
+    /// Material that is not a well-formed key of the type it claims.
+    #[error("{0}")]
+    InvalidMaterial(String),
+    /// The library refused; nothing about the input explains it.
+    #[error("the partition failed to {0}")]
+    Internal(&'static str),
+}
+
+#[derive(Debug, thiserror::Error, Eq, PartialEq, Clone)]
+#[error("self-test of {0} failed")]
+pub struct SelfTestFailed(pub &'static str);
+
+/// Makes keys, and turns masked material into keys that can be used. Clear material exists only inside.
+pub trait Partition: Send + Sync {
+    /// Makes a key. RSA: public exponent 65537 unless `public_exponent` says otherwise and the partition can.
+    fn generate(
+        &self,
+        spec: KeySpec,
+        public_exponent: Option<u64>,
+        binding: &MaterialBinding,
+    ) -> Result<Generated, PartitionError>;
+
+    /// Unmasks and parses. Costs 27 to 44 percent of an RSA signature, so callers keep the result.
+    fn load(
+        &self,
+        spec: KeySpec,
+        masked: &MaskedMaterial,
+        binding: &MaterialBinding,
+    ) -> Result<Arc<dyn LoadedKey>, PartitionError>;
+
+    /// Fills `out` with random bytes.
+    fn random(&self, out: &mut [u8]) -> Result<(), PartitionError>;
+
+    /// Known-answer tests of every algorithm in use. A core that fails one does not start.
+    fn self_test(&self) -> Result<(), SelfTestFailed>;
+}
+
+/// A key ready for use. Dropping the last reference wipes the clear material.
+pub trait LoadedKey: Send + Sync {
+    fn spec(&self) -> KeySpec;
+
+    /// Signs a digest (HMAC: computes a MAC over the digest's bytes). ECDSA signatures are r‖s of fixed length.
+    fn sign(&self, algorithm: SignatureAlgorithm, digest: &[u8]) -> Result<Vec<u8>, PartitionError>;
+
+    /// `Ok(false)` for any signature that does not verify, of whatever length.
+    fn verify(
+        &self,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+        signature: &[u8],
+    ) -> Result<bool, PartitionError>;
+
+    fn encrypt(&self, algorithm: EncryptionAlgorithm, input: &Encrypt<'_>) -> Result<Ciphertext, PartitionError>;
+
+    fn decrypt(&self, algorithm: EncryptionAlgorithm, input: &Decrypt<'_>) -> Result<SecretBytes, PartitionError>;
+}
