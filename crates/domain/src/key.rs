@@ -1,6 +1,16 @@
-//! Keys and their versions.
+//! Keys and their versions: attributes, permitted operations, and when a version may be used.
 
-use crate::algorithm::Curve;
+use crate::algorithm::{Curve, KeySpec};
+use crate::name::{KeyName, KeyVersion};
+use crate::time::IntDate;
+use std::collections::BTreeMap;
+
+/// Versions that one key may have (behaviour section 17.1).
+pub const MAX_VERSIONS_PER_KEY: usize = 100;
+/// Tags that one key may have.
+pub const MAX_TAGS: usize = 15;
+/// Characters in a tag's name, and in its value.
+pub const MAX_TAG_CHARACTERS: usize = 256;
 
 /// The public part of a key. Coordinates have the curve's fixed length; RSA numbers have no leading zeros.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -16,4 +26,376 @@ pub enum PublicKey {
     },
     /// Symmetric keys show nothing.
     Oct,
+}
+
+/// One member of `key_ops`.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum KeyOperation {
+    Encrypt,
+    Decrypt,
+    Sign,
+    Verify,
+    WrapKey,
+    UnwrapKey,
+    Import,
+    Export,
+}
+
+impl KeyOperation {
+    pub const ALL: [KeyOperation; 8] = [
+        KeyOperation::Encrypt,
+        KeyOperation::Decrypt,
+        KeyOperation::Sign,
+        KeyOperation::Verify,
+        KeyOperation::WrapKey,
+        KeyOperation::UnwrapKey,
+        KeyOperation::Import,
+        KeyOperation::Export,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            KeyOperation::Encrypt => "encrypt",
+            KeyOperation::Decrypt => "decrypt",
+            KeyOperation::Sign => "sign",
+            KeyOperation::Verify => "verify",
+            KeyOperation::WrapKey => "wrapKey",
+            KeyOperation::UnwrapKey => "unwrapKey",
+            KeyOperation::Import => "import",
+            KeyOperation::Export => "export",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| operation.as_str() == text)
+    }
+
+    const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+/// The `key_ops` of a key version, as a set.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KeyOperations(u16);
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum KeyOperationsRefused {
+    #[error("key_ops value `import` cannot stand beside any other value")]
+    ImportWithOthers,
+    #[error("key_ops value `{}` does not go with a key of type {spec}", operation.as_str())]
+    NotForType { operation: KeyOperation, spec: KeySpec },
+}
+
+impl KeyOperations {
+    pub const NONE: KeyOperations = KeyOperations(0);
+
+    /// What a key of `spec` may do when its creator names nothing.
+    pub fn default_for(spec: KeySpec) -> Self {
+        Self::fitting(spec)
+            .filter(|operation| !matches!(operation, KeyOperation::Import | KeyOperation::Export))
+            .collect()
+    }
+
+    /// Checks a caller's choice for a key of `spec`.
+    pub fn check(self, spec: KeySpec) -> Result<Self, KeyOperationsRefused> {
+        if self.contains(KeyOperation::Import) && self != Self(KeyOperation::Import.bit()) {
+            return Err(KeyOperationsRefused::ImportWithOthers);
+        }
+        match self.iter().find(|&operation| !Self::fitting(spec).any(|fitting| fitting == operation)) {
+            Some(operation) => Err(KeyOperationsRefused::NotForType { operation, spec }),
+            None => Ok(self),
+        }
+    }
+
+    pub const fn contains(self, operation: KeyOperation) -> bool {
+        self.0 & operation.bit() != 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = KeyOperation> {
+        KeyOperation::ALL.into_iter().filter(move |operation| self.contains(*operation))
+    }
+
+    /// The set as bits, in the order of [`KeyOperation::ALL`]; for storage.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// The inverse of [`KeyOperations::bits`]; `None` where a bit has no meaning.
+    pub const fn from_bits(bits: u16) -> Option<Self> {
+        if bits < 1 << KeyOperation::ALL.len() { Some(Self(bits)) } else { None }
+    }
+
+    fn fitting(spec: KeySpec) -> impl Iterator<Item = KeyOperation> {
+        KeyOperation::ALL.into_iter().filter(move |operation| match operation {
+            KeyOperation::Sign | KeyOperation::Verify | KeyOperation::Export => true,
+            KeyOperation::Encrypt
+            | KeyOperation::Decrypt
+            | KeyOperation::WrapKey
+            | KeyOperation::UnwrapKey => !matches!(spec, KeySpec::Ec(_)),
+            KeyOperation::Import => matches!(spec, KeySpec::Rsa(_)),
+        })
+    }
+}
+
+impl FromIterator<KeyOperation> for KeyOperations {
+    fn from_iter<I: IntoIterator<Item = KeyOperation>>(operations: I) -> Self {
+        Self(operations.into_iter().fold(0, |bits, operation| bits | operation.bit()))
+    }
+}
+
+/// Free-form labels, legible to anyone who may read or list the key.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Tags(BTreeMap<String, String>);
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TagsRefused {
+    #[error("a key has at most {MAX_TAGS} tags, not {0}")]
+    TooMany(usize),
+    #[error("a tag's name and value have at most {MAX_TAG_CHARACTERS} characters each")]
+    TooLong,
+}
+
+impl Tags {
+    pub fn new(tags: BTreeMap<String, String>) -> Result<Self, TagsRefused> {
+        if tags.len() > MAX_TAGS {
+            return Err(TagsRefused::TooMany(tags.len()));
+        }
+        let too_long = |text: &String| text.chars().count() > MAX_TAG_CHARACTERS;
+        if tags.iter().any(|(name, value)| too_long(name) || too_long(value)) {
+            return Err(TagsRefused::TooLong);
+        }
+        Ok(Self(tags))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.0.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The attributes of a key version (behaviour section 5).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Attributes {
+    pub enabled: bool,
+    pub not_before: Option<IntDate>,
+    pub expires: Option<IntDate>,
+    pub created: IntDate,
+    pub updated: IntDate,
+    pub exportable: bool,
+}
+
+/// One version of a key, without its material.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Version {
+    pub name: KeyName,
+    pub version: KeyVersion,
+    pub spec: KeySpec,
+    pub public: PublicKey,
+    pub operations: KeyOperations,
+    pub attributes: Attributes,
+    pub tags: Tags,
+}
+
+/// Why a key version may not be used for an operation now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum UseRefused {
+    #[error("operation {} is not allowed on a disabled key", operation.as_str())]
+    Disabled { operation: KeyOperation },
+    #[error("operation {} is not allowed before the key's nbf ({}; now {})", operation.as_str(), not_before.unix_seconds(), now.unix_seconds())]
+    NotYetValid { operation: KeyOperation, not_before: IntDate, now: IntDate },
+    #[error("operation {} is not allowed after the key's exp ({}; now {})", operation.as_str(), expires.unix_seconds(), now.unix_seconds())]
+    Expired { operation: KeyOperation, expires: IntDate, now: IntDate },
+    #[error("operation {} is not among the key's key_ops", operation.as_str())]
+    NotPermitted { operation: KeyOperation },
+}
+
+impl Version {
+    /// Whether this version may serve `operation` at `now`: enabled, in `key_ops`, and `nbf <= now < exp`.
+    ///
+    /// The time window does not bind decrypt, unwrap and verify, so that old data stays readable; `enabled` binds
+    /// everything (behaviour section 5).
+    pub fn check_use(&self, operation: KeyOperation, now: IntDate) -> Result<(), UseRefused> {
+        if !self.attributes.enabled {
+            return Err(UseRefused::Disabled { operation });
+        }
+        if !self.operations.contains(operation) {
+            return Err(UseRefused::NotPermitted { operation });
+        }
+        let bound_by_window = match operation {
+            KeyOperation::Encrypt | KeyOperation::Sign | KeyOperation::WrapKey | KeyOperation::Import => true,
+            KeyOperation::Decrypt | KeyOperation::Verify | KeyOperation::UnwrapKey | KeyOperation::Export => {
+                false
+            }
+        };
+        if !bound_by_window {
+            return Ok(());
+        }
+        match (self.attributes.not_before, self.attributes.expires) {
+            (Some(not_before), _) if now < not_before => {
+                Err(UseRefused::NotYetValid { operation, not_before, now })
+            }
+            (_, Some(expires)) if now >= expires => Err(UseRefused::Expired { operation, expires, now }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A key: its name and its versions, oldest first. The last one is current.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Key {
+    pub name: KeyName,
+    versions: Vec<KeyVersion>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum KeyRefused {
+    #[error("the key has {MAX_VERSIONS_PER_KEY} versions, which is the limit")]
+    TooManyVersions,
+    #[error("a key has at least one version, and each once")]
+    InconsistentVersions,
+}
+
+impl Key {
+    pub fn first(name: KeyName, version: KeyVersion) -> Self {
+        Self { name, versions: vec![version] }
+    }
+
+    /// A key as read from storage.
+    pub fn from_versions(name: KeyName, versions: Vec<KeyVersion>) -> Result<Self, KeyRefused> {
+        let mut seen = std::collections::HashSet::new();
+        if versions.is_empty() || !versions.iter().all(|version| seen.insert(*version)) {
+            return Err(KeyRefused::InconsistentVersions);
+        }
+        Ok(Self { name, versions })
+    }
+
+    pub fn versions(&self) -> &[KeyVersion] {
+        &self.versions
+    }
+
+    pub fn current(&self) -> KeyVersion {
+        *self.versions.last().expect("a key has at least one version")
+    }
+
+    /// The key with `version` as its new current version.
+    pub fn with_version(&self, version: KeyVersion) -> Result<Self, KeyRefused> {
+        if self.versions.len() >= MAX_VERSIONS_PER_KEY {
+            return Err(KeyRefused::TooManyVersions);
+        }
+        let mut versions = self.versions.clone();
+        versions.push(version);
+        Self::from_versions(self.name.clone(), versions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::algorithm::{OctSize, RsaSize};
+
+    const NOW: IntDate = IntDate::from_unix_seconds(1_000);
+
+    fn version(change: impl FnOnce(&mut Version)) -> Version {
+        let spec = KeySpec::Oct(OctSize::Oct256);
+        let mut version = Version {
+            name: "k".parse().unwrap(),
+            version: KeyVersion([7; 16]),
+            spec,
+            public: PublicKey::Oct,
+            operations: KeyOperations::default_for(spec),
+            attributes: Attributes {
+                enabled: true,
+                not_before: None,
+                expires: None,
+                created: NOW,
+                updated: NOW,
+                exportable: false,
+            },
+            tags: Tags::default(),
+        };
+        change(&mut version);
+        version
+    }
+
+    fn allowed(version: &Version, now: i64) -> Vec<&'static str> {
+        let now = IntDate::from_unix_seconds(now);
+        KeyOperation::ALL
+            .into_iter()
+            .filter(|operation| version.check_use(*operation, now).is_ok())
+            .map(KeyOperation::as_str)
+            .collect()
+    }
+
+    #[test]
+    fn the_window_is_nbf_inclusive_and_exp_exclusive() {
+        let version = version(|v| {
+            v.attributes.not_before = Some(IntDate::from_unix_seconds(900));
+            v.attributes.expires = Some(IntDate::from_unix_seconds(1_100));
+        });
+        let everything = ["encrypt", "decrypt", "sign", "verify", "wrapKey", "unwrapKey"];
+        let readable = ["decrypt", "verify", "unwrapKey"];
+        assert_eq!(allowed(&version, 899), readable);
+        assert_eq!(allowed(&version, 900), everything);
+        assert_eq!(allowed(&version, 1_099), everything);
+        assert_eq!(allowed(&version, 1_100), readable);
+    }
+
+    #[test]
+    fn a_disabled_key_does_nothing_at_all() {
+        assert!(allowed(&version(|v| v.attributes.enabled = false), 1_000).is_empty());
+    }
+
+    #[test]
+    fn key_ops_limit_what_a_key_does() {
+        let version = version(|v| v.operations = [KeyOperation::Sign].into_iter().collect());
+        assert_eq!(allowed(&version, 1_000), ["sign"]);
+    }
+
+    #[test]
+    fn import_stands_alone_and_on_rsa_only() {
+        let rsa = KeySpec::Rsa(RsaSize::Rsa2048);
+        let import: KeyOperations = [KeyOperation::Import].into_iter().collect();
+        let both: KeyOperations = [KeyOperation::Import, KeyOperation::Sign].into_iter().collect();
+        assert_eq!(import.check(rsa), Ok(import));
+        assert_eq!(both.check(rsa), Err(KeyOperationsRefused::ImportWithOthers));
+        let ec = KeySpec::Ec(Curve::P256);
+        let encrypt: KeyOperations = [KeyOperation::Encrypt].into_iter().collect();
+        assert_eq!(
+            encrypt.check(ec),
+            Err(KeyOperationsRefused::NotForType { operation: KeyOperation::Encrypt, spec: ec })
+        );
+    }
+
+    #[test]
+    fn operations_round_trip_through_bits() {
+        for bits in 0..=255 {
+            assert_eq!(KeyOperations::from_bits(bits).unwrap().bits(), bits);
+        }
+        assert_eq!(KeyOperations::from_bits(256), None);
+    }
+
+    #[test]
+    fn the_hundred_and_first_version_is_refused() {
+        let mut key = Key::first("k".parse().unwrap(), KeyVersion([0; 16]));
+        for number in 1..100u8 {
+            key = key.with_version(KeyVersion([number; 16])).unwrap();
+        }
+        assert_eq!(key.current(), KeyVersion([99; 16]));
+        assert_eq!(key.with_version(KeyVersion([100; 16])), Err(KeyRefused::TooManyVersions));
+    }
+
+    #[test]
+    fn tags_are_bounded() {
+        let tags =
+            |count: usize| (0..count).map(|n| (n.to_string(), String::new())).collect::<BTreeMap<_, _>>();
+        assert!(Tags::new(tags(15)).is_ok());
+        assert_eq!(Tags::new(tags(16)), Err(TagsRefused::TooMany(16)));
+        let long = BTreeMap::from([("n".into(), "é".repeat(257))]);
+        assert_eq!(Tags::new(long), Err(TagsRefused::TooLong));
+        assert!(Tags::new(BTreeMap::from([("n".into(), "é".repeat(256))])).is_ok());
+    }
 }
