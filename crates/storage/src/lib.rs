@@ -1,1 +1,19 @@
-//! placeholder
+//! A pool's records over an [`Engine`](host::Engine).
+//!
+//! The engine sees MACs for names and ciphertext for values. Each group of transactions is one compare-and-commit that
+//! also writes the pool state: a generation, and a keyed digest over every (name MAC, record version) pair, so that a
+//! record that was removed, added or put back to an older version is found at start. Formats: `docs/formats/store.md`.
+//!
+//! Nothing here decides who may do what, and nothing here can read key material: it stays masked.
+
+mod codec;
+mod committer;
+mod genesis;
+mod pool_state;
+mod record;
+mod store;
+
+pub use genesis::{SignedGenesis, UnreadableGenesis};
+pub use pool_state::CheckpointMark;
+pub use record::{KeyRecord, OutboxRecord, Record, RecordId, Stamp, UnreadableRecord, VersionRecord};
+pub use store::{CommitError, Committed, Contents, OpenError, Stamped, Store, Transaction, found};

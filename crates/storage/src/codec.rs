@@ -1,0 +1,369 @@
+//! Records as CBOR (RFC 8949), format version 1: `docs/formats/store.md`.
+//!
+//! Fields are array positions. A later version may append fields; a reader of version 1 skips what it does not know
+//! and refuses what breaks a rule of `domain`.
+
+use crate::pool_state::{CheckpointMark, Digest, PoolState};
+use crate::record::{KeyRecord, OutboxRecord, Record, UnreadableRecord, VersionRecord, kind};
+use crypto::{MaskedMaterial, SecretBytes};
+use domain::access::{RoleAssignment, Scope};
+use domain::algorithm::{Curve, KeySpec, OctSize, RsaSize};
+use domain::guid::Guid;
+use domain::key::{Attributes, Key, KeyOperations, PublicKey, Tags, Version};
+use domain::name::KeyVersion;
+use domain::time::IntDate;
+use minicbor::{Decode, Encode};
+use std::collections::BTreeMap;
+
+#[derive(Encode, Decode)]
+struct KeyV1 {
+    #[n(0)]
+    name: String,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    versions: Vec<u8>,
+}
+
+#[derive(Encode, Decode)]
+struct VersionV1 {
+    #[n(0)]
+    name: String,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    version: [u8; 16],
+    /// 1 RSA, 2 EC, 3 oct.
+    #[n(2)]
+    key_type: u8,
+    /// Bits; for EC: 256, 257 (P-256K), 384, 521.
+    #[n(3)]
+    size: u32,
+    /// RSA modulus, or EC x.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    public_1: Vec<u8>,
+    /// RSA exponent, or EC y.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    public_2: Vec<u8>,
+    #[n(6)]
+    operations: u16,
+    #[n(7)]
+    enabled: bool,
+    #[n(8)]
+    not_before: Option<i64>,
+    #[n(9)]
+    expires: Option<i64>,
+    #[n(10)]
+    created: i64,
+    #[n(11)]
+    updated: i64,
+    #[n(12)]
+    exportable: bool,
+    #[n(13)]
+    tags: BTreeMap<String, String>,
+    #[cbor(n(14), with = "minicbor::bytes")]
+    material: Vec<u8>,
+}
+
+#[derive(Encode, Decode)]
+struct AssignmentV1 {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    name: [u8; 16],
+    #[n(1)]
+    scope: String,
+    #[cbor(n(2), with = "minicbor::bytes")]
+    role: [u8; 16],
+    #[cbor(n(3), with = "minicbor::bytes")]
+    principal: [u8; 16],
+}
+
+#[derive(Encode, Decode)]
+struct OutboxV1 {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    event_id: [u8; 16],
+    #[n(1)]
+    not_before_index: u64,
+    #[cbor(n(2), with = "minicbor::bytes")]
+    leaf: Vec<u8>,
+}
+
+#[derive(Encode, Decode)]
+struct PoolStateV1 {
+    #[n(0)]
+    generation: u64,
+    #[n(1)]
+    records: u64,
+    #[cbor(n(2), with = "minicbor::bytes")]
+    digest: [u8; 32],
+    #[n(3)]
+    log_size: u64,
+    #[cbor(n(4), with = "minicbor::bytes")]
+    log_root: [u8; 32],
+}
+
+pub(crate) fn encode(record: &Record) -> SecretBytes {
+    match record {
+        Record::Key(record) => to_bytes(&KeyV1 {
+            name: record.key.name.to_string(),
+            versions: record.key.versions().iter().flat_map(|version| version.0).collect(),
+        }),
+        Record::Version(record) => to_bytes(&version_to_wire(record)),
+        Record::Assignment(record) => to_bytes(&AssignmentV1 {
+            name: record.name.0,
+            scope: record.scope.to_string(),
+            role: record.role.0,
+            principal: record.principal.0,
+        }),
+        Record::Outbox(record) => to_bytes(&OutboxV1 {
+            event_id: record.event_id,
+            not_before_index: record.not_before_index,
+            leaf: record.leaf.clone(),
+        }),
+    }
+}
+
+pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, UnreadableRecord> {
+    match record_kind {
+        kind::KEY => {
+            let wire: KeyV1 = from_bytes(bytes)?;
+            let (versions, rest) = wire.versions.as_chunks::<16>();
+            if !rest.is_empty() {
+                return Err(UnreadableRecord::Malformed);
+            }
+            let versions = versions.iter().copied().map(KeyVersion).collect();
+            let name = wire.name.parse().map_err(|_| UnreadableRecord::Malformed)?;
+            let key = Key::from_versions(name, versions).map_err(|_| UnreadableRecord::Malformed)?;
+            Ok(Record::Key(KeyRecord { key }))
+        }
+        kind::VERSION => version_from_wire(from_bytes(bytes)?).map(Record::Version),
+        kind::ASSIGNMENT => {
+            let wire: AssignmentV1 = from_bytes(bytes)?;
+            Ok(Record::Assignment(RoleAssignment {
+                name: Guid(wire.name),
+                scope: Scope::parse(&wire.scope).map_err(|_| UnreadableRecord::Malformed)?,
+                role: Guid(wire.role),
+                principal: Guid(wire.principal),
+            }))
+        }
+        kind::OUTBOX => {
+            let wire: OutboxV1 = from_bytes(bytes)?;
+            Ok(Record::Outbox(OutboxRecord {
+                event_id: wire.event_id,
+                not_before_index: wire.not_before_index,
+                leaf: wire.leaf,
+            }))
+        }
+        unknown => Err(UnreadableRecord::UnknownKind(unknown)),
+    }
+}
+
+pub(crate) fn encode_pool_state(state: &PoolState) -> SecretBytes {
+    to_bytes(&PoolStateV1 {
+        generation: state.generation,
+        records: state.records,
+        digest: state.digest.0,
+        log_size: state.checkpoint.size,
+        log_root: state.checkpoint.root,
+    })
+}
+
+pub(crate) fn decode_pool_state(bytes: &SecretBytes) -> Result<PoolState, UnreadableRecord> {
+    let wire: PoolStateV1 = from_bytes(bytes)?;
+    Ok(PoolState {
+        generation: wire.generation,
+        records: wire.records,
+        digest: Digest(wire.digest),
+        checkpoint: CheckpointMark { size: wire.log_size, root: wire.log_root },
+    })
+}
+
+pub(crate) fn to_bytes<T: Encode<()>>(wire: &T) -> SecretBytes {
+    SecretBytes::new(minicbor::to_vec(wire).expect("writing to memory does not fail"))
+}
+
+/// Refuses bytes behind the value: two encodings of one record must not both be readable.
+pub(crate) fn from_bytes<'b, T: Decode<'b, ()>>(bytes: &'b SecretBytes) -> Result<T, UnreadableRecord> {
+    let mut decoder = minicbor::Decoder::new(bytes.danger_expose());
+    let value = decoder.decode().map_err(|_| UnreadableRecord::Malformed)?;
+    if decoder.position() != bytes.len() {
+        return Err(UnreadableRecord::Malformed);
+    }
+    Ok(value)
+}
+
+fn version_to_wire(record: &VersionRecord) -> VersionV1 {
+    let version = &record.version;
+    let (key_type, size) = match version.spec {
+        KeySpec::Rsa(size) => (1, size.bits()),
+        KeySpec::Ec(curve) => (2, curve_code(curve)),
+        KeySpec::Oct(size) => (3, size.bits()),
+    };
+    let (public_1, public_2) = match &version.public {
+        PublicKey::Rsa { modulus, exponent } => (modulus.clone(), exponent.clone()),
+        PublicKey::Ec { curve: _, x, y } => (x.clone(), y.clone()),
+        PublicKey::Oct => (Vec::new(), Vec::new()),
+    };
+    VersionV1 {
+        name: version.name.to_string(),
+        version: version.version.0,
+        key_type,
+        size,
+        public_1,
+        public_2,
+        operations: version.operations.bits(),
+        enabled: version.attributes.enabled,
+        not_before: version.attributes.not_before.map(IntDate::unix_seconds),
+        expires: version.attributes.expires.map(IntDate::unix_seconds),
+        created: version.attributes.created.unix_seconds(),
+        updated: version.attributes.updated.unix_seconds(),
+        exportable: version.attributes.exportable,
+        tags: version.tags.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        material: record.material.0.clone(),
+    }
+}
+
+fn version_from_wire(wire: VersionV1) -> Result<VersionRecord, UnreadableRecord> {
+    let malformed = UnreadableRecord::Malformed;
+    let (spec, public) = match wire.key_type {
+        1 => {
+            let size = RsaSize::from_bits(wire.size).ok_or(malformed)?;
+            (KeySpec::Rsa(size), PublicKey::Rsa { modulus: wire.public_1, exponent: wire.public_2 })
+        }
+        2 => {
+            let curve = Curve::ALL.into_iter().find(|curve| curve_code(*curve) == wire.size).ok_or(malformed)?;
+            if wire.public_1.len() != curve.coordinate_bytes() || wire.public_2.len() != curve.coordinate_bytes() {
+                return Err(malformed);
+            }
+            (KeySpec::Ec(curve), PublicKey::Ec { curve, x: wire.public_1, y: wire.public_2 })
+        }
+        3 => (KeySpec::Oct(OctSize::from_bits(wire.size).ok_or(malformed)?), PublicKey::Oct),
+        _ => return Err(malformed),
+    };
+    Ok(VersionRecord {
+        version: Version {
+            name: wire.name.parse().map_err(|_| malformed)?,
+            version: KeyVersion(wire.version),
+            spec,
+            public,
+            operations: KeyOperations::from_bits(wire.operations).ok_or(malformed)?,
+            attributes: Attributes {
+                enabled: wire.enabled,
+                not_before: wire.not_before.map(IntDate::from_unix_seconds),
+                expires: wire.expires.map(IntDate::from_unix_seconds),
+                created: IntDate::from_unix_seconds(wire.created),
+                updated: IntDate::from_unix_seconds(wire.updated),
+                exportable: wire.exportable,
+            },
+            tags: Tags::new(wire.tags).map_err(|_| malformed)?,
+        },
+        material: MaskedMaterial(wire.material),
+    })
+}
+
+fn curve_code(curve: Curve) -> u32 {
+    match curve {
+        Curve::P256 => 256,
+        Curve::P256K => 257,
+        Curve::P384 => 384,
+        Curve::P521 => 521,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn samples() -> Vec<(&'static str, Record)> {
+        let attributes = Attributes {
+            enabled: true,
+            not_before: None,
+            expires: Some(IntDate::from_unix_seconds(1_900_000_000)),
+            created: IntDate::from_unix_seconds(1_800_000_000),
+            updated: IntDate::from_unix_seconds(1_800_000_001),
+            exportable: false,
+        };
+        let version = |spec: KeySpec, public: PublicKey| {
+            Record::Version(VersionRecord {
+                version: Version {
+                    name: "Payroll-2026".parse().unwrap(),
+                    version: KeyVersion([0x11; 16]),
+                    spec,
+                    public,
+                    operations: KeyOperations::default_for(spec),
+                    attributes,
+                    tags: Tags::new(BTreeMap::from([("team".into(), "pay".into())])).unwrap(),
+                },
+                material: MaskedMaterial(vec![0xaa; 5]),
+            })
+        };
+        let curve = Curve::P256K;
+        vec![
+            (
+                "key",
+                Record::Key(KeyRecord {
+                    key: Key::first("Payroll-2026".parse().unwrap(), KeyVersion([0x11; 16]))
+                        .with_version(KeyVersion([0x22; 16]))
+                        .unwrap(),
+                }),
+            ),
+            (
+                "version-rsa",
+                version(
+                    KeySpec::Rsa(RsaSize::Rsa2048),
+                    PublicKey::Rsa { modulus: vec![0xc1; 256], exponent: vec![1, 0, 1] },
+                ),
+            ),
+            ("version-ec", version(KeySpec::Ec(curve), PublicKey::Ec { curve, x: vec![0; 32], y: vec![9; 32] })),
+            ("version-oct", version(KeySpec::Oct(OctSize::Oct256), PublicKey::Oct)),
+            (
+                "assignment",
+                Record::Assignment(RoleAssignment {
+                    name: Guid([1; 16]),
+                    scope: Scope::Key("Payroll-2026".parse().unwrap()),
+                    role: domain::access::BuiltInRole::CryptoUser.id(),
+                    principal: Guid([2; 16]),
+                }),
+            ),
+            (
+                "outbox",
+                Record::Outbox(OutboxRecord { event_id: [3; 16], not_before_index: 70_000, leaf: vec![1, 2, 3] }),
+            ),
+        ]
+    }
+
+    #[test]
+    fn records_match_their_golden_files_both_ways() {
+        for (name, record) in samples() {
+            let path = format!("{}/tests/golden/record-{name}.cbor", env!("CARGO_MANIFEST_DIR"));
+            if std::env::var_os("HOLDFAST_WRITE_GOLDEN").is_some() && !std::path::Path::new(&path).exists() {
+                std::fs::write(&path, encode(&record).danger_expose()).unwrap();
+            }
+            let golden = std::fs::read(&path).unwrap();
+            assert_eq!(encode(&record).danger_expose(), golden, "{name}");
+            assert_eq!(decode(record.id().kind(), &SecretBytes::new(golden)), Ok(record), "{name}");
+        }
+    }
+
+    #[test]
+    fn bytes_behind_a_record_are_refused() {
+        for (name, record) in samples() {
+            let mut bytes = encode(&record).danger_expose().to_vec();
+            bytes.push(0);
+            let result = decode(record.id().kind(), &SecretBytes::new(bytes));
+            assert_eq!(result, Err(UnreadableRecord::Malformed), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(kind in any::<u8>(), bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(kind, &SecretBytes::new(bytes));
+        }
+
+        #[test]
+        fn damaged_records_never_panic(index in 0usize..6, position in 0usize..600, value in any::<u8>()) {
+            let (_, record) = samples().swap_remove(index);
+            let mut bytes = encode(&record).danger_expose().to_vec();
+            let position = position % bytes.len();
+            bytes[position] = value;
+            let _ = decode(record.id().kind(), &SecretBytes::new(bytes));
+        }
+    }
+}

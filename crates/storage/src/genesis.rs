@@ -1,0 +1,173 @@
+//! The genesis record as bytes: CBOR of format version 1, signed by the owner key. `docs/formats/genesis.md`.
+
+use crate::codec::{from_bytes, to_bytes};
+use crypto::SecretBytes;
+use crypto::certificate::{OwnerKey, OwnerPublicKey};
+use crypto::digest::sha256;
+use domain::guid::Guid;
+use domain::pool::{AuditDurability, Genesis, IssuerPin, PoolClass, RetentionDays};
+use domain::principal::TenantId;
+use minicbor::{Decode, Encode};
+
+/// Before the signature is made or checked, so that it can never be taken for a signature over anything else.
+const SIGNATURE_DOMAIN: &[u8] = b"holdfast genesis v1\0";
+
+#[derive(Encode, Decode)]
+struct SignedV1 {
+    #[n(0)]
+    format: u8,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    genesis: Vec<u8>,
+    #[cbor(n(2), with = "minicbor::bytes")]
+    signature: Vec<u8>,
+}
+
+#[derive(Encode, Decode)]
+struct GenesisV1 {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pool: [u8; 16],
+    #[n(1)]
+    name: String,
+    #[cbor(n(2), with = "minicbor::bytes")]
+    security_domain: [u8; 16],
+    #[n(3)]
+    production: bool,
+    #[n(4)]
+    tenant: String,
+    #[n(5)]
+    issuers: Vec<String>,
+    #[n(6)]
+    authority: String,
+    #[cbor(n(7), with = "minicbor::bytes")]
+    key_set: Vec<u8>,
+    #[n(8)]
+    audiences: Vec<String>,
+    /// 16 bytes each.
+    #[cbor(n(9), with = "minicbor::bytes")]
+    initial_administrators: Vec<u8>,
+    /// Empty, or 16 bytes.
+    #[cbor(n(10), with = "minicbor::bytes")]
+    break_glass_group: Vec<u8>,
+    #[n(11)]
+    retention_days: u32,
+    #[n(12)]
+    purge_protection: bool,
+    #[n(13)]
+    audit_synced: bool,
+    #[n(14)]
+    allow_domain_redownload: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum UnreadableGenesis {
+    #[error("not a genesis record of format version 1")]
+    Malformed,
+    #[error("the genesis record is not signed by the owner key of this security domain")]
+    WrongSignature,
+}
+
+/// A genesis record with the owner key's signature.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SignedGenesis {
+    genesis: Genesis,
+    bytes: Vec<u8>,
+}
+
+impl SignedGenesis {
+    pub fn sign(genesis: Genesis, owner: &OwnerKey) -> Self {
+        let content = to_bytes(&to_wire(&genesis)).danger_expose().to_vec();
+        let signature = owner.sign_genesis(&signed_message(&content));
+        let bytes = to_bytes(&SignedV1 { format: 1, genesis: content, signature }).danger_expose().to_vec();
+        Self { genesis, bytes }
+    }
+
+    pub fn read(bytes: &[u8], owner: &OwnerPublicKey) -> Result<Self, UnreadableGenesis> {
+        let malformed = UnreadableGenesis::Malformed;
+        let secret = SecretBytes::new(bytes.to_vec());
+        let signed: SignedV1 = from_bytes(&secret).map_err(|_| malformed)?;
+        if signed.format != 1 {
+            return Err(malformed);
+        }
+        if !owner.verify_genesis(&signed_message(&signed.genesis), &signed.signature) {
+            return Err(UnreadableGenesis::WrongSignature);
+        }
+        let content = SecretBytes::new(signed.genesis);
+        let wire: GenesisV1 = from_bytes(&content).map_err(|_| malformed)?;
+        Ok(Self { genesis: from_wire(wire).ok_or(malformed)?, bytes: bytes.to_vec() })
+    }
+
+    pub fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// SHA-256 of the signed record: in the security domain file and in every instance certificate.
+    pub fn hash(&self) -> [u8; 32] {
+        sha256(&[&self.bytes])
+    }
+}
+
+fn signed_message(content: &[u8]) -> Vec<u8> {
+    [SIGNATURE_DOMAIN, content].concat()
+}
+
+fn to_wire(genesis: &Genesis) -> GenesisV1 {
+    GenesisV1 {
+        pool: genesis.pool.0,
+        name: genesis.name.to_string(),
+        security_domain: genesis.security_domain.0,
+        production: match genesis.class {
+            PoolClass::Production => true,
+            PoolClass::Test => false,
+        },
+        tenant: genesis.tenant.to_string(),
+        issuers: genesis.issuer.issuers.clone(),
+        authority: genesis.issuer.authority.clone(),
+        key_set: genesis.issuer.key_set.clone(),
+        audiences: genesis.issuer.audiences.clone(),
+        initial_administrators: genesis.initial_administrators.iter().flat_map(|id| id.0).collect(),
+        break_glass_group: genesis.break_glass_group.iter().flat_map(|id| id.0).collect(),
+        retention_days: genesis.retention.days().into(),
+        purge_protection: genesis.purge_protection,
+        audit_synced: match genesis.audit_durability {
+            AuditDurability::Synced => true,
+            AuditDurability::Written => false,
+        },
+        allow_domain_redownload: genesis.allow_domain_redownload,
+    }
+}
+
+fn from_wire(wire: GenesisV1) -> Option<Genesis> {
+    let guids = |bytes: &[u8]| {
+        let (guids, rest) = bytes.as_chunks::<16>();
+        rest.is_empty().then(|| guids.iter().copied().map(Guid).collect::<Vec<_>>())
+    };
+    let break_glass_group = match guids(&wire.break_glass_group)?.as_slice() {
+        [] => None,
+        [group] => Some(*group),
+        _ => return None,
+    };
+    let genesis = Genesis {
+        pool: Guid(wire.pool),
+        name: wire.name.parse().ok()?,
+        security_domain: Guid(wire.security_domain),
+        class: if wire.production { PoolClass::Production } else { PoolClass::Test },
+        tenant: TenantId::parse(&wire.tenant).ok()?,
+        issuer: IssuerPin {
+            issuers: wire.issuers,
+            authority: wire.authority,
+            key_set: wire.key_set,
+            audiences: wire.audiences,
+        },
+        initial_administrators: guids(&wire.initial_administrators)?,
+        break_glass_group,
+        retention: RetentionDays::new(wire.retention_days).ok()?,
+        purge_protection: wire.purge_protection,
+        audit_durability: if wire.audit_synced { AuditDurability::Synced } else { AuditDurability::Written },
+        allow_domain_redownload: wire.allow_domain_redownload,
+    };
+    genesis.check().is_ok().then_some(genesis)
+}

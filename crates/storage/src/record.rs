@@ -1,0 +1,110 @@
+//! The kinds of record and their names.
+
+use crypto::MaskedMaterial;
+use crypto::record::NameKey;
+use domain::access::RoleAssignment;
+use domain::guid::Guid;
+use domain::key::{Key, Version};
+use domain::name::{KeyName, KeyVersion};
+
+/// The generation of the pool in which a record was last written: grows with every commit, over all records.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Stamp(pub u64);
+
+/// A key without its versions' contents.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyRecord {
+    pub key: Key,
+}
+
+/// One key version with its masked material.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct VersionRecord {
+    pub version: Version,
+    pub material: MaskedMaterial,
+}
+
+/// An audit event that belongs to a commit, until the log has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OutboxRecord {
+    pub event_id: [u8; 16],
+    /// The log held this many leaves when the commit was made, so the event is nowhere before.
+    pub not_before_index: u64,
+    /// The leaf as the log takes it.
+    pub leaf: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Record {
+    Key(KeyRecord),
+    Version(VersionRecord),
+    Assignment(RoleAssignment),
+    Outbox(OutboxRecord),
+}
+
+/// Names a record within its pool.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum RecordId {
+    Key(KeyName),
+    Version(KeyName, KeyVersion),
+    Assignment(Guid),
+    Outbox([u8; 16]),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum UnreadableRecord {
+    #[error("a record of kind {0:#04x}, which this release does not know")]
+    UnknownKind(u8),
+    #[error("the record's content is not of format version 1 of its kind")]
+    Malformed,
+}
+
+pub(crate) mod kind {
+    pub const DATA_KEY: u8 = b'e';
+    pub const GENESIS: u8 = b'g';
+    pub const POOL_STATE: u8 = b'p';
+    pub const KEY: u8 = b'k';
+    pub const VERSION: u8 = b'v';
+    pub const ASSIGNMENT: u8 = b'a';
+    pub const OUTBOX: u8 = b'o';
+    /// Clear copies under `danger-test`; never counted, never read back.
+    pub const CLEAR: u8 = b'!';
+}
+
+impl Record {
+    pub fn id(&self) -> RecordId {
+        match self {
+            Record::Key(record) => RecordId::Key(record.key.name.clone()),
+            Record::Version(record) => RecordId::Version(record.version.name.clone(), record.version.version),
+            Record::Assignment(record) => RecordId::Assignment(record.name),
+            Record::Outbox(record) => RecordId::Outbox(record.event_id),
+        }
+    }
+}
+
+impl RecordId {
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            RecordId::Key(_) => kind::KEY,
+            RecordId::Version(..) => kind::VERSION,
+            RecordId::Assignment(_) => kind::ASSIGNMENT,
+            RecordId::Outbox(_) => kind::OUTBOX,
+        }
+    }
+
+    /// The MAC under which the record is stored.
+    pub(crate) fn mac(&self, names: &NameKey) -> [u8; 32] {
+        let name = match self {
+            RecordId::Key(name) => name.canonical().into_bytes(),
+            RecordId::Version(name, version) => [name.canonical().as_bytes(), b"/", &version.0].concat(),
+            RecordId::Assignment(name) => name.0.to_vec(),
+            RecordId::Outbox(event_id) => event_id.to_vec(),
+        };
+        names.mac(self.kind(), &name)
+    }
+}
+
+/// The engine's key of a record: its kind, then the MAC of its name.
+pub(crate) fn engine_key(kind: u8, name_mac: &[u8; 32]) -> Vec<u8> {
+    [&[kind], name_mac.as_slice()].concat()
+}

@@ -1,0 +1,314 @@
+//! Opening a store, reading all of it, and committing transactions.
+
+use crate::codec;
+use crate::committer::{Committer, Request};
+use crate::genesis::SignedGenesis;
+use crate::pool_state::{CheckpointMark, PoolState};
+use crate::record::{OutboxRecord, Record, RecordId, Stamp, UnreadableRecord, engine_key, kind};
+use crypto::SecretBytes;
+use crypto::domain_secrets::DomainSecrets;
+use crypto::record::{DataKey, NameKey, RecordPlace, WrappedDataKey};
+use domain::guid::Guid;
+use domain::pool::{Genesis, PoolClass};
+use host::{Commit, CommitOutcome, Engine, EngineError, Expectation, Mutation, OperationId, Revision};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Transactions waiting for the committer, at most; beyond that callers wait.
+const QUEUE: usize = 1024;
+/// Entries read at a time at start.
+const SCAN_PAGE: usize = 1000;
+/// The epoch whose data key seals the genesis record alone. It is bound to no pool, as the pool's identity is what the
+/// record holds.
+const GENESIS_EPOCH: u32 = 0;
+const FIRST_EPOCH: u32 = 1;
+
+/// A record with the generation at which it was written.
+#[derive(Clone, Debug)]
+pub struct Stamped<T> {
+    pub value: T,
+    pub stamp: Stamp,
+}
+
+/// Everything that a store held when it was opened.
+#[derive(Debug)]
+pub struct Contents {
+    pub records: Vec<Stamped<Record>>,
+    /// How far the audit log had come at the last commit: the log must extend this.
+    pub checkpoint: CheckpointMark,
+}
+
+/// What must hold, what is written, and the event that records it: all or nothing.
+#[derive(Debug)]
+pub struct Transaction {
+    /// For each record that the decision was based on: the stamp it had, or `None` where it was absent.
+    pub expectations: Vec<(RecordId, Option<Stamp>)>,
+    pub puts: Vec<Record>,
+    pub deletes: Vec<RecordId>,
+    pub event: OutboxRecord,
+}
+
+/// A transaction is durable.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Committed {
+    /// The stamp of everything that the transaction put.
+    pub stamp: Stamp,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Something the decision was based on has changed: read again and decide again.
+    #[error("a record was changed by somebody else meanwhile")]
+    Conflict,
+    #[error("the disk is full")]
+    DiskFull,
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot read the engine")]
+    Engine(#[from] EngineError),
+    #[error("the store holds no pool")]
+    Empty,
+    #[error("the store already holds another pool")]
+    AlreadyFounded,
+    #[error("{0}")]
+    Genesis(#[from] crate::genesis::UnreadableGenesis),
+    #[error("the data key of epoch {epoch} does not belong to this security domain, or is damaged")]
+    DataKey { epoch: u32 },
+    #[error("record {key}: {reason}")]
+    Record { key: String, reason: String },
+    #[error("the pool state is missing")]
+    NoPoolState,
+    /// A record was removed, added, or put back to an older version since the pool state was written.
+    #[error("the records do not match the pool state: {found} records where {expected} were committed, or one is not the version that was committed")]
+    DigestMismatch { found: u64, expected: u64 },
+}
+
+pub(crate) struct Sealing {
+    pub names: NameKey,
+    pub data_key: DataKey,
+    pub pool: Guid,
+    pub security_domain: Guid,
+    pub class: PoolClass,
+}
+
+impl Sealing {
+    pub fn place<'a>(&self, kind: u8, name_mac: &'a [u8; 32], record_version: u64) -> RecordPlace<'a> {
+        let Sealing { pool, security_domain, class, .. } = *self;
+        RecordPlace { pool, security_domain, class, kind, name_mac, record_version }
+    }
+
+    pub fn seal(&self, kind: u8, name_mac: &[u8; 32], record_version: u64, content: &SecretBytes) -> Vec<u8> {
+        self.data_key.seal(&self.place(kind, name_mac, record_version), content)
+    }
+}
+
+/// Writes the genesis record and the first pool state of a new pool, or nothing if the store holds this very pool.
+pub async fn found(
+    engine: &dyn Engine,
+    secrets: &DomainSecrets,
+    genesis: Genesis,
+) -> Result<SignedGenesis, OpenError> {
+    if let Some(held) = read_genesis(engine, secrets).await? {
+        return if *held.genesis() == genesis { Ok(held) } else { Err(OpenError::AlreadyFounded) };
+    }
+    let signed = SignedGenesis::sign(genesis, secrets.owner_key());
+    let genesis = signed.genesis();
+    let names = secrets.name_key();
+    let (genesis_key, wrapped_genesis_key) = secrets.new_data_key(Guid::NIL, PoolClass::Production, GENESIS_EPOCH);
+    let (data_key, wrapped_data_key) = secrets.new_data_key(genesis.pool, genesis.class, FIRST_EPOCH);
+    let sealing = Sealing {
+        names,
+        data_key,
+        pool: genesis.pool,
+        security_domain: genesis.security_domain,
+        class: genesis.class,
+    };
+    let genesis_mac = sealing.names.mac(kind::GENESIS, b"");
+    let content = SecretBytes::new(signed.bytes().to_vec());
+    let state_mac = sealing.names.mac(kind::POOL_STATE, b"");
+    let state = codec::encode_pool_state(&PoolState::default());
+    let puts = [
+        (data_key_key(GENESIS_EPOCH), wrapped_genesis_key.0),
+        (data_key_key(FIRST_EPOCH), wrapped_data_key.0),
+        (engine_key(kind::GENESIS, &genesis_mac), genesis_key.seal(&genesis_place(&genesis_mac), &content)),
+        (engine_key(kind::POOL_STATE, &state_mac), sealing.seal(kind::POOL_STATE, &state_mac, 0, &state)),
+    ];
+    let mut operation = [0; 16];
+    crypto::digest::random(&mut operation);
+    let commit = Commit {
+        operation: OperationId(operation),
+        expectations: puts.iter().map(|(key, _)| Expectation { key: key.clone(), revision: None }).collect(),
+        mutations: puts.into_iter().map(|(key, value)| Mutation::Put { key, value }).collect(),
+    };
+    match engine.commit(commit).await? {
+        CommitOutcome::Committed(_) => Ok(signed),
+        CommitOutcome::Conflict { .. } => Err(OpenError::AlreadyFounded),
+    }
+}
+
+/// A pool's records, ready to be written. Reading happens once, at [`Store::open`]: afterwards the caller's index is
+/// the truth, kept by what each commit returns.
+pub struct Store {
+    requests: mpsc::Sender<Request>,
+    genesis: SignedGenesis,
+    committer: tokio::task::JoinHandle<()>,
+}
+
+impl Store {
+    /// Reads and checks everything, then starts the committer on the current runtime.
+    ///
+    /// `checkpoint` tells how far the audit log has come, durably; each commit writes it into the pool state.
+    pub async fn open(
+        engine: Arc<dyn Engine>,
+        secrets: &DomainSecrets,
+        checkpoint: Arc<dyn Fn() -> CheckpointMark + Send + Sync>,
+    ) -> Result<(Store, Contents), OpenError> {
+        let genesis = read_genesis(engine.as_ref(), secrets).await?.ok_or(OpenError::Empty)?;
+        let pool = genesis.genesis();
+        let epoch = FIRST_EPOCH;
+        let wrapped = engine.get(&data_key_key(epoch)).await?.ok_or(OpenError::DataKey { epoch })?;
+        let data_key = secrets
+            .unwrap_data_key(pool.pool, pool.class, epoch, &WrappedDataKey(wrapped.value))
+            .map_err(|_| OpenError::DataKey { epoch })?;
+        let sealing = Sealing {
+            names: secrets.name_key(),
+            data_key,
+            pool: pool.pool,
+            security_domain: pool.security_domain,
+            class: pool.class,
+        };
+        let read = read_all(engine.as_ref(), &sealing).await?;
+        let (state, state_revision) = read.state.ok_or(OpenError::NoPoolState)?;
+        if read.counted.digest != state.digest || read.counted.records != state.records {
+            return Err(OpenError::DigestMismatch { found: read.counted.records, expected: state.records });
+        }
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let committer = Committer::new(engine, sealing, read.table, state, state_revision, checkpoint);
+        let committer = tokio::spawn(committer.run(queue));
+        let contents = Contents { records: read.records, checkpoint: state.checkpoint };
+        Ok((Store { requests, genesis, committer }, contents))
+    }
+
+    pub fn genesis(&self) -> &SignedGenesis {
+        &self.genesis
+    }
+
+    /// Commits, durably, together with whatever else waits. Dropping the future does not undo the commit.
+    pub async fn commit(&self, transaction: Transaction) -> Result<Committed, CommitError> {
+        let (answer, answered) = oneshot::channel();
+        let closed = || CommitError::Unavailable("the pool is closing".into());
+        self.requests.send(Request::Commit { transaction, answer }).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    /// The log has this event: its outbox record goes with the next commit.
+    pub async fn drained(&self, event_id: [u8; 16]) {
+        // If the committer is gone, the record stays and the next start finds the event in the log.
+        let _ = self.requests.send(Request::Drained { event_id }).await;
+    }
+
+    /// Writes what is still to be cleaned up, and stops.
+    pub async fn close(self) {
+        drop(self.requests);
+        let _ = self.committer.await;
+    }
+}
+
+pub(crate) type Table = HashMap<Vec<u8>, (Stamp, Revision)>;
+
+struct ReadAll {
+    records: Vec<Stamped<Record>>,
+    table: Table,
+    state: Option<(PoolState, Revision)>,
+    counted: PoolState,
+}
+
+async fn read_all(engine: &dyn Engine, sealing: &Sealing) -> Result<ReadAll, OpenError> {
+    let mut read =
+        ReadAll { records: Vec::new(), table: Table::new(), state: None, counted: PoolState::default() };
+    let mut scan = engine.scan(b"").await?;
+    loop {
+        let page = scan.next_page(SCAN_PAGE).await?;
+        if page.is_empty() {
+            return Ok(read);
+        }
+        for entry in page {
+            let fail = |reason: String| OpenError::Record { key: describe_key(&entry.key), reason };
+            let Some((&entry_kind, name)) = entry.key.split_first() else {
+                return Err(fail("a record without a name".into()));
+            };
+            if matches!(entry_kind, kind::DATA_KEY | kind::GENESIS | kind::CLEAR) {
+                continue;
+            }
+            let name_mac: &[u8; 32] = name.try_into().map_err(|_| fail("the name is not a MAC".into()))?;
+            let header = crypto::record::header(&entry.value).map_err(|error| fail(error.to_string()))?;
+            let place = sealing.place(entry_kind, name_mac, header.record_version);
+            let content =
+                sealing.data_key.open(&place, &entry.value).map_err(|error| fail(error.to_string()))?;
+            if entry_kind == kind::POOL_STATE {
+                let state = codec::decode_pool_state(&content).map_err(|error| fail(error.to_string()))?;
+                read.state = Some((state, entry.revision));
+                continue;
+            }
+            let record = codec::decode(entry_kind, &content).map_err(|error| fail(error.to_string()))?;
+            // The content names itself; the place it was found at must agree, or two names could share a record.
+            if record.id().mac(&sealing.names) != *name_mac {
+                return Err(fail(UnreadableRecord::Malformed.to_string()));
+            }
+            let stamp = Stamp(header.record_version);
+            read.counted.insert(&sealing.names, entry_kind, name_mac, stamp.0);
+            read.table.insert(entry.key.clone(), (stamp, entry.revision));
+            read.records.push(Stamped { value: record, stamp });
+        }
+    }
+}
+
+async fn read_genesis(
+    engine: &dyn Engine,
+    secrets: &DomainSecrets,
+) -> Result<Option<SignedGenesis>, OpenError> {
+    let mac = secrets.name_key().mac(kind::GENESIS, b"");
+    let key = engine_key(kind::GENESIS, &mac);
+    let Some(entry) = engine.get(&key).await? else {
+        // A genesis under another name key is another domain's pool.
+        let mut others = engine.scan(&[kind::GENESIS]).await?;
+        return if others.next_page(1).await?.is_empty() { Ok(None) } else { Err(OpenError::AlreadyFounded) };
+    };
+    let epoch = GENESIS_EPOCH;
+    let wrapped = engine.get(&data_key_key(epoch)).await?.ok_or(OpenError::DataKey { epoch })?;
+    let data_key = secrets
+        .unwrap_data_key(Guid::NIL, PoolClass::Production, epoch, &WrappedDataKey(wrapped.value))
+        .map_err(|_| OpenError::DataKey { epoch })?;
+    let content = data_key
+        .open(&genesis_place(&mac), &entry.value)
+        .map_err(|error| OpenError::Record { key: describe_key(&key), reason: error.to_string() })?;
+    Ok(Some(SignedGenesis::read(content.danger_expose(), &secrets.owner_key().public_key())?))
+}
+
+fn genesis_place(name_mac: &[u8; 32]) -> RecordPlace<'_> {
+    RecordPlace {
+        pool: Guid::NIL,
+        security_domain: Guid::NIL,
+        class: PoolClass::Production,
+        kind: kind::GENESIS,
+        name_mac,
+        record_version: 0,
+    }
+}
+
+fn data_key_key(epoch: u32) -> Vec<u8> {
+    [&[kind::DATA_KEY], epoch.to_be_bytes().as_slice()].concat()
+}
+
+fn describe_key(key: &[u8]) -> String {
+    let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    match key.split_first() {
+        Some((kind, name)) => format!("{}/{}", char::from(*kind).escape_default(), digits(&name[..name.len().min(8)])),
+        None => "without a key".into(),
+    }
+}
