@@ -1,1 +1,17 @@
-//! placeholder
+//! Tokens in, callers out; and, in [`issuer`], the embedded OIDC issuer.
+//!
+//! This crate establishes who is calling. It never decides what a caller may do, opens no socket, reads no file
+//! and no clock: the time is an argument, keys and documents come as bytes.
+
+pub mod audience;
+pub mod challenge;
+pub mod issuer;
+pub mod key_set;
+pub mod token;
+
+mod text;
+
+pub use audience::Audiences;
+pub use challenge::challenge;
+pub use key_set::KeySet;
+pub use token::{TokenError, TokenVerifier, VerifierConfig};
