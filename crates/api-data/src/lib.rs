@@ -1,1 +1,19 @@
-//! placeholder
+//! The data plane on the wire. Translates between HTTP and the use cases of `service`, and decides nothing.
+//!
+//! The order for each request: host (421), token (401, before any look at path or body), route, api-version, body, use
+//! case. From the token on, whatever happens leaves exactly one audit event, which is durable before the answer goes.
+//!
+//! The router is our own: the path grammar of Key Vault (keywords in any case, an empty version segment, scopes before
+//! `/providers/`) does not fit patterns, and a layer rewriting it for a pattern router would be the router in all but
+//! name. It is one pure function, [`Route::parse`].
+
+mod api;
+mod api_version;
+mod problem;
+mod route;
+mod wire;
+
+pub use api::{Api, ApiConfig, Connection};
+pub use api_version::ApiVersion;
+pub use problem::{Problem, problem};
+pub use route::{KeyUse, Route, RouteRefused};

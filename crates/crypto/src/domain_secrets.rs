@@ -3,22 +3,42 @@
 use crate::SecretBytes;
 use crate::audit_key::AuditSealer;
 use crate::certificate::OwnerKey;
+use crate::digest::random;
 use crate::record::{DataKey, NameKey, WrappedDataKey};
+use domain::guid::Guid;
 use domain::pool::{Genesis, PoolClass};
+
+const MAGIC: &[u8; 6] = b"HFDOM\x01";
+const KEY_BYTES: usize = 32;
+const KEYS: usize = 4;
 
 /// Key bytes for a partition's masking, handed to the partition once.
 pub struct PartitionWrappingKey(pub(crate) SecretBytes);
 
 impl PartitionWrappingKey {
+    /// For an implementation of `Partition` under test, which has no security domain.
+    pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(SecretBytes::new(bytes.to_vec()))
+    }
+
     /// 32 bytes, for an implementation of `Partition` only.
     pub fn danger_expose(&self) -> &[u8] {
         self.0.danger_expose()
     }
 }
 
-/// Owner key (P-384), partition wrapping key, domain KEK, name key, backup key.
+/// Owner key (P-384), partition wrapping key, domain KEK, name key, backup key. No `Debug`, no `Clone`, no accessor of
+/// bytes but [`DomainSecrets::danger_export`].
+///
+/// ```compile_fail
+/// fn show(secrets: &crypto::domain_secrets::DomainSecrets) -> String { format!("{secrets:?}") }
+/// ```
 pub struct DomainSecrets {
-    // fields are private and have no accessor outside this crate
+    owner: OwnerKey,
+    partition_wrapping: SecretBytes,
+    kek: SecretBytes,
+    name: SecretBytes,
+    backup: SecretBytes,
 }
 
 #[derive(Debug, thiserror::Error, Eq, PartialEq, Clone)]
@@ -32,49 +52,118 @@ pub enum DomainSecretsError {
 impl DomainSecrets {
     /// New secrets from the random source.
     pub fn generate() -> Self {
-        todo!()
+        let key = || {
+            let mut bytes = vec![0; KEY_BYTES];
+            random(&mut bytes);
+            SecretBytes::new(bytes)
+        };
+        Self {
+            owner: OwnerKey::generate(),
+            partition_wrapping: key(),
+            kek: key(),
+            name: key(),
+            backup: key(),
+        }
     }
 
-    /// Format version 1, see docs/formats/domain-secrets.md. For sealing and for the security domain file only.
+    /// Format version 1, see `docs/formats/domain-secrets.md`. For sealing and for the security domain file only.
     pub fn danger_export(&self) -> SecretBytes {
-        todo!()
+        let owner = self.owner.danger_export();
+        let mut bytes = Vec::with_capacity(MAGIC.len() + KEYS * KEY_BYTES + owner.len());
+        bytes.extend_from_slice(MAGIC);
+        for key in [&self.partition_wrapping, &self.kek, &self.name, &self.backup] {
+            bytes.extend_from_slice(key.danger_expose());
+        }
+        bytes.extend_from_slice(owner.danger_expose());
+        SecretBytes::new(bytes)
     }
 
-    pub fn import(_bytes: &SecretBytes) -> Result<Self, DomainSecretsError> {
-        todo!()
+    pub fn import(bytes: &SecretBytes) -> Result<Self, DomainSecretsError> {
+        let malformed = DomainSecretsError::Malformed;
+        let bytes = bytes.danger_expose().strip_prefix(MAGIC.as_slice()).ok_or(malformed.clone())?;
+        let (keys, owner) = bytes.split_at_checked(KEYS * KEY_BYTES).ok_or(malformed.clone())?;
+        let key = |index: usize| SecretBytes::new(keys[index * KEY_BYTES..][..KEY_BYTES].to_vec());
+        Ok(Self {
+            owner: OwnerKey::import(owner).ok_or(malformed)?,
+            partition_wrapping: key(0),
+            kek: key(1),
+            name: key(2),
+            backup: key(3),
+        })
     }
 
     pub fn owner_key(&self) -> &OwnerKey {
-        todo!()
+        &self.owner
     }
 
     pub fn partition_wrapping_key(&self) -> PartitionWrappingKey {
-        todo!()
+        PartitionWrappingKey(SecretBytes::new(self.partition_wrapping.danger_expose().to_vec()))
     }
 
     /// MAC key of stored names; never rotates.
     pub fn name_key(&self) -> NameKey {
-        todo!()
+        NameKey::new(&self.name)
     }
 
     /// A fresh random data key for `epoch`, wrapped under the domain KEK for storage.
-    pub fn new_data_key(&self, _pool: domain::guid::Guid, _class: PoolClass, _epoch: u32) -> (DataKey, WrappedDataKey) {
-        todo!()
+    pub fn new_data_key(&self, pool: Guid, class: PoolClass, epoch: u32) -> (DataKey, WrappedDataKey) {
+        let mut key = vec![0; KEY_BYTES];
+        random(&mut key);
+        let key = DataKey { epoch, key: SecretBytes::new(key) };
+        let wrapped = key.wrap(&self.kek, pool, class);
+        (key, wrapped)
     }
 
     pub fn unwrap_data_key(
         &self,
-        _pool: domain::guid::Guid,
-        _class: PoolClass,
-        _epoch: u32,
-        _wrapped: &WrappedDataKey,
+        pool: Guid,
+        class: PoolClass,
+        epoch: u32,
+        wrapped: &WrappedDataKey,
     ) -> Result<DataKey, DomainSecretsError> {
-        todo!()
+        DataKey::unwrap(&self.kek, pool, class, epoch, wrapped).ok_or(DomainSecretsError::ForeignDataKey)
     }
 
-    /// Derived from the domain KEK: SP 800-108, label "holdfast audit key v1", context pool id ‖ epoch. It opens
-    /// audit events and nothing else, so it can be given to an auditor.
-    pub fn audit_sealer(&self, _genesis: &Genesis, _epoch: u32) -> AuditSealer {
-        todo!()
+    /// The audit sealer of a pool and audit epoch.
+    pub fn audit_sealer(&self, genesis: &Genesis, epoch: u32) -> AuditSealer {
+        AuditSealer::derive(&self.kek, genesis.pool, epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn exported_secrets_match_their_golden_file() {
+        let golden = SecretBytes::new(include_bytes!("../tests/golden/domain-secrets-v1.bin").to_vec());
+        let secrets = DomainSecrets::import(&golden).unwrap();
+        assert_eq!(secrets.partition_wrapping.danger_expose(), [1; 32]);
+        assert_eq!(secrets.kek.danger_expose(), [2; 32]);
+        assert_eq!(secrets.name.danger_expose(), [3; 32]);
+        assert_eq!(secrets.backup.danger_expose(), [4; 32]);
+        assert_eq!(secrets.danger_export().danger_expose(), golden.danger_expose());
+    }
+
+    #[test]
+    fn generated_secrets_survive_export_and_differ_from_one_another() {
+        let secrets = DomainSecrets::generate();
+        let again = DomainSecrets::import(&secrets.danger_export()).unwrap();
+        assert_eq!(again.owner_key().public_key(), secrets.owner_key().public_key());
+        let keys = [&secrets.partition_wrapping, &secrets.kek, &secrets.name, &secrets.backup];
+        for (index, key) in keys.iter().enumerate() {
+            assert!(keys[..index].iter().all(|other| other.danger_expose() != key.danger_expose()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), ours in any::<bool>()) {
+            if ours {
+                bytes.splice(0..0, *MAGIC);
+            }
+            let _ = DomainSecrets::import(&SecretBytes::new(bytes));
+        }
     }
 }

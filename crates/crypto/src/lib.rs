@@ -11,9 +11,10 @@ pub mod domain_secrets;
 pub mod partition;
 pub mod record;
 pub mod secret;
+mod single_use;
 
 pub use partition::{
-    Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition, PartitionError,
-    SelfTestFailed,
+    Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,
+    PartitionError, SelfTestFailed,
 };
 pub use secret::SecretBytes;

@@ -118,7 +118,15 @@ pub trait LoadedKey: Send + Sync {
         signature: &[u8],
     ) -> Result<bool, PartitionError>;
 
-    fn encrypt(&self, algorithm: EncryptionAlgorithm, input: &Encrypt<'_>) -> Result<Ciphertext, PartitionError>;
+    fn encrypt(
+        &self,
+        algorithm: EncryptionAlgorithm,
+        input: &Encrypt<'_>,
+    ) -> Result<Ciphertext, PartitionError>;
 
-    fn decrypt(&self, algorithm: EncryptionAlgorithm, input: &Decrypt<'_>) -> Result<SecretBytes, PartitionError>;
+    fn decrypt(
+        &self,
+        algorithm: EncryptionAlgorithm,
+        input: &Decrypt<'_>,
+    ) -> Result<SecretBytes, PartitionError>;
 }

@@ -207,6 +207,11 @@ impl SignatureAlgorithm {
         Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text)
     }
 
+    /// Whether `algorithm` needs an RSA key.
+    pub const fn fits_rsa(self) -> bool {
+        self.fits(KeySpec::Rsa(RsaSize::Rsa2048))
+    }
+
     pub const fn fits(self, spec: KeySpec) -> bool {
         match self {
             SignatureAlgorithm::Rs256
@@ -287,6 +292,13 @@ impl EncryptionAlgorithm {
 
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text)
+    }
+
+    pub const fn is_rsa(self) -> bool {
+        matches!(
+            self,
+            EncryptionAlgorithm::Rsa15 | EncryptionAlgorithm::RsaOaep | EncryptionAlgorithm::RsaOaep256
+        )
     }
 
     /// Whether `algorithm` may serve encrypt and decrypt with a key of `spec`.

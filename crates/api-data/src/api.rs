@@ -1,0 +1,383 @@
+//! One request from its head to its answer.
+
+use crate::api_version::ApiVersion;
+use crate::problem::{self, Problem};
+use crate::route::{KeyUse, Route, RouteRefused};
+use crate::wire;
+use bytes::Bytes;
+use domain::guid::Guid;
+use domain::pool::PoolClass;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body;
+use identity::Audiences;
+use serde_json::Value;
+use service::{Error, Pool, Receipt, Recorded, RequestFacts, Ticket};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
+
+/// A body of 64 KiB of plaintext is 88 KiB of base64url.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+const MAX_BODY_SECONDS: u64 = 10;
+const MAX_USER_AGENT: usize = 256;
+const MAX_CORRELATION_ID: usize = 128;
+const MAX_URI: usize = 2048;
+
+const RECEIPT: HeaderName = HeaderName::from_static("x-holdfast-receipt");
+const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
+
+/// What the listener knows of a connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub peer: SocketAddr,
+    /// The server name that the client asked for (SNI), if any.
+    pub server_name: Option<Arc<str>>,
+    pub local_port: u16,
+}
+
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Host names and addresses, without port, under which the pool may be called; lower case. Anything else is
+    /// answered with 421.
+    pub hosts: Vec<String>,
+    /// The authority named in challenges.
+    pub authority: String,
+    /// Which resource a challenge names for which host.
+    pub audiences: Audiences,
+    /// The resource for hosts that `audiences` does not know.
+    pub default_resource: String,
+}
+
+pub struct Api {
+    pool: Arc<Pool>,
+    config: ApiConfig,
+}
+
+/// An answer before it has headers.
+struct Answer {
+    status: StatusCode,
+    body: Value,
+    challenge: Option<String>,
+    retry_after_seconds: Option<u32>,
+    receipt: Option<String>,
+}
+
+impl Api {
+    pub fn new(pool: Arc<Pool>, config: ApiConfig) -> Self {
+        Self { pool, config }
+    }
+
+    /// Answers one request. Infallible: whatever goes wrong is an answer.
+    pub async fn handle<B>(&self, request: Request<B>, connection: Connection) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let request_id = self.pool.random().guid();
+        let client_request_id = request.headers().get(CLIENT_REQUEST_ID).cloned();
+        let answer = self.answer(request, &connection, request_id).await;
+        self.respond(answer, request_id, client_request_id, &connection)
+    }
+
+    async fn answer<B>(&self, request: Request<B>, connection: &Connection, request_id: Guid) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        let host = match self.host(&head.uri, &head.headers, connection) {
+            Ok(host) => host,
+            Err(problem) => return Answer::problem(problem),
+        };
+        if head.method == http::Method::GET && head.uri.path().eq_ignore_ascii_case("/healthstatus") {
+            return Answer::ok(serde_json::json!({}), None);
+        }
+        let caller = match bearer(&head.headers) {
+            None => return self.challenge(&host, "request is missing a Bearer or PoP token"),
+            Some(token) => match self.pool.authenticate(token) {
+                Ok(caller) => caller,
+                Err(error) => return self.challenge(&host, &error.to_string()),
+            },
+        };
+        let api_version = query(&head.uri, "api-version");
+        let facts = RequestFacts {
+            request_id,
+            correlation_id: text_header(&head.headers, &CLIENT_REQUEST_ID, MAX_CORRELATION_ID)
+                .unwrap_or_else(|| request_id.to_string()),
+            client_address: connection.peer.ip().to_canonical().to_string(),
+            user_agent: text_header(&head.headers, &http::header::USER_AGENT, MAX_USER_AGENT).unwrap_or_default(),
+            uri: logged_uri(&host, &head.uri),
+            api_version: api_version.clone().unwrap_or_default().chars().take(32).collect(),
+            received: Instant::now(),
+            received_at: self.pool.now(),
+            show: problem::show,
+        };
+        let full_receipt = head.headers.contains_key(RECEIPT);
+        let mut ticket = self.pool.admit(caller, facts);
+        let route = Route::parse(&head.method, head.uri.path());
+        if let Ok(route) = &route {
+            ticket.operation(route.operation());
+        }
+        let route = match parse_head(route, &head, api_version.as_deref()) {
+            Ok(route) => route,
+            Err(error) => return Answer::recorded(ticket.refuse(error).await, full_receipt, |value: Value| value),
+        };
+        let origin = format!("https://{host}");
+        match route {
+            Route::ReadKey(key) => {
+                let recorded = self.pool.read_key(ticket, key).await;
+                Answer::recorded(recorded, full_receipt, |view| wire::key_bundle(&origin, &view))
+            }
+            Route::CreateKey(name) => {
+                match read_body(body).await.and_then(|body| wire::parse_create(name, &body)) {
+                    Ok(new) => {
+                        let recorded = self.pool.create_key(ticket, new).await;
+                        Answer::recorded(recorded, full_receipt, |view| wire::key_bundle(&origin, &view))
+                    }
+                    Err(error) => refuse(ticket, error, full_receipt).await,
+                }
+            }
+            Route::UseKey(operation, key) => match read_body(body).await {
+                Ok(body) => self.use_key(ticket, operation, key, &body, &origin, full_receipt).await,
+                Err(error) => refuse(ticket, error, full_receipt).await,
+            },
+        }
+    }
+
+    async fn use_key(
+        &self,
+        ticket: Ticket,
+        operation: KeyUse,
+        key: service::KeyReference,
+        body: &[u8],
+        origin: &str,
+        full: bool,
+    ) -> Answer {
+        let pool = &self.pool;
+        match operation {
+            KeyUse::Sign => match wire::parse_sign(body) {
+                Ok((algorithm, digest)) => {
+                    let recorded = pool.sign(ticket, key, algorithm, digest).await;
+                    Answer::recorded(recorded, full, |used| wire::used_key(origin, &used))
+                }
+                Err(error) => refuse(ticket, error, full).await,
+            },
+            KeyUse::Verify => match wire::parse_verify(body) {
+                Ok((algorithm, digest, signature)) => {
+                    let recorded = pool.verify(ticket, key, algorithm, digest, signature).await;
+                    Answer::recorded(recorded, full, |used| serde_json::json!({ "value": used.result }))
+                }
+                Err(error) => refuse(ticket, error, full).await,
+            },
+            KeyUse::Encrypt | KeyUse::WrapKey => match wire::parse_encrypt(body) {
+                Ok((algorithm, input)) => {
+                    let additional_data = input.additional_data.clone();
+                    let recorded = match operation {
+                        KeyUse::Encrypt => pool.encrypt(ticket, key, algorithm, input).await,
+                        _ => pool.wrap_key(ticket, key, algorithm, input).await,
+                    };
+                    Answer::recorded(recorded, full, |used| wire::encrypted(origin, &used, additional_data.as_deref()))
+                }
+                Err(error) => refuse(ticket, error, full).await,
+            },
+            KeyUse::Decrypt | KeyUse::UnwrapKey => match wire::parse_decrypt(body) {
+                Ok((algorithm, input)) => {
+                    let recorded = match operation {
+                        KeyUse::Decrypt => pool.decrypt(ticket, key, algorithm, input).await,
+                        _ => pool.unwrap_key(ticket, key, algorithm, input).await,
+                    };
+                    Answer::recorded(recorded, full, |used| wire::decrypted(origin, &used))
+                }
+                Err(error) => refuse(ticket, error, full).await,
+            },
+        }
+    }
+
+    /// The host as the client wrote it, port included, if it is one of ours; the server name must be, too.
+    fn host(&self, uri: &http::Uri, headers: &HeaderMap, connection: &Connection) -> Result<String, Problem> {
+        let written = match uri.authority() {
+            Some(authority) => authority.as_str(),
+            None => headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        };
+        let ours = |name: &str| self.config.hosts.iter().any(|host| host.eq_ignore_ascii_case(name));
+        let shown: String = written.chars().take(100).collect();
+        // Names only: some clients drop the port from a host that they reached at one.
+        if !ours(without_port(written)) {
+            return Err(problem::misdirected(format!("host `{shown}` is not served here")));
+        }
+        match connection.server_name.as_deref() {
+            Some(name) if !ours(name) => {
+                Err(problem::misdirected(format!("this connection was opened for another host than `{shown}`")))
+            }
+            Some(_) | None => Ok(written.to_ascii_lowercase()),
+        }
+    }
+
+    fn challenge(&self, host: &str, message: &str) -> Answer {
+        let resource = self.config.audiences.resource_for_host(host);
+        let resource = resource.unwrap_or_else(|| self.config.default_resource.clone());
+        let mut answer = Answer::problem(problem::unauthorized(message));
+        answer.challenge = Some(identity::challenge(&self.config.authority, &resource));
+        answer
+    }
+
+    fn respond(
+        &self,
+        answer: Answer,
+        request_id: Guid,
+        client_request_id: Option<HeaderValue>,
+        connection: &Connection,
+    ) -> Response<Full<Bytes>> {
+        let body = if answer.status == StatusCode::NO_CONTENT { String::new() } else { answer.body.to_string() };
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = answer.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert("strict-transport-security", HeaderValue::from_static("max-age=31536000; includeSubDomains"));
+        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        headers.insert("x-ms-keyvault-service-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+        headers.insert("x-ms-keyvault-region", HeaderValue::from_static("local"));
+        put(headers, "x-ms-request-id", &request_id.to_string());
+        put(headers, "x-ms-keyvault-network-info", &network_info(connection.peer.ip()));
+        if let Some(id) = client_request_id {
+            headers.insert(CLIENT_REQUEST_ID, id);
+        }
+        if let Some(challenge) = answer.challenge {
+            put(headers, WWW_AUTHENTICATE.as_str(), &challenge);
+        }
+        if let Some(seconds) = answer.retry_after_seconds {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if let Some(receipt) = answer.receipt {
+            put(headers, RECEIPT.as_str(), &receipt);
+        }
+        match self.pool.genesis().class {
+            PoolClass::Test => put(headers, "x-holdfast-class", PoolClass::Test.as_str()),
+            PoolClass::Production => {}
+        }
+        response
+    }
+}
+
+impl Answer {
+    fn ok(body: Value, receipt: Option<String>) -> Self {
+        Self { status: StatusCode::OK, body, challenge: None, retry_after_seconds: None, receipt }
+    }
+
+    fn problem(problem: Problem) -> Self {
+        let status = StatusCode::from_u16(problem.shown.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self {
+            status,
+            body: problem.body(),
+            challenge: None,
+            retry_after_seconds: problem.retry_after_seconds,
+            receipt: None,
+        }
+    }
+
+    fn recorded<T>(recorded: Recorded<T>, full_receipt: bool, body: impl FnOnce(T) -> Value) -> Self {
+        let (result, receipt) = recorded.into_parts();
+        let receipt = receipt.map(|receipt: Receipt| receipt.header_value(full_receipt));
+        match result {
+            Ok(value) => Self::ok(body(value), receipt),
+            Err(error) => Self { receipt, ..Self::problem(problem::problem(&error)) },
+        }
+    }
+}
+
+async fn refuse(ticket: Ticket, error: Error, full_receipt: bool) -> Answer {
+    Answer::recorded(ticket.refuse(error).await, full_receipt, |value: Value| value)
+}
+
+fn parse_head(
+    route: Result<Route, RouteRefused>,
+    head: &http::request::Parts,
+    api_version: Option<&str>,
+) -> Result<Route, Error> {
+    let route = route.map_err(|refused| match refused {
+        RouteRefused::Unknown => Error::UnknownPath {
+            method: head.method.to_string(),
+            path: head.uri.path().chars().take(200).collect(),
+        },
+        RouteRefused::Malformed(reason) => Error::BadParameter(reason),
+    })?;
+    match api_version {
+        None => Err(Error::UnsupportedApiVersion("query parameter api-version is missing".into())),
+        Some(text) if ApiVersion::parse(text).is_none() => {
+            let text: String = text.chars().take(40).collect();
+            Err(Error::UnsupportedApiVersion(format!(
+                "api-version `{text}` is not supported; supported are {} and their previews",
+                ApiVersion::known()
+            )))
+        }
+        Some(_) => Ok(route),
+    }
+}
+
+/// The whole body, within its limits of size and time. Wiped when dropped, as it may hold keys to be wrapped.
+async fn read_body<B>(body: B) -> Result<Zeroizing<Vec<u8>>, Error>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let limited = Limited::new(body, MAX_BODY_BYTES).collect();
+    let collected = tokio::time::timeout(Duration::from_secs(MAX_BODY_SECONDS), limited)
+        .await
+        .map_err(|_| Error::BodyTooSlow { limit_seconds: MAX_BODY_SECONDS })?;
+    match collected {
+        Ok(collected) => Ok(Zeroizing::new(collected.to_bytes().to_vec())),
+        Err(error) if error.is::<LengthLimitError>() => Err(Error::BodyTooLarge { limit: MAX_BODY_BYTES }),
+        Err(_) => Err(Error::BodyIncomplete),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The first value of `name` in the query, percent-decoded.
+fn query(uri: &http::Uri, name: &str) -> Option<String> {
+    let pairs = uri.query()?.split('&');
+    let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| key.eq_ignore_ascii_case(name))?.1;
+    percent_encoding::percent_decode_str(value).decode_utf8().ok().map(String::from)
+}
+
+/// Of the query only the api-version is written down: other parameters may hold what must not be logged.
+fn logged_uri(host: &str, uri: &http::Uri) -> String {
+    let version = query(uri, "api-version").map(|version| format!("?api-version={version}")).unwrap_or_default();
+    format!("https://{host}{}{version}", uri.path()).chars().take(MAX_URI).collect()
+}
+
+fn text_header(headers: &HeaderMap, name: &HeaderName, limit: usize) -> Option<String> {
+    let text = headers.get(name)?.to_str().ok()?;
+    Some(text.chars().take(limit).collect())
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // An IPv6 literal without a port ends in a bracket.
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(_) | None => host,
+    }
+}
+
+fn network_info(address: IpAddr) -> String {
+    let family = match address.to_canonical() {
+        IpAddr::V4(_) => "InterNetwork",
+        IpAddr::V6(_) => "InterNetworkV6",
+    };
+    format!("addr={};act_addr_fam={family};", address.to_canonical())
+}
+
+fn put(headers: &mut HeaderMap, name: &str, value: &str) {
+    let name = HeaderName::try_from(name);
+    if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
+        headers.insert(name, value);
+    }
+}

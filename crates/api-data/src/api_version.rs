@@ -1,0 +1,51 @@
+//! The `api-version` that every data-plane call must name.
+
+use std::fmt;
+
+/// A version string that a client of the data plane is known to send.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ApiVersion(String);
+
+const KNOWN: [&str; 12] = [
+    "2016-10-01", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "2025-07-01", "2026-01-01", "2026-04-01", "2026-07-01",
+];
+
+impl ApiVersion {
+    /// Any known version and any preview of one: `7.6-preview.2`, `2026-01-01-preview`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let stable = match text.split_once("-preview") {
+            None => text,
+            Some((stable, number)) => {
+                let numbered = number.strip_prefix('.').is_some_and(|n| !n.is_empty() && n.len() <= 3 && n.bytes().all(|b| b.is_ascii_digit()));
+                if !(number.is_empty() || numbered) {
+                    return None;
+                }
+                stable
+            }
+        };
+        KNOWN.contains(&stable).then(|| Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn known() -> impl fmt::Display {
+        KNOWN.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_clients_send_and_nothing_else() {
+        for text in ["7.0", "7.4", "7.5-preview.1", "7.6-preview.2", "2025-07-01", "2026-01-01-preview", "2016-10-01"] {
+            assert!(ApiVersion::parse(text).is_some(), "{text}");
+        }
+        for text in ["", "7", "7.7", "8.0", "7.4-preview.", "7.4-preview.x", "7.4 ", "2025-07-02", "7.4-previewed", "-preview"] {
+            assert!(ApiVersion::parse(text).is_none(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Errors as the service writes them. The one place that knows HTTP statuses and error codes.
+
+use domain::key::UseRefused;
+use service::{Error, Shown};
+
+/// An error answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problem {
+    pub shown: Shown,
+    pub message: String,
+    pub retry_after_seconds: Option<u32>,
+}
+
+impl Problem {
+    /// `{"error":{"code","message","innererror"?:{"code"}}}`
+    pub fn body(&self) -> serde_json::Value {
+        let mut error = serde_json::json!({ "code": self.shown.code, "message": self.message });
+        if let Some(inner_code) = self.shown.inner_code {
+            error["innererror"] = serde_json::json!({ "code": inner_code });
+        }
+        serde_json::json!({ "error": error })
+    }
+}
+
+pub fn problem(error: &Error) -> Problem {
+    let retry_after_seconds = match error {
+        Error::Busy(_) => Some(1),
+        Error::AuditUnavailable(_) | Error::StoreUnavailable(_) => Some(10),
+        _ => None,
+    };
+    Problem { shown: show(error), message: sentence(&error.to_string()), retry_after_seconds }
+}
+
+pub(crate) fn unauthorized(message: &str) -> Problem {
+    Problem {
+        shown: Shown { status: 401, code: "Unauthorized", inner_code: None },
+        message: sentence(message),
+        retry_after_seconds: None,
+    }
+}
+
+pub(crate) fn misdirected(message: String) -> Problem {
+    Problem {
+        shown: Shown { status: 421, code: "MisdirectedRequest", inner_code: None },
+        message: sentence(&message),
+        retry_after_seconds: None,
+    }
+}
+
+pub(crate) fn show(error: &Error) -> Shown {
+    let plain = |status, code| Shown { status, code, inner_code: None };
+    let inner = |status, code, inner_code| Shown { status, code, inner_code: Some(inner_code) };
+    match error {
+        Error::Denied(_) => inner(403, "Forbidden", "ForbiddenByRbac"),
+        Error::BadParameter(_)
+        | Error::KeyOperations(_)
+        | Error::Tags(_)
+        | Error::Scope(_)
+        | Error::TestClassOnly(_)
+        | Error::BodyIncomplete => plain(400, "BadParameter"),
+        Error::UnsupportedApiVersion(_) => inner(400, "BadParameter", "UnsupportedApiVersion"),
+        Error::UnknownPath { .. } => plain(404, "NotFound"),
+        Error::BodyTooLarge { .. } => plain(413, "RequestEntityTooLarge"),
+        Error::BodyTooSlow { .. } => plain(408, "RequestTimeout"),
+        Error::KeyNotFound { .. } | Error::VersionNotFound { .. } => plain(404, "KeyNotFound"),
+        Error::UseRefused(UseRefused::Disabled { .. }) => inner(403, "Forbidden", "KeyDisabled"),
+        Error::UseRefused(UseRefused::NotYetValid { .. }) => inner(403, "Forbidden", "KeyNotYetValid"),
+        Error::UseRefused(UseRefused::Expired { .. }) => inner(403, "Forbidden", "KeyExpired"),
+        Error::UseRefused(UseRefused::NotPermitted { .. }) => inner(403, "Forbidden", "KeyOperationForbidden"),
+        Error::Key(_) => inner(409, "Conflict", "TooManyKeyVersions"),
+        Error::Partition(error) => match error {
+            service::PartitionError::AlgorithmMismatch { .. } => inner(400, "BadParameter", "KeySizeIncorrect"),
+            service::PartitionError::DigestLength { .. }
+            | service::PartitionError::InputLength(_)
+            | service::PartitionError::InvalidMaterial(_)
+            | service::PartitionError::DecryptionFailed => plain(400, "BadParameter"),
+            service::PartitionError::ForeignMaterial | service::PartitionError::Internal(_) => {
+                plain(500, "InternalServerError")
+            }
+        },
+        Error::AssignmentNotFound { .. } => plain(404, "RoleAssignmentNotFound"),
+        Error::AssignmentExists { .. } => plain(409, "RoleAssignmentExists"),
+        Error::RoleNotFound(_) => plain(404, "RoleDefinitionNotFound"),
+        Error::LimitReached { .. } => inner(403, "Forbidden", "LimitReached"),
+        Error::TooManyConflicts => plain(409, "Conflict"),
+        Error::Busy(_) => plain(429, "Throttled"),
+        Error::AuditUnavailable(_) | Error::StoreUnavailable(_) => plain(503, "ServiceUnavailable"),
+        Error::CallerLeft => plain(499, "ClientClosedRequest"),
+    }
+}
+
+/// Errors are written lower case without a full stop; on the wire they are sentences.
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    let Some(first) = characters.next() else { return String::new() };
+    let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+    format!("{}{}{end}", first.to_uppercase(), characters.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_has_the_services_shape() {
+        let error = Error::KeyNotFound { name: "payroll".parse().unwrap() };
+        assert_eq!(
+            problem(&error).body(),
+            serde_json::json!({"error": {
+                "code": "KeyNotFound",
+                "message": "A key named payroll was not found in this pool.",
+            }})
+        );
+        let busy = problem(&Error::Busy("key generation"));
+        assert_eq!((busy.shown.status, busy.retry_after_seconds), (429, Some(1)));
+    }
+}

@@ -1,0 +1,77 @@
+//! Why a request was refused. Only an API crate knows which HTTP status that is.
+
+use crypto::PartitionError;
+use domain::access::{Denied, MalformedScope};
+use domain::key::{KeyOperationsRefused, KeyRefused, TagsRefused, UseRefused};
+use domain::name::{KeyName, KeyVersion};
+use domain::pool::PoolClass;
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller lacks a right.
+    #[error("{0}")]
+    Denied(#[from] Denied),
+    /// The request itself is wrong: says what and where.
+    #[error("{0}")]
+    BadParameter(String),
+    #[error("{0}")]
+    UnsupportedApiVersion(String),
+    #[error("no such path: {method} {path}")]
+    UnknownPath { method: String, path: String },
+    #[error("the request body is larger than {limit} bytes")]
+    BodyTooLarge { limit: usize },
+    #[error("the request body did not arrive within {limit_seconds} seconds")]
+    BodyTooSlow { limit_seconds: u64 },
+    #[error("the connection ended before the request did")]
+    BodyIncomplete,
+    #[error("a key named {name} was not found in this pool")]
+    KeyNotFound { name: KeyName },
+    #[error("version {version} of key {name} was not found in this pool")]
+    VersionNotFound { name: KeyName, version: KeyVersion },
+    #[error("{0}")]
+    UseRefused(#[from] UseRefused),
+    #[error("{0}")]
+    KeyOperations(#[from] KeyOperationsRefused),
+    #[error("{0}")]
+    Tags(#[from] TagsRefused),
+    #[error("{0}")]
+    Key(#[from] KeyRefused),
+    #[error("{0}")]
+    Scope(#[from] MalformedScope),
+    #[error("{0}")]
+    Partition(#[from] PartitionError),
+    #[error("role assignment {name} was not found at scope {scope}")]
+    AssignmentNotFound { name: domain::guid::Guid, scope: domain::access::Scope },
+    #[error("a role assignment named {name} exists already, for another principal, role or scope")]
+    AssignmentExists { name: domain::guid::Guid },
+    #[error("role definition {0} was not found in this pool")]
+    RoleNotFound(String),
+    #[error("this pool holds at most {limit} {what}")]
+    LimitReached { what: &'static str, limit: usize },
+    /// Everybody else was faster, five times in a row.
+    #[error("the object was changed by other requests meanwhile; repeat the request")]
+    TooManyConflicts,
+    /// A bounded queue is full.
+    #[error("the pool is busy with {0}; repeat the request later")]
+    Busy(&'static str),
+    /// No audit, no service.
+    #[error("the audit log cannot take the event of this request: {0}")]
+    AuditUnavailable(String),
+    #[error("the store cannot take the change: {0}")]
+    StoreUnavailable(String),
+    /// The caller went away before the answer was ready; nobody sees this but the audit log.
+    #[error("the caller closed the connection before the request was complete")]
+    CallerLeft,
+    #[error("this is for pools of class test; this one is of class {}", .0.as_str())]
+    TestClassOnly(PoolClass),
+}
+
+impl From<storage::CommitError> for Error {
+    fn from(error: storage::CommitError) -> Self {
+        match error {
+            storage::CommitError::Conflict => Error::TooManyConflicts,
+            storage::CommitError::DiskFull => Error::StoreUnavailable("the disk is full".into()),
+            storage::CommitError::Unavailable(reason) => Error::StoreUnavailable(reason),
+        }
+    }
+}

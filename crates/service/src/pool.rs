@@ -1,0 +1,472 @@
+//! A pool in operation: its parts, how it opens, and how it changes.
+
+use crate::clock::{Clock, Random};
+use crate::error::Error;
+use crate::index::Index;
+use crate::ticket::{RequestFacts, Ticket};
+use crate::workers::Workers;
+use audit::event::{Event, EventResult};
+use audit::{AuditConfig, AuditLog, Leaf, Receipt};
+use crypto::audit_key::AuditSealer;
+use crypto::certificate::{InstanceClaims, InstanceKey, OwnerPublicKey, Purpose};
+use crypto::domain_secrets::DomainSecrets;
+use crypto::{LoadedKey, Partition, SelfTestFailed};
+use domain::access::{BuiltInRole, RoleAssignment, RoleTable, Scope};
+use domain::guid::Guid;
+use domain::name::{KeyName, KeyVersion};
+use domain::pool::{Genesis, PoolClass};
+use domain::principal::{Caller, ObjectId};
+use domain::time::{IntDate, Time};
+use host::{Engine, Log};
+use identity::{KeySet, KeySetError, TokenError, TokenVerifier, VerifierConfig};
+use quick_cache::sync::Cache;
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
+use storage::{CheckpointMark, Committed, Contents, OutboxRecord, Record, RecordId, Store, Transaction};
+
+/// The audit key of a pool's first years; a later one comes with key rotation.
+const AUDIT_EPOCH: u32 = 1;
+/// How long an incarnation's certificates hold: longer than a process is expected to run without a restart.
+const CERTIFICATE_DAYS: i64 = 400;
+/// Read, decide, compare-and-commit: tried this often.
+const COMMIT_TRIES: usize = 5;
+const SECONDS_PER_DAY: i64 = 86_400;
+
+/// Limits of a pool; the defaults are the service's (behaviour section 17.1).
+#[derive(Clone, Copy, Debug)]
+pub struct PoolLimits {
+    pub keys: usize,
+    pub assignments_at_pool_scope: usize,
+    pub assignments_at_key_scope: usize,
+    /// Parsed keys kept ready, a few KiB each.
+    pub loaded_keys: usize,
+    /// Verified tokens kept.
+    pub cached_tokens: usize,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self {
+            keys: 5_000,
+            assignments_at_pool_scope: 50,
+            assignments_at_key_scope: 10,
+            loaded_keys: 10_000,
+            cached_tokens: identity::DEFAULT_CACHED_TOKENS,
+        }
+    }
+}
+
+/// What a pool is made from. The three parts of the host come as trait objects: the core knows nothing else of it.
+pub struct PoolParts {
+    pub engine: Arc<dyn Engine>,
+    pub log: Arc<dyn Log>,
+    pub partition: Arc<dyn Partition>,
+    pub secrets: DomainSecrets,
+    pub node: Guid,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    pub limits: PoolLimits,
+    /// Audiences that this pool's own address implies: `https://` and the host minus its first label, with and
+    /// without port.
+    pub resources: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenPoolError {
+    #[error("the partition is not fit for use")]
+    SelfTest(#[from] SelfTestFailed),
+    #[error("the store does not open")]
+    Store(#[from] storage::OpenError),
+    #[error("the audit log does not open")]
+    Audit(#[from] audit::OpenError),
+    #[error("events of earlier commits cannot be brought into the audit log")]
+    Outbox(#[from] audit::AuditError),
+    #[error("the issuer's pinned key set is unusable")]
+    KeySet(#[from] KeySetError),
+}
+
+pub struct Pool {
+    store: Store,
+    index: Arc<Index>,
+    audit: AuditLog,
+    sealer: AuditSealer,
+    partition: Arc<dyn Partition>,
+    loaded: Cache<(KeyName, KeyVersion), Arc<dyn LoadedKey>>,
+    workers: Workers,
+    verifier: TokenVerifier,
+    owner: OwnerPublicKey,
+    node: Guid,
+    incarnation: Guid,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    limits: PoolLimits,
+}
+
+/// A change, decided: what it rests on and what it writes.
+pub(crate) struct Change<T> {
+    pub expectations: Vec<(RecordId, Option<storage::Stamp>)>,
+    pub puts: Vec<Record>,
+    pub deletes: Vec<RecordId>,
+    pub value: T,
+}
+
+/// A change, made: its value, and the receipt of its event.
+pub(crate) struct Changed<T> {
+    pub value: T,
+    pub receipt: Result<Receipt, Error>,
+}
+
+impl Pool {
+    /// Writes the genesis of a new pool, once. The same genesis again is no error and changes nothing.
+    pub async fn found(
+        engine: &dyn Engine,
+        secrets: &DomainSecrets,
+        genesis: Genesis,
+    ) -> Result<storage::SignedGenesis, storage::OpenError> {
+        storage::found(engine, secrets, genesis).await
+    }
+
+    /// Self-tests, reads the store, opens the log where the store left it, and finishes what a crash left between
+    /// the two. A pool that fails any of this stays closed.
+    pub async fn open(parts: PoolParts) -> Result<Arc<Pool>, OpenPoolError> {
+        let PoolParts { engine, log, partition, secrets, node, clock, random, limits, resources } = parts;
+        partition.self_test()?;
+
+        let opened: Arc<OnceLock<AuditLog>> = Arc::default();
+        let (store, contents) = Store::open(engine, &secrets, checkpoint_source(opened.clone())).await?;
+        let genesis = store.genesis().genesis().clone();
+        let incarnation = random.guid();
+        let now = clock.now().int_date();
+        let checkpoint_key = InstanceKey::generate();
+        let claims = InstanceClaims {
+            pool: genesis.pool,
+            node,
+            incarnation,
+            purpose: Purpose::AuditCheckpoint,
+            class: genesis.class,
+            genesis_hash: store.genesis().hash(),
+            not_before: now,
+            not_after: IntDate::from_unix_seconds(now.unix_seconds() + CERTIFICATE_DAYS * SECONDS_PER_DAY),
+        };
+        let certificate = secrets.owner_key().certify(&claims, &checkpoint_key);
+        let owner = secrets.owner_key().public_key();
+        let config = AuditConfig::new(genesis.pool, store.genesis().hash(), node, incarnation, owner.clone());
+        let expected = audit::CheckpointMark { size: contents.checkpoint.size, root: contents.checkpoint.root };
+        let audit_clock = clock.clone();
+        let recovered = AuditLog::open(
+            log,
+            config,
+            checkpoint_key,
+            certificate,
+            Some(expected),
+            Arc::new(move || audit_clock.now()),
+        )
+        .await?;
+        let audit = recovered.log;
+        // Set once, here: the store was opened a moment ago and nothing was committed in between.
+        let _ = opened.set(audit.clone());
+
+        let Contents { records, .. } = contents;
+        let (outbox, records): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|record| matches!(record.value, Record::Outbox(_)));
+        drain_outbox(&store, &audit, outbox.into_iter().map(|record| record.value)).await?;
+        let index = Index::default();
+        let mut assignments = Vec::new();
+        for record in records {
+            match record.value {
+                Record::Assignment(assignment) => assignments.push((assignment, record.stamp)),
+                other => index.put(other, record.stamp),
+            }
+        }
+        index.put_assignments(initial_assignments(&genesis).into_iter().map(|held| (held, storage::Stamp(0))));
+        index.put_assignments(assignments);
+
+        let verifier = TokenVerifier::new(
+            VerifierConfig {
+                issuers: genesis.issuer.issuers.clone(),
+                tenant: genesis.tenant.clone(),
+                audiences: genesis.issuer.audiences.iter().cloned().chain(resources).collect(),
+                cached_tokens: limits.cached_tokens,
+            },
+            KeySet::parse(&genesis.issuer.key_set)?,
+        );
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let sealer = secrets.audit_sealer(&genesis, AUDIT_EPOCH);
+        let pool = Arc::new(Pool {
+            store,
+            index: Arc::new(index),
+            audit,
+            sealer,
+            partition,
+            loaded: Cache::new(limits.loaded_keys),
+            workers: Workers::start(cores),
+            verifier,
+            owner,
+            node,
+            incarnation,
+            clock,
+            random,
+            limits,
+        });
+        pool.record_start(recovered.torn_bytes_dropped).await?;
+        Ok(pool)
+    }
+
+    /// The caller that a bearer token names.
+    pub fn authenticate(&self, token: &str) -> Result<Arc<Caller>, TokenError> {
+        self.verifier.verify(token, self.clock.now())
+    }
+
+    /// A ticket for an authenticated request. It leaves one event, whatever becomes of the request.
+    pub fn admit(self: &Arc<Self>, caller: Arc<Caller>, facts: RequestFacts) -> Ticket {
+        Ticket::new(self.clone(), caller, facts)
+    }
+
+    pub fn genesis(&self) -> &Genesis {
+        self.store.genesis().genesis()
+    }
+
+    /// SHA-256 of the signed genesis record.
+    pub fn genesis_hash(&self) -> [u8; 32] {
+        self.store.genesis().hash()
+    }
+
+    pub fn owner_public_key(&self) -> &OwnerPublicKey {
+        &self.owner
+    }
+
+    pub fn node(&self) -> Guid {
+        self.node
+    }
+
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    pub fn random(&self) -> &dyn Random {
+        self.random.as_ref()
+    }
+
+    pub fn limits(&self) -> &PoolLimits {
+        &self.limits
+    }
+
+    /// Events from `from` on, opened, in Azure's schema: at most `limit`.
+    pub async fn audit_page(&self, from: u64, limit: usize) -> Result<Vec<serde_json::Value>, Error> {
+        let unavailable = |error: String| Error::AuditUnavailable(error);
+        let leaves = self.audit.read(from, limit).await.map_err(|error| unavailable(error.to_string()))?;
+        leaves
+            .into_iter()
+            .map(|(index, leaf)| {
+                let event = audit::open_event(&leaf, &self.sealer).map_err(|error| unavailable(error.to_string()))?;
+                Ok(event.to_azure_json(index))
+            })
+            .collect()
+    }
+
+    /// Gives `principals` their roles without a caller, for a pool of class test that is set up from a file.
+    /// Assignments that are there already are left alone.
+    pub async fn bootstrap_assignments(
+        self: &Arc<Self>,
+        wanted: Vec<(ObjectId, BuiltInRole, Scope)>,
+    ) -> Result<(), Error> {
+        match self.genesis().class {
+            PoolClass::Test => {}
+            class @ PoolClass::Production => return Err(Error::TestClassOnly(class)),
+        }
+        for (principal, role, scope) in wanted {
+            let held = self.index.roles().assignments().any(|assignment| {
+                assignment.principal == principal && assignment.role == role.id() && assignment.scope == scope
+            });
+            if held {
+                continue;
+            }
+            let assignment = RoleAssignment { name: self.random.guid(), scope, role: role.id(), principal };
+            let event = Event {
+                operation: "RoleAssignmentCreate".into(),
+                result: EventResult::Success,
+                scope: Some(assignment.scope.to_string()),
+                detail: format!("set up from the start: {} for principal {principal}", role.name()),
+                ..self.blank_event()
+            };
+            let leaf = self.seal_event(&event);
+            let change = || {
+                Ok(Change {
+                    expectations: vec![(RecordId::Assignment(assignment.name), None)],
+                    puts: vec![Record::Assignment(assignment.clone())],
+                    deletes: vec![],
+                    value: (),
+                })
+            };
+            self.change(leaf, change).await?.receipt?;
+        }
+        Ok(())
+    }
+
+    /// Stops taking changes, writes what is due, and closes the log. Requests must have ended by then.
+    pub async fn close(self: Arc<Self>) {
+        self.audit.close().await;
+        if let Some(pool) = Arc::into_inner(self) {
+            pool.store.close().await;
+        }
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    pub(crate) fn roles(&self) -> Arc<RoleTable> {
+        self.index.roles().clone()
+    }
+
+    pub(crate) fn audit(&self) -> &AuditLog {
+        &self.audit
+    }
+
+    pub(crate) fn partition(&self) -> &Arc<dyn Partition> {
+        &self.partition
+    }
+
+    pub(crate) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    pub(crate) fn loaded(&self) -> &Cache<(KeyName, KeyVersion), Arc<dyn LoadedKey>> {
+        &self.loaded
+    }
+
+    pub(crate) fn seal_event(&self, event: &Event) -> Leaf {
+        let mut id = [0; 16];
+        self.random.fill(&mut id);
+        Leaf::seal(id, event, &self.sealer)
+    }
+
+    /// An event of this pool, node and incarnation, now, with nothing else filled in.
+    pub(crate) fn blank_event(&self) -> Event {
+        Event {
+            time: self.clock.now(),
+            pool: self.genesis().name.to_string(),
+            node: self.node,
+            incarnation: self.incarnation,
+            ..Event::default()
+        }
+    }
+
+    /// Decides and commits, again if others were faster, then brings the event into the log. Runs to its end even if
+    /// the caller goes away: a change that was committed is shown to all, and its event follows at once.
+    ///
+    /// `decide` sees the index as it is at each try. The event is the same at each: it says what was asked.
+    pub(crate) async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        leaf: Leaf,
+        decide: impl Fn() -> Result<Change<T>, Error>,
+    ) -> Result<Changed<T>, Error> {
+        for _ in 0..COMMIT_TRIES {
+            let change = decide()?;
+            let pool = self.clone();
+            let leaf = leaf.clone();
+            // A task of its own: dropping the request's future must not stop it between commit and index.
+            let attempt = tokio::spawn(async move { pool.commit(change, leaf).await });
+            match attempt.await.map_err(|_| Error::StoreUnavailable("the commit was interrupted".into()))? {
+                Ok(changed) => return Ok(changed),
+                Err(storage::CommitError::Conflict) => tokio::task::yield_now().await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::TooManyConflicts)
+    }
+
+    async fn commit<T>(&self, change: Change<T>, leaf: Leaf) -> Result<Changed<T>, storage::CommitError> {
+        let Change { expectations, puts, deletes, value } = change;
+        let event_id = leaf.event_id();
+        let transaction = Transaction {
+            expectations,
+            puts: puts.clone(),
+            deletes: deletes.clone(),
+            event: OutboxRecord {
+                event_id,
+                not_before_index: self.audit.latest().size,
+                leaf: leaf.as_bytes().to_vec(),
+            },
+        };
+        let Committed { stamp } = self.store.commit(transaction).await?;
+        for record in puts {
+            self.index.put(record, stamp);
+        }
+        for id in deletes {
+            match id {
+                RecordId::Assignment(name) => self.index.remove_assignment(name),
+                RecordId::Key(_) | RecordId::Version(..) | RecordId::Outbox(_) => {}
+            }
+        }
+        let receipt = match self.audit.append(leaf).await {
+            Ok(receipt) => {
+                self.store.drained(event_id).await;
+                Ok(receipt)
+            }
+            // The change stands and its event is in the outbox; the next start brings it into the log. The caller is
+            // told that the service is not available, which is the truth.
+            Err(error) => Err(Error::AuditUnavailable(error.to_string())),
+        };
+        Ok(Changed { value, receipt })
+    }
+
+    async fn record_start(&self, torn_bytes_dropped: u64) -> Result<(), audit::AuditError> {
+        let event = Event {
+            operation: "PoolStart".into(),
+            result: EventResult::Success,
+            detail: format!("self-tests passed; {torn_bytes_dropped} unacknowledged bytes dropped from the log's end"),
+            ..self.blank_event()
+        };
+        self.audit.append(self.seal_event(&event)).await.map(|_| ())
+    }
+}
+
+/// Names the assignments that genesis gives: derived, so that they are the same at each start.
+fn initial_assignments(genesis: &Genesis) -> Vec<RoleAssignment> {
+    let name = |principal: &ObjectId| {
+        let digest = crypto::digest::sha256(&[b"holdfast initial administrator v1", &genesis.pool.0, &principal.0]);
+        let mut name = [0; 16];
+        name.copy_from_slice(&digest[..16]);
+        Guid::from_random(name)
+    };
+    let assignment = |principal: &ObjectId| RoleAssignment {
+        name: name(principal),
+        scope: Scope::Root,
+        role: BuiltInRole::Administrator.id(),
+        principal: *principal,
+    };
+    genesis.initial_administrators.iter().map(assignment).collect()
+}
+
+fn checkpoint_source(opened: Arc<OnceLock<AuditLog>>) -> Arc<dyn Fn() -> CheckpointMark + Send + Sync> {
+    Arc::new(move || {
+        let mark = opened.get().map(AuditLog::latest).unwrap_or_default();
+        CheckpointMark { size: mark.size, root: mark.root }
+    })
+}
+
+/// Brings events of committed changes into the log that a crash kept out of it; those that it has are not doubled.
+async fn drain_outbox(
+    store: &Store,
+    audit: &AuditLog,
+    outbox: impl Iterator<Item = Record>,
+) -> Result<(), audit::AuditError> {
+    let waiting: Vec<OutboxRecord> = outbox
+        .filter_map(|record| match record {
+            Record::Outbox(record) => Some(record),
+            Record::Key(_) | Record::Version(_) | Record::Assignment(_) => None,
+        })
+        .collect();
+    let Some(from) = waiting.iter().map(|record| record.not_before_index).min() else { return Ok(()) };
+    let ids: HashSet<[u8; 16]> = waiting.iter().map(|record| record.event_id).collect();
+    let logged = audit.contains(&ids, from).await?;
+    for record in waiting {
+        if !logged.contains(&record.event_id) {
+            let leaf = Leaf::from_bytes(record.leaf).map_err(|_| audit::AuditError::MalformedLeaf)?;
+            audit.append(leaf).await?;
+        }
+        store.drained(record.event_id).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! One ticket per authenticated request, one audit event per ticket.
+//!
+//! A ticket is taken when the caller is known and spent when the outcome is: a reply can only be made from a spent
+//! ticket. One that is dropped instead (the caller went away) still leaves its event.
+
+use crate::error::Error;
+use crate::pool::Pool;
+use audit::event::{CallerIdentity, Event, EventResult};
+use audit::{Leaf, Receipt};
+use domain::access::{Action, Denied, Grant, Scope};
+use domain::guid::Guid;
+use domain::name::{KeyName, KeyVersion};
+use domain::principal::Caller;
+use domain::time::Time;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How an API shows a refusal: HTTP status, code, inner code. Recorded as it was answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Shown {
+    pub status: u16,
+    pub code: &'static str,
+    pub inner_code: Option<&'static str>,
+}
+
+/// What a request looked like from outside. Bounded by whoever fills it in.
+#[derive(Clone, Debug)]
+pub struct RequestFacts {
+    pub request_id: Guid,
+    pub correlation_id: String,
+    pub client_address: String,
+    pub user_agent: String,
+    /// Without anything secret in its query.
+    pub uri: String,
+    pub api_version: String,
+    pub received: Instant,
+    pub received_at: Time,
+    /// The API's table of statuses.
+    pub show: fn(&Error) -> Shown,
+}
+
+/// The outcome of a request, recorded: the event is durable before this exists.
+#[derive(Debug)]
+#[must_use]
+pub struct Recorded<T> {
+    result: Result<T, Error>,
+    receipt: Option<Receipt>,
+}
+
+impl<T> Recorded<T> {
+    pub fn into_parts(self) -> (Result<T, Error>, Option<Receipt>) {
+        (self.result, self.receipt)
+    }
+}
+
+pub struct Ticket {
+    pool: Arc<Pool>,
+    caller: Arc<Caller>,
+    facts: RequestFacts,
+    subject: Subject,
+    spent: bool,
+}
+
+/// What the request was about, as far as it was understood.
+#[derive(Clone, Debug, Default)]
+struct Subject {
+    operation: &'static str,
+    key_name: Option<KeyName>,
+    key_version: Option<KeyVersion>,
+    algorithm: Option<&'static str>,
+    data_action: Option<&'static str>,
+    scope: Option<String>,
+}
+
+impl Ticket {
+    pub(crate) fn new(pool: Arc<Pool>, caller: Arc<Caller>, facts: RequestFacts) -> Self {
+        let subject = Subject { operation: "Unknown", ..Subject::default() };
+        Self { pool, caller, facts, subject, spent: false }
+    }
+
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Names the operation (behaviour section 18.3), once the route is known.
+    pub fn operation(&mut self, name: &'static str) {
+        self.subject.operation = name;
+    }
+
+    pub(crate) fn about_key(&mut self, name: &KeyName, version: Option<KeyVersion>) {
+        self.subject.key_name = Some(name.clone());
+        self.subject.key_version = version;
+    }
+
+    pub(crate) fn with_algorithm(&mut self, algorithm: &'static str) {
+        self.subject.algorithm = Some(algorithm);
+    }
+
+    /// Notes what right is asked for, so that the event has it whether or not it is granted.
+    pub(crate) fn asks<A: Action>(&mut self, scope: &Scope) {
+        self.subject.data_action = Some(A::DATA_ACTION.as_str());
+        self.subject.scope = Some(scope.to_string());
+    }
+
+    /// The caller's right to do `A` at `scope`, by the roles of this moment.
+    pub(crate) fn authorize<A: Action>(&self, scope: Scope) -> Result<Grant<'_, A>, Denied> {
+        self.pool.roles().authorize(&self.caller, scope)
+    }
+
+    /// Refuses a request that no use case took.
+    pub async fn refuse<T>(self, error: Error) -> Recorded<T> {
+        self.record(Err(error)).await
+    }
+
+    /// Records the outcome; only then is there something to answer.
+    pub(crate) async fn record<T>(mut self, result: Result<T, Error>) -> Recorded<T> {
+        self.spent = true;
+        let leaf = self.leaf(result.as_ref().err());
+        match self.pool.audit().append(leaf).await {
+            Ok(receipt) => Recorded { result, receipt: Some(receipt) },
+            Err(error) => Recorded { result: Err(Error::AuditUnavailable(error.to_string())), receipt: None },
+        }
+    }
+
+    /// For a change whose event went with its commit, and is in the log by now.
+    pub(crate) fn recorded_with_commit<T>(mut self, value: T, receipt: Result<Receipt, Error>) -> Recorded<T> {
+        self.spent = true;
+        match receipt {
+            Ok(receipt) => Recorded { result: Ok(value), receipt: Some(receipt) },
+            Err(error) => Recorded { result: Err(error), receipt: None },
+        }
+    }
+
+    /// The sealed event of success or of `error`, to be logged or to go with a commit.
+    pub(crate) fn leaf(&self, error: Option<&Error>) -> Leaf {
+        let (status, result, detail) = match error {
+            None => (200, EventResult::Success, String::new()),
+            Some(error) => {
+                let shown = (self.facts.show)(error);
+                let inner_code = shown.inner_code.map(str::to_owned);
+                let result = EventResult::Failure { code: shown.code.to_owned(), inner_code };
+                (shown.status, result, error.to_string())
+            }
+        };
+        let subject = self.subject.clone();
+        let caller = CallerIdentity {
+            tenant: self.caller.tenant.to_string(),
+            object_id: self.caller.object_id,
+            application_id: self.caller.application_id.clone(),
+            user_principal_name: self.caller.user_principal_name.clone(),
+        };
+        let event = Event {
+            time: self.facts.received_at,
+            operation: subject.operation.to_owned(),
+            api_version: self.facts.api_version.clone(),
+            result,
+            http_status: status,
+            duration_microseconds: self.facts.received.elapsed().as_micros().try_into().unwrap_or(u64::MAX),
+            caller: Some(caller),
+            client_address: self.facts.client_address.clone(),
+            user_agent: self.facts.user_agent.clone(),
+            correlation_id: self.facts.correlation_id.clone(),
+            request_id: Some(self.facts.request_id),
+            request_uri: self.facts.uri.clone(),
+            key_name: subject.key_name.map(|name| name.to_string()),
+            key_version: subject.key_version.map(|version| version.to_string()),
+            algorithm: subject.algorithm.map(str::to_owned),
+            data_action: subject.data_action.map(str::to_owned),
+            scope: subject.scope,
+            detail,
+            ..self.pool.blank_event()
+        };
+        self.pool.seal_event(&event)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.spent {
+            let leaf = self.leaf(Some(&Error::CallerLeft));
+            // Nobody waits for it; if the log is full or gone, so is the service.
+            if let Err(error) = self.pool.audit().enqueue(leaf) {
+                tracing::error!(%error, "the event of an abandoned request was not recorded");
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What operations take and give, as plain values. Strings stop before here.
+
+use domain::algorithm::KeySpec;
+use domain::key::{KeyOperations, Tags, Version};
+use domain::name::{KeyName, KeyVersion};
+use domain::pool::RetentionDays;
+use domain::time::IntDate;
+
+/// A key, or one of its versions.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyReference {
+    pub name: KeyName,
+    /// `None` means the current version.
+    pub version: Option<KeyVersion>,
+}
+
+/// What the creator of a key chooses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NewKey {
+    pub name: KeyName,
+    pub spec: KeySpec,
+    pub public_exponent: Option<u64>,
+    /// `None`: what keys of this type usually do.
+    pub operations: Option<KeyOperations>,
+    pub enabled: bool,
+    pub not_before: Option<IntDate>,
+    pub expires: Option<IntDate>,
+    pub exportable: bool,
+    pub tags: Tags,
+}
+
+/// A key version as its readers see it, with what the pool says about its deletion.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyView {
+    pub version: Version,
+    pub retention: RetentionDays,
+    pub purge_protection: bool,
+}
+
+/// The result of sign, wrap and the like, with the version that did it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UsedKey<T> {
+    pub name: KeyName,
+    pub version: KeyVersion,
+    pub result: T,
+}
