@@ -1,0 +1,13 @@
+//! Builds the server as it is shipped and the load generator, and lets the latter measure the former.
+
+use crate::process::{Failure, Workspace, run as run_command};
+
+pub fn run(workspace: &Workspace, words: &[String]) -> Result<(), Failure> {
+    for package in ["server", "bench"] {
+        run_command(workspace.cargo(&["build", "--package", package, "--profile", "dist", "--locked"]))?;
+    }
+    let built = workspace.target.join("dist");
+    let mut command = workspace.command(built.join("bench"));
+    command.arg("run").arg("--server").arg(built.join("holdfast")).args(words);
+    run_command(command)
+}

@@ -1,0 +1,91 @@
+//! Builds the server as the end-to-end tests use it, and runs them.
+//!
+//! Two binaries: the server itself, and one whose sealing can be switched off, which shows that the
+//! search for legible bytes at rest would find some if there were any. The second is never the one that
+//! is left at the place of the first.
+
+use std::path::PathBuf;
+
+use crate::process::{Failure, Workspace, run as run_command, run_with_lines};
+use crate::stages::has_feature;
+
+pub fn build(workspace: &Workspace) -> Result<(), Failure> {
+    let control = control_binary(workspace);
+    if has_feature(workspace, "server", "danger-test")? {
+        run_command(workspace.cargo(&[
+            "build",
+            "--package",
+            "server",
+            "--profile",
+            "ci",
+            "--locked",
+            "--features",
+            "danger-test",
+        ]))?;
+        std::fs::create_dir_all(workspace.target.join("e2e"))
+            .and_then(|()| std::fs::copy(binary(workspace), &control).map(drop))
+            .map_err(|error| Failure::new(format!("cannot write {}: {error}", control.display())))?;
+    } else {
+        println!("e2e: THE SERVER HAS NO FEATURE danger-test: the control of the search at rest is skipped");
+        let _ = std::fs::remove_file(&control);
+    }
+    run_command(workspace.cargo(&["build", "--package", "server", "--profile", "ci", "--locked"]))
+}
+
+/// Runs the tests; `words` go to pytest. Gives pytest's summary line.
+pub fn run(workspace: &Workspace, words: &[String]) -> Result<String, Failure> {
+    run_with(workspace, words, &[])
+}
+
+pub fn run_with(
+    workspace: &Workspace,
+    words: &[String],
+    variables: &[(&str, &str)],
+) -> Result<String, Failure> {
+    let mut command = workspace.command(workspace.python());
+    command.args(["-m", "pytest", "-p", "no:cacheprovider", "-ra", "tests/e2e"]).args(words);
+    command.env("HOLDFAST_BIN", binary(workspace)).env("PYTHONDONTWRITEBYTECODE", "1");
+    // A switch of the person's shell must not reach the server under test.
+    command.env_remove("HOLDFAST_DANGER_NO_SEALING").env_remove("HOLDFAST_BIN_UNSEALED");
+    if control_binary(workspace).is_file() {
+        command.env("HOLDFAST_BIN_UNSEALED", control_binary(workspace));
+    }
+    command.envs(variables.iter().copied());
+    let mut summary = None;
+    run_with_lines(command, |line| {
+        if is_summary(line) {
+            summary = Some(line.to_owned());
+        }
+    })?;
+    summary.ok_or_else(|| Failure::new("pytest printed no summary"))
+}
+
+/// The server, built with the profile of the tests.
+pub fn binary(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("ci").join("holdfast")
+}
+
+fn control_binary(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("e2e").join("holdfast-unsealed")
+}
+
+/// `==== 12 passed, 1 skipped in 3.45s ====`, or the same without the bars.
+fn is_summary(line: &str) -> bool {
+    let text = line.trim_matches(|character| character == '=' || character == ' ');
+    text.starts_with(|first: char| first.is_ascii_digit())
+        && text.contains(" in ")
+        && ["passed", "failed", "skipped", "error"].iter().any(|word| text.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_of_pytest_is_known_from_other_lines() {
+        assert!(is_summary("======= 12 passed, 1 skipped in 3.45s ======="));
+        assert!(is_summary("3 failed, 4 passed in 61.02s (0:01:01)"));
+        assert!(!is_summary("tests/e2e/test_tour.py ....   [ 12%]"));
+        assert!(!is_summary("collected 12 items"));
+    }
+}

@@ -1,0 +1,177 @@
+//! The stages of `cargo xtask test`, in order, each with the seconds it took. The first that fails ends
+//! the run and is named.
+
+use std::time::Instant;
+
+use crate::metadata::Graph;
+use crate::process::{Failure, Workspace, run as run_command, run_with_lines};
+use crate::{dependencies, documents, e2e, licences, setup};
+
+pub fn run(workspace: &Workspace) -> Result<(), Failure> {
+    let mut clock = Clock::default();
+    clock.stage("setup", || setup::run(workspace))?;
+    clock.stage("fmt", || format(workspace))?;
+    clock.stage("deps", || dependencies::run(workspace))?;
+    clock.stage("deny", || licences::run(workspace))?;
+    clock.stage("docs", || documents::run(workspace))?;
+    clock.stage("clippy", || clippy(workspace))?;
+    let units = clock.stage("unit and integration tests", || unit_tests(workspace))?;
+    clock.stage("build for end to end", || e2e::build(workspace))?;
+    let end_to_end = clock.stage("end to end", || e2e::run(workspace, &[]))?;
+    clock.print();
+    // The last lines are the runners' own summaries, so that whoever reads only the end knows.
+    println!("{units}");
+    println!("{end_to_end}");
+    Ok(())
+}
+
+pub fn format(workspace: &Workspace) -> Result<(), Failure> {
+    run_command(workspace.cargo(&["fmt", "--all", "--check"]))
+}
+
+pub fn clippy(workspace: &Workspace) -> Result<(), Failure> {
+    run_command(workspace.cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--profile",
+        "ci",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+/// Runs every Rust test and gives the total in cargo's own words.
+pub fn unit_tests(workspace: &Workspace) -> Result<String, Failure> {
+    rust_tests(workspace, &[])
+}
+
+/// The long versions. Each test reads its own variable, so that one of them can be run alone as well.
+pub fn soak(workspace: &Workspace) -> Result<(), Failure> {
+    let mut clock = Clock::default();
+    clock.stage("setup", || setup::run(workspace))?;
+    clock.stage("build for end to end", || e2e::build(workspace))?;
+    // Set before any thread is started would still be `unsafe`: hand the variable to the children alone.
+    let rounds = std::env::var("HOLDFAST_KILL_ROUNDS").unwrap_or_else(|_| "500".to_owned());
+    let words = ["-k".to_owned(), "kill".to_owned(), "--timeout=7200".to_owned()];
+    let kills = clock
+        .stage("kills", || e2e::run_with(workspace, &words, &[("HOLDFAST_KILL_ROUNDS", rounds.as_str())]))?;
+    let cases = std::env::var("PROPTEST_CASES").unwrap_or_else(|_| "5000".to_owned());
+    let variables = [("HOLDFAST_SOAK", "1"), ("PROPTEST_CASES", cases.as_str())];
+    let units = clock.stage("properties", || rust_tests(workspace, &variables))?;
+    clock.print();
+    println!("{units}");
+    println!("{kills}");
+    Ok(())
+}
+
+fn rust_tests(workspace: &Workspace, variables: &[(&str, &str)]) -> Result<String, Failure> {
+    let mut command =
+        workspace.cargo(&["test", "--workspace", "--profile", "ci", "--locked", "--no-fail-fast"]);
+    command.envs(variables.iter().copied());
+    let mut totals = Totals::default();
+    run_with_lines(command, |line| totals.add(line))?;
+    if totals.passed == 0 {
+        return Err(Failure::new("cargo test ran no test"));
+    }
+    Ok(totals.line())
+}
+
+/// Whether the crate of that name declares that feature.
+pub fn has_feature(workspace: &Workspace, name: &str, feature: &str) -> Result<bool, Failure> {
+    let graph = Graph::load(&workspace.root)?;
+    Ok(graph.member(name).is_some_and(|package| package.features.contains(feature)))
+}
+
+#[derive(Default)]
+struct Clock {
+    stages: Vec<(&'static str, f64)>,
+}
+
+impl Clock {
+    fn stage<T>(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        println!("== {name}");
+        let start = Instant::now();
+        let result = work();
+        let seconds = start.elapsed().as_secs_f64();
+        self.stages.push((name, seconds));
+        if result.is_ok() {
+            println!("== {name}: {seconds:.1} s");
+        } else {
+            self.print();
+        }
+        result.map_err(|failure| Failure::new(format!("stage failed: {name}: {failure}")))
+    }
+
+    fn print(&self) {
+        println!("\nseconds  stage");
+        for (name, seconds) in &self.stages {
+            println!("{seconds:7.1}  {name}");
+        }
+        println!("{:7.1}  all", self.stages.iter().map(|(_, seconds)| seconds).sum::<f64>());
+    }
+}
+
+/// What the test binaries reported, added up.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Totals {
+    /// Takes `test result: ok. 3 passed; 0 failed; 1 ignored; …`; any other line is nothing to it.
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        let Some((_, counts)) = result.split_once(". ") else { return };
+        for count in counts.split(';') {
+            let mut words = count.split_whitespace();
+            let Some(number) = words.next().and_then(|word| word.parse::<u64>().ok()) else { continue };
+            match words.next() {
+                Some("passed") => self.passed += number,
+                Some("failed") => self.failed += number,
+                Some("ignored") => self.ignored += number,
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    fn line(&self) -> String {
+        let verdict = if self.failed == 0 { "ok" } else { "FAILED" };
+        format!(
+            "test result: {verdict}. {} passed; {} failed; {} ignored; 0 measured; 0 filtered out; all binaries together",
+            self.passed, self.failed, self.ignored
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_binaries_are_added_up() {
+        let mut totals = Totals::default();
+        totals.add("running 3 tests");
+        totals.add(
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        );
+        totals.add("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out");
+        assert_eq!(totals, Totals { passed: 5, failed: 1, ignored: 1 });
+    }
+
+    #[test]
+    fn a_stage_that_fails_is_named() {
+        let failure = Clock::default()
+            .stage("deps", || Err::<(), _>(Failure::new("1 forbidden dependencies")))
+            .unwrap_err();
+        assert_eq!(failure.to_string(), "stage failed: deps: 1 forbidden dependencies");
+    }
+}
