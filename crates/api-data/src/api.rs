@@ -7,7 +7,10 @@ use crate::wire;
 use bytes::Bytes;
 use domain::guid::Guid;
 use domain::pool::PoolClass;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
+};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
@@ -108,7 +111,8 @@ impl Api {
             correlation_id: text_header(&head.headers, &CLIENT_REQUEST_ID, MAX_CORRELATION_ID)
                 .unwrap_or_else(|| request_id.to_string()),
             client_address: connection.peer.ip().to_canonical().to_string(),
-            user_agent: text_header(&head.headers, &http::header::USER_AGENT, MAX_USER_AGENT).unwrap_or_default(),
+            user_agent: text_header(&head.headers, &http::header::USER_AGENT, MAX_USER_AGENT)
+                .unwrap_or_default(),
             uri: logged_uri(&host, &head.uri),
             api_version: api_version.clone().unwrap_or_default().chars().take(32).collect(),
             received: Instant::now(),
@@ -123,7 +127,9 @@ impl Api {
         }
         let route = match parse_head(route, &head, api_version.as_deref()) {
             Ok(route) => route,
-            Err(error) => return Answer::recorded(ticket.refuse(error).await, full_receipt, |value: Value| value),
+            Err(error) => {
+                return Answer::recorded(ticket.refuse(error).await, full_receipt, |value: Value| value);
+            }
         };
         let origin = format!("https://{host}");
         match route {
@@ -179,7 +185,9 @@ impl Api {
                         KeyUse::Encrypt => pool.encrypt(ticket, key, algorithm, input).await,
                         _ => pool.wrap_key(ticket, key, algorithm, input).await,
                     };
-                    Answer::recorded(recorded, full, |used| wire::encrypted(origin, &used, additional_data.as_deref()))
+                    Answer::recorded(recorded, full, |used| {
+                        wire::encrypted(origin, &used, additional_data.as_deref())
+                    })
                 }
                 Err(error) => refuse(ticket, error, full).await,
             },
@@ -209,9 +217,9 @@ impl Api {
             return Err(problem::misdirected(format!("host `{shown}` is not served here")));
         }
         match connection.server_name.as_deref() {
-            Some(name) if !ours(name) => {
-                Err(problem::misdirected(format!("this connection was opened for another host than `{shown}`")))
-            }
+            Some(name) if !ours(name) => Err(problem::misdirected(format!(
+                "this connection was opened for another host than `{shown}`"
+            ))),
             Some(_) | None => Ok(written.to_ascii_lowercase()),
         }
     }
@@ -231,13 +239,17 @@ impl Api {
         client_request_id: Option<HeaderValue>,
         connection: &Connection,
     ) -> Response<Full<Bytes>> {
-        let body = if answer.status == StatusCode::NO_CONTENT { String::new() } else { answer.body.to_string() };
+        let body =
+            if answer.status == StatusCode::NO_CONTENT { String::new() } else { answer.body.to_string() };
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = answer.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert("strict-transport-security", HeaderValue::from_static("max-age=31536000; includeSubDomains"));
+        headers.insert(
+            "strict-transport-security",
+            HeaderValue::from_static("max-age=31536000; includeSubDomains"),
+        );
         headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
         headers.insert("x-ms-keyvault-service-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
         headers.insert("x-ms-keyvault-region", HeaderValue::from_static("local"));
@@ -344,13 +356,15 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// The first value of `name` in the query, percent-decoded.
 fn query(uri: &http::Uri, name: &str) -> Option<String> {
     let pairs = uri.query()?.split('&');
-    let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| key.eq_ignore_ascii_case(name))?.1;
+    let value =
+        pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| key.eq_ignore_ascii_case(name))?.1;
     percent_encoding::percent_decode_str(value).decode_utf8().ok().map(String::from)
 }
 
 /// Of the query only the api-version is written down: other parameters may hold what must not be logged.
 fn logged_uri(host: &str, uri: &http::Uri) -> String {
-    let version = query(uri, "api-version").map(|version| format!("?api-version={version}")).unwrap_or_default();
+    let version =
+        query(uri, "api-version").map(|version| format!("?api-version={version}")).unwrap_or_default();
     format!("https://{host}{}{version}", uri.path()).chars().take(MAX_URI).collect()
 }
 

@@ -7,7 +7,18 @@ use std::fmt;
 pub struct ApiVersion(String);
 
 const KNOWN: [&str; 12] = [
-    "2016-10-01", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "2025-07-01", "2026-01-01", "2026-04-01", "2026-07-01",
+    "2016-10-01",
+    "7.0",
+    "7.1",
+    "7.2",
+    "7.3",
+    "7.4",
+    "7.5",
+    "7.6",
+    "2025-07-01",
+    "2026-01-01",
+    "2026-04-01",
+    "2026-07-01",
 ];
 
 impl ApiVersion {
@@ -16,7 +27,9 @@ impl ApiVersion {
         let stable = match text.split_once("-preview") {
             None => text,
             Some((stable, number)) => {
-                let numbered = number.strip_prefix('.').is_some_and(|n| !n.is_empty() && n.len() <= 3 && n.bytes().all(|b| b.is_ascii_digit()));
+                let numbered = number
+                    .strip_prefix('.')
+                    .is_some_and(|n| !n.is_empty() && n.len() <= 3 && n.bytes().all(|b| b.is_ascii_digit()));
                 if !(number.is_empty() || numbered) {
                     return None;
                 }
@@ -41,10 +54,23 @@ mod tests {
 
     #[test]
     fn takes_what_clients_send_and_nothing_else() {
-        for text in ["7.0", "7.4", "7.5-preview.1", "7.6-preview.2", "2025-07-01", "2026-01-01-preview", "2016-10-01"] {
+        for text in
+            ["7.0", "7.4", "7.5-preview.1", "7.6-preview.2", "2025-07-01", "2026-01-01-preview", "2016-10-01"]
+        {
             assert!(ApiVersion::parse(text).is_some(), "{text}");
         }
-        for text in ["", "7", "7.7", "8.0", "7.4-preview.", "7.4-preview.x", "7.4 ", "2025-07-02", "7.4-previewed", "-preview"] {
+        for text in [
+            "",
+            "7",
+            "7.7",
+            "8.0",
+            "7.4-preview.",
+            "7.4-preview.x",
+            "7.4 ",
+            "2025-07-02",
+            "7.4-previewed",
+            "-preview",
+        ] {
             assert!(ApiVersion::parse(text).is_none(), "{text}");
         }
     }

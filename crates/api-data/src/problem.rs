@@ -66,10 +66,14 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::UseRefused(UseRefused::Disabled { .. }) => inner(403, "Forbidden", "KeyDisabled"),
         Error::UseRefused(UseRefused::NotYetValid { .. }) => inner(403, "Forbidden", "KeyNotYetValid"),
         Error::UseRefused(UseRefused::Expired { .. }) => inner(403, "Forbidden", "KeyExpired"),
-        Error::UseRefused(UseRefused::NotPermitted { .. }) => inner(403, "Forbidden", "KeyOperationForbidden"),
+        Error::UseRefused(UseRefused::NotPermitted { .. }) => {
+            inner(403, "Forbidden", "KeyOperationForbidden")
+        }
         Error::Key(_) => inner(409, "Conflict", "TooManyKeyVersions"),
         Error::Partition(error) => match error {
-            service::PartitionError::AlgorithmMismatch { .. } => inner(400, "BadParameter", "KeySizeIncorrect"),
+            service::PartitionError::AlgorithmMismatch { .. } => {
+                inner(400, "BadParameter", "KeySizeIncorrect")
+            }
             service::PartitionError::DigestLength { .. }
             | service::PartitionError::InputLength(_)
             | service::PartitionError::InvalidMaterial(_)

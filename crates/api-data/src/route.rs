@@ -55,7 +55,9 @@ impl Route {
         let segments = decode(path)?;
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let Some((first, rest)) = segments.split_first() else { return Err(RouteRefused::Unknown) };
-        if !first.eq_ignore_ascii_case("keys") || rest.iter().any(|segment| segment.eq_ignore_ascii_case("providers")) {
+        if !first.eq_ignore_ascii_case("keys")
+            || rest.iter().any(|segment| segment.eq_ignore_ascii_case("providers"))
+        {
             return Err(RouteRefused::Unknown);
         }
         Self::parse_key(method, rest)
@@ -80,8 +82,12 @@ impl Route {
         let name: KeyName = name.parse().map_err(malformed)?;
         match rest {
             [] if method == Method::GET => Ok(Route::ReadKey(KeyReference { name, version: None })),
-            [create] if create.eq_ignore_ascii_case("create") && method == Method::POST => Ok(Route::CreateKey(name)),
-            [operation] if method == Method::POST => Self::key_use(operation, KeyReference { name, version: None }),
+            [create] if create.eq_ignore_ascii_case("create") && method == Method::POST => {
+                Ok(Route::CreateKey(name))
+            }
+            [operation] if method == Method::POST => {
+                Self::key_use(operation, KeyReference { name, version: None })
+            }
             [version] if method == Method::GET => {
                 // Words such as `versions` are other routes, not malformed versions.
                 let version: KeyVersion = version.parse().map_err(|error| match known_word(version) {
@@ -159,7 +165,9 @@ mod tests {
 
     #[test]
     fn what_is_no_route_is_refused() {
-        for path in ["/", "", "/keys", "/secrets/n", "/keys/n/o/p/q", "/keys/n/nothing", "/keys/providers/x/y"] {
+        for path in
+            ["/", "", "/keys", "/secrets/n", "/keys/n/o/p/q", "/keys/n/nothing", "/keys/providers/x/y"]
+        {
             assert_eq!(post(path), Err(RouteRefused::Unknown), "{path}");
         }
         assert_eq!(Route::parse(&Method::DELETE, "/keys/n"), Err(RouteRefused::Unknown));

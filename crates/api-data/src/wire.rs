@@ -2,8 +2,8 @@
 
 use base64::Engine as _;
 use base64::alphabet;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use domain::key::{KeyOperation, PublicKey, Tags};
 use domain::name::KeyName;
@@ -18,7 +18,9 @@ use zeroize::Zeroizing;
 /// base64url (RFC 4648 section 5): written without padding, read with or without; strict about unused bits.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
-    GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
 #[derive(Deserialize)]
@@ -59,7 +61,8 @@ pub(crate) fn parse_create(name: KeyName, body: &[u8]) -> Result<NewKey, Error> 
     }
     let operations = body.key_ops.map(|operations| {
         let parse = |text: &String| {
-            KeyOperation::parse(text).ok_or_else(|| bad(format!("key_ops value `{}` is not known", shorten(text))))
+            KeyOperation::parse(text)
+                .ok_or_else(|| bad(format!("key_ops value `{}` is not known", shorten(text))))
         };
         operations.iter().map(parse).collect::<Result<_, _>>()
     });
@@ -90,14 +93,17 @@ fn parse_spec(kty: Option<&str>, key_size: Option<u32>, crv: Option<&str>) -> Re
         Some("oct-HSM" | "oct") => OctSize::from_bits(key_size.unwrap_or(256))
             .map(KeySpec::Oct)
             .ok_or_else(|| bad("key_size of an oct key must be 128, 192 or 256".into())),
-        Some(other) => Err(bad(format!("kty `{}` is not known; expected RSA-HSM, EC-HSM or oct-HSM", shorten(other)))),
+        Some(other) => {
+            Err(bad(format!("kty `{}` is not known; expected RSA-HSM, EC-HSM or oct-HSM", shorten(other))))
+        }
     }
 }
 
 pub(crate) fn parse_sign(body: &[u8]) -> Result<(SignatureAlgorithm, Vec<u8>), Error> {
     let body: UseBody = parse(body)?;
     let algorithm = signature_algorithm(body.alg.as_deref())?;
-    let digest = check_digest(algorithm, "value", required("value", body.value.as_deref().map(String::as_str))?)?;
+    let digest =
+        check_digest(algorithm, "value", required("value", body.value.as_deref().map(String::as_str))?)?;
     Ok((algorithm, digest))
 }
 
@@ -172,7 +178,11 @@ pub(crate) fn decrypted(origin: &str, used: &UsedKey<SecretBytes>) -> Value {
     })
 }
 
-pub(crate) fn encrypted(origin: &str, used: &UsedKey<service::Ciphertext>, additional_data: Option<&[u8]>) -> Value {
+pub(crate) fn encrypted(
+    origin: &str,
+    used: &UsedKey<service::Ciphertext>,
+    additional_data: Option<&[u8]>,
+) -> Value {
     let ciphertext = &used.result;
     let mut body = json!({
         "kid": kid(origin, &used.name, &used.version.to_string()),
@@ -229,7 +239,8 @@ fn encode(bytes: &[u8]) -> String {
 
 fn signature_algorithm(text: Option<&str>) -> Result<SignatureAlgorithm, Error> {
     let text = text.ok_or_else(|| bad("alg is missing".into()))?;
-    SignatureAlgorithm::parse(text).ok_or_else(|| bad(format!("alg `{}` is not a signature algorithm", shorten(text))))
+    SignatureAlgorithm::parse(text)
+        .ok_or_else(|| bad(format!("alg `{}` is not a signature algorithm", shorten(text))))
 }
 
 fn encryption_algorithm(text: Option<&str>) -> Result<EncryptionAlgorithm, Error> {
@@ -306,25 +317,35 @@ mod tests {
             (r#"{"alg":"RS257","value":"aa"}"#, "alg `RS257` is not a signature algorithm"),
             (r#"{"alg":"RS256"}"#, "value is missing"),
             (r#"{"alg":"RS256","value":"+/=="}"#, "value is not base64url"),
-            (r#"{"alg":"RS256","value":"AAAA"}"#, "value must be a digest of 32 bytes for RS256, not 3 bytes"),
+            (
+                r#"{"alg":"RS256","value":"AAAA"}"#,
+                "value must be a digest of 32 bytes for RS256, not 3 bytes",
+            ),
         ] {
             assert!(message(parse_sign(body.as_bytes())).contains(expected), "{body}");
         }
         let secret = r#"{"alg":"A256KW","value":{"secret":"hunter2"},"iv":"hunter2"}"#;
         assert!(!message(parse_encrypt(secret.as_bytes())).contains("hunter2"));
-        assert!(!message(parse_encrypt(br#"{"attributes":"x","alg":"A256KW","value":["hunter2"]}"#)).contains("hunter2"));
+        assert!(
+            !message(parse_encrypt(br#"{"attributes":"x","alg":"A256KW","value":["hunter2"]}"#))
+                .contains("hunter2")
+        );
     }
 
     #[test]
     fn base64url_is_read_with_and_without_padding_and_strictly() {
-        for (text, expected) in [("AQI", Some(vec![1, 2])), ("AQI=", Some(vec![1, 2])), ("AQJ", None), ("A+I", None), ("A", None)] {
+        for (text, expected) in
+            [("AQI", Some(vec![1, 2])), ("AQI=", Some(vec![1, 2])), ("AQJ", None), ("A+I", None), ("A", None)]
+        {
             assert_eq!(optional("value", Some(text)).ok().flatten(), expected, "{text}");
         }
     }
 
     #[test]
     fn key_types_are_understood_in_both_spellings() {
-        let spec = |kty, size, crv| parse_spec(Some(kty), size, crv).map(|spec| spec.to_string()).map_err(|e| e.to_string());
+        let spec = |kty, size, crv| {
+            parse_spec(Some(kty), size, crv).map(|spec| spec.to_string()).map_err(|e| e.to_string())
+        };
         assert_eq!(spec("RSA-HSM", None, None).unwrap(), "RSA-HSM 2048");
         assert_eq!(spec("EC", Some(2048), None).unwrap(), "EC-HSM P-256");
         assert_eq!(spec("EC-HSM", None, Some("SECP256K1")).unwrap(), "EC-HSM P-256K");

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A GUID (RFC 9562 textual form). Reading accepts either case; writing is lower case.
-#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Guid(pub [u8; 16]);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

@@ -11,7 +11,7 @@ pub mod token;
 
 mod text;
 
-pub use audience::Audiences;
+pub use audience::{Audiences, MalformedSuffix};
 pub use challenge::challenge;
-pub use key_set::KeySet;
+pub use key_set::{KeySet, KeySetError};
 pub use token::{TokenError, TokenVerifier, VerifierConfig};

@@ -48,10 +48,6 @@ impl Index {
         self.roles.load()
     }
 
-    pub fn assignment_stamp(&self, name: Guid) -> Option<Stamp> {
-        self.assignment_stamps.lock().get(&name).copied()
-    }
-
     pub fn put(&self, record: Record, stamp: Stamp) {
         match record {
             Record::Key(record) => {

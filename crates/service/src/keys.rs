@@ -117,7 +117,10 @@ impl Pool {
         signature: Vec<u8>,
     ) -> Recorded<UsedKey<bool>> {
         ticket.with_algorithm(algorithm.as_str());
-        self.use_key::<action::Verify, _>(ticket, key, None, move |key| key.verify(algorithm, &digest, &signature)).await
+        self.use_key::<action::Verify, _>(ticket, key, None, move |key| {
+            key.verify(algorithm, &digest, &signature)
+        })
+        .await
     }
 
     pub async fn encrypt(
@@ -223,7 +226,11 @@ impl Pool {
         let key = match self.loaded().get(&place) {
             Some(key) => key,
             None => {
-                let key = self.partition().load(held.spec, &record.material, &self.binding(&held.name, held.version))?;
+                let key = self.partition().load(
+                    held.spec,
+                    &record.material,
+                    &self.binding(&held.name, held.version),
+                )?;
                 self.loaded().insert(place, key.clone());
                 key
             }
@@ -345,7 +352,11 @@ fn fits(
     rule: fn(EncryptionAlgorithm, KeySpec) -> bool,
 ) -> Result<(), PartitionError> {
     let spec = key.spec();
-    if rule(algorithm, spec) { Ok(()) } else { Err(PartitionError::AlgorithmMismatch { algorithm: algorithm.as_str(), spec }) }
+    if rule(algorithm, spec) {
+        Ok(())
+    } else {
+        Err(PartitionError::AlgorithmMismatch { algorithm: algorithm.as_str(), spec })
+    }
 }
 
 fn encrypt(

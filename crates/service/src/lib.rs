@@ -14,8 +14,8 @@ mod views;
 mod workers;
 
 pub use audit::Receipt;
-pub use crypto::{Ciphertext, PartitionError, SecretBytes};
 pub use clock::{Clock, Random, SystemClock, SystemRandom};
+pub use crypto::{Ciphertext, PartitionError, SecretBytes};
 pub use error::Error;
 pub use keys::{DecryptInput, EncryptInput};
 pub use pool::{OpenPoolError, Pool, PoolLimits, PoolParts};

@@ -18,7 +18,7 @@ use domain::pool::{Genesis, PoolClass};
 use domain::principal::{Caller, ObjectId};
 use domain::time::{IntDate, Time};
 use host::{Engine, Log};
-use identity::{KeySet, KeySetError, TokenError, TokenVerifier, VerifierConfig};
+use identity::{Audiences, KeySet, KeySetError, MalformedSuffix, TokenError, TokenVerifier, VerifierConfig};
 use quick_cache::sync::Cache;
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -51,7 +51,7 @@ impl Default for PoolLimits {
             assignments_at_pool_scope: 50,
             assignments_at_key_scope: 10,
             loaded_keys: 10_000,
-            cached_tokens: identity::DEFAULT_CACHED_TOKENS,
+            cached_tokens: identity::token::DEFAULT_CACHED_TOKENS,
         }
     }
 }
@@ -66,9 +66,9 @@ pub struct PoolParts {
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
     pub limits: PoolLimits,
-    /// Audiences that this pool's own address implies: `https://` and the host minus its first label, with and
-    /// without port.
-    pub resources: Vec<String>,
+    /// Names of the pool's hosts minus their first label, such as `managedhsm.localhost`: `https://` and one of them,
+    /// with or without a port, is an accepted audience beside those of genesis.
+    pub resource_suffixes: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,8 @@ pub enum OpenPoolError {
     Outbox(#[from] audit::AuditError),
     #[error("the issuer's pinned key set is unusable")]
     KeySet(#[from] KeySetError),
+    #[error("a name of the pool is unusable")]
+    Suffix(#[from] MalformedSuffix),
 }
 
 pub struct Pool {
@@ -129,7 +131,8 @@ impl Pool {
     /// Self-tests, reads the store, opens the log where the store left it, and finishes what a crash left between
     /// the two. A pool that fails any of this stays closed.
     pub async fn open(parts: PoolParts) -> Result<Arc<Pool>, OpenPoolError> {
-        let PoolParts { engine, log, partition, secrets, node, clock, random, limits, resources } = parts;
+        let PoolParts { engine, log, partition, secrets, node, clock, random, limits, resource_suffixes } =
+            parts;
         partition.self_test()?;
 
         let opened: Arc<OnceLock<AuditLog>> = Arc::default();
@@ -151,7 +154,8 @@ impl Pool {
         let certificate = secrets.owner_key().certify(&claims, &checkpoint_key);
         let owner = secrets.owner_key().public_key();
         let config = AuditConfig::new(genesis.pool, store.genesis().hash(), node, incarnation, owner.clone());
-        let expected = audit::CheckpointMark { size: contents.checkpoint.size, root: contents.checkpoint.root };
+        let expected =
+            audit::CheckpointMark { size: contents.checkpoint.size, root: contents.checkpoint.root };
         let audit_clock = clock.clone();
         let recovered = AuditLog::open(
             log,
@@ -178,14 +182,15 @@ impl Pool {
                 other => index.put(other, record.stamp),
             }
         }
-        index.put_assignments(initial_assignments(&genesis).into_iter().map(|held| (held, storage::Stamp(0))));
+        index
+            .put_assignments(initial_assignments(&genesis).into_iter().map(|held| (held, storage::Stamp(0))));
         index.put_assignments(assignments);
 
         let verifier = TokenVerifier::new(
             VerifierConfig {
                 issuers: genesis.issuer.issuers.clone(),
                 tenant: genesis.tenant.clone(),
-                audiences: genesis.issuer.audiences.iter().cloned().chain(resources).collect(),
+                audiences: Audiences::new(resource_suffixes, genesis.issuer.audiences.iter().cloned())?,
                 cached_tokens: limits.cached_tokens,
             },
             KeySet::parse(&genesis.issuer.key_set)?,
@@ -258,7 +263,8 @@ impl Pool {
         leaves
             .into_iter()
             .map(|(index, leaf)| {
-                let event = audit::open_event(&leaf, &self.sealer).map_err(|error| unavailable(error.to_string()))?;
+                let event =
+                    audit::open_event(&leaf, &self.sealer).map_err(|error| unavailable(error.to_string()))?;
                 Ok(event.to_azure_json(index))
             })
             .collect()
@@ -415,7 +421,9 @@ impl Pool {
         let event = Event {
             operation: "PoolStart".into(),
             result: EventResult::Success,
-            detail: format!("self-tests passed; {torn_bytes_dropped} unacknowledged bytes dropped from the log's end"),
+            detail: format!(
+                "self-tests passed; {torn_bytes_dropped} unacknowledged bytes dropped from the log's end"
+            ),
             ..self.blank_event()
         };
         self.audit.append(self.seal_event(&event)).await.map(|_| ())
@@ -425,7 +433,8 @@ impl Pool {
 /// Names the assignments that genesis gives: derived, so that they are the same at each start.
 fn initial_assignments(genesis: &Genesis) -> Vec<RoleAssignment> {
     let name = |principal: &ObjectId| {
-        let digest = crypto::digest::sha256(&[b"holdfast initial administrator v1", &genesis.pool.0, &principal.0]);
+        let digest =
+            crypto::digest::sha256(&[b"holdfast initial administrator v1", &genesis.pool.0, &principal.0]);
         let mut name = [0; 16];
         name.copy_from_slice(&digest[..16]);
         Guid::from_random(name)

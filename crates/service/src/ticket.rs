@@ -123,7 +123,11 @@ impl Ticket {
     }
 
     /// For a change whose event went with its commit, and is in the log by now.
-    pub(crate) fn recorded_with_commit<T>(mut self, value: T, receipt: Result<Receipt, Error>) -> Recorded<T> {
+    pub(crate) fn recorded_with_commit<T>(
+        mut self,
+        value: T,
+        receipt: Result<Receipt, Error>,
+    ) -> Recorded<T> {
         self.spent = true;
         match receipt {
             Ok(receipt) => Recorded { result: Ok(value), receipt: Some(receipt) },

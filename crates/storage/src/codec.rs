@@ -226,8 +226,11 @@ fn version_from_wire(wire: VersionV1) -> Result<VersionRecord, UnreadableRecord>
             (KeySpec::Rsa(size), PublicKey::Rsa { modulus: wire.public_1, exponent: wire.public_2 })
         }
         2 => {
-            let curve = Curve::ALL.into_iter().find(|curve| curve_code(*curve) == wire.size).ok_or(malformed)?;
-            if wire.public_1.len() != curve.coordinate_bytes() || wire.public_2.len() != curve.coordinate_bytes() {
+            let curve =
+                Curve::ALL.into_iter().find(|curve| curve_code(*curve) == wire.size).ok_or(malformed)?;
+            if wire.public_1.len() != curve.coordinate_bytes()
+                || wire.public_2.len() != curve.coordinate_bytes()
+            {
                 return Err(malformed);
             }
             (KeySpec::Ec(curve), PublicKey::Ec { curve, x: wire.public_1, y: wire.public_2 })
@@ -310,7 +313,10 @@ mod tests {
                     PublicKey::Rsa { modulus: vec![0xc1; 256], exponent: vec![1, 0, 1] },
                 ),
             ),
-            ("version-ec", version(KeySpec::Ec(curve), PublicKey::Ec { curve, x: vec![0; 32], y: vec![9; 32] })),
+            (
+                "version-ec",
+                version(KeySpec::Ec(curve), PublicKey::Ec { curve, x: vec![0; 32], y: vec![9; 32] }),
+            ),
             ("version-oct", version(KeySpec::Oct(OctSize::Oct256), PublicKey::Oct)),
             (
                 "assignment",
@@ -323,7 +329,11 @@ mod tests {
             ),
             (
                 "outbox",
-                Record::Outbox(OutboxRecord { event_id: [3; 16], not_before_index: 70_000, leaf: vec![1, 2, 3] }),
+                Record::Outbox(OutboxRecord {
+                    event_id: [3; 16],
+                    not_before_index: 70_000,
+                    leaf: vec![1, 2, 3],
+                }),
             ),
         ]
     }

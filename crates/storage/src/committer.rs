@@ -103,7 +103,9 @@ impl Committer {
 
     fn take(&mut self, request: Request) {
         match request {
-            Request::Commit { transaction, answer } => self.waiting.push_back(Waiting { transaction, answer }),
+            Request::Commit { transaction, answer } => {
+                self.waiting.push_back(Waiting { transaction, answer })
+            }
             Request::Drained { event_id } => self.drained.push(event_id),
         }
     }
@@ -236,7 +238,8 @@ impl Committer {
         let mut operation = [0; 16];
         crypto::digest::random(&mut operation);
         let operation = OperationId(operation);
-        let commit = Commit { operation, expectations: group.expectations, mutations: group.mutations.clone() };
+        let commit =
+            Commit { operation, expectations: group.expectations, mutations: group.mutations.clone() };
         let outcome = match self.engine.commit(commit).await {
             Err(EngineError::OutcomeUnknown) => self.settle(operation).await,
             outcome => outcome,

@@ -84,7 +84,9 @@ pub enum OpenError {
     #[error("the pool state is missing")]
     NoPoolState,
     /// A record was removed, added, or put back to an older version since the pool state was written.
-    #[error("the records do not match the pool state: {found} records where {expected} were committed, or one is not the version that was committed")]
+    #[error(
+        "the records do not match the pool state: {found} records where {expected} were committed, or one is not the version that was committed"
+    )]
     DigestMismatch { found: u64, expected: u64 },
 }
 
@@ -119,7 +121,8 @@ pub async fn found(
     let signed = SignedGenesis::sign(genesis, secrets.owner_key());
     let genesis = signed.genesis();
     let names = secrets.name_key();
-    let (genesis_key, wrapped_genesis_key) = secrets.new_data_key(Guid::NIL, PoolClass::Production, GENESIS_EPOCH);
+    let (genesis_key, wrapped_genesis_key) =
+        secrets.new_data_key(Guid::NIL, PoolClass::Production, GENESIS_EPOCH);
     let (data_key, wrapped_data_key) = secrets.new_data_key(genesis.pool, genesis.class, FIRST_EPOCH);
     let sealing = Sealing {
         names,
@@ -308,7 +311,9 @@ fn data_key_key(epoch: u32) -> Vec<u8> {
 fn describe_key(key: &[u8]) -> String {
     let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     match key.split_first() {
-        Some((kind, name)) => format!("{}/{}", char::from(*kind).escape_default(), digits(&name[..name.len().min(8)])),
+        Some((kind, name)) => {
+            format!("{}/{}", char::from(*kind).escape_default(), digits(&name[..name.len().min(8)]))
+        }
         None => "without a key".into(),
     }
 }

@@ -1,0 +1,66 @@
+//! A leaf of the log: a sealed event with its id.
+//!
+//! `version u8 = 1 | event id 16 bytes | audit epoch u32 LE | sealed event` (`docs/formats/audit-log.md`).
+
+use crate::event::{Event, MalformedEvent};
+use crypto::audit_key::{AuditSealer, EventDoesNotOpen};
+
+const FORMAT_VERSION: u8 = 1;
+const HEADER_BYTES: usize = 21;
+/// A sealed event holds bounded text only; this is far above it.
+pub(crate) const MAX_LEAF_BYTES: usize = 64 * 1024;
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Leaf(Vec<u8>);
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not a leaf of format version 1")]
+pub struct MalformedLeaf;
+
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum EventUnreadable {
+    #[error("the event is of audit epoch {actual}, the key of {expected}")]
+    WrongEpoch { expected: u32, actual: u32 },
+    #[error("{0}")]
+    Sealed(#[from] EventDoesNotOpen),
+    #[error("{0}")]
+    Malformed(#[from] MalformedEvent),
+}
+
+impl Leaf {
+    pub fn seal(event_id: [u8; 16], event: &Event, sealer: &AuditSealer) -> Self {
+        let mut bytes = Vec::with_capacity(1024);
+        bytes.push(FORMAT_VERSION);
+        bytes.extend_from_slice(&event_id);
+        bytes.extend_from_slice(&sealer.epoch().to_le_bytes());
+        bytes.extend_from_slice(&sealer.seal(&event_id, &event.encode()));
+        Self(bytes)
+    }
+
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, MalformedLeaf> {
+        let well_formed =
+            (HEADER_BYTES..=MAX_LEAF_BYTES).contains(&bytes.len()) && bytes[0] == FORMAT_VERSION;
+        if well_formed { Ok(Self(bytes)) } else { Err(MalformedLeaf) }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub fn event_id(&self) -> [u8; 16] {
+        self.0[1..17].try_into().expect("a leaf has a header")
+    }
+
+    fn epoch(&self) -> u32 {
+        u32::from_le_bytes(self.0[17..HEADER_BYTES].try_into().expect("a leaf has a header"))
+    }
+}
+
+/// The event in a leaf, for a holder of the audit key.
+pub fn open_event(leaf: &Leaf, sealer: &AuditSealer) -> Result<Event, EventUnreadable> {
+    if leaf.epoch() != sealer.epoch() {
+        return Err(EventUnreadable::WrongEpoch { expected: sealer.epoch(), actual: leaf.epoch() });
+    }
+    let plaintext = sealer.open(&leaf.event_id(), &leaf.0[HEADER_BYTES..])?;
+    Ok(Event::decode(plaintext.danger_expose())?)
+}
