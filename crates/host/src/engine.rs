@@ -75,6 +75,9 @@ pub enum EngineError {
     InUse { pid: u32, path: String },
     #[error("a value of {bytes} bytes is over the limit of {limit}")]
     TooLarge { bytes: usize, limit: usize },
+    /// A commit that no engine accepts, whatever is stored.
+    #[error("malformed commit: {0}")]
+    Malformed(&'static str),
     #[error("the disk is full")]
     DiskFull,
     /// The engine answers nothing any more: closed, or failed at a write.
