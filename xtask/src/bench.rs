@@ -8,6 +8,13 @@ pub fn run(workspace: &Workspace, words: &[String]) -> Result<(), Failure> {
     }
     let built = workspace.target.join("dist");
     let mut command = workspace.command(built.join("bench"));
-    command.arg("run").arg("--server").arg(built.join("holdfast")).args(words);
+    command.arg("run").arg("--server").arg(built.join("holdfast"));
+    command.arg("--data").arg(workspace.target.join("bench"));
+    for word in words {
+        command.arg(word);
+        if word == "--write" {
+            command.arg(workspace.root.join("docs").join("performance.md"));
+        }
+    }
     run_command(command)
 }

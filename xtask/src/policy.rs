@@ -51,13 +51,11 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Each use of a banned crate by a crate that is not one of its wrappers. Development dependencies
-    /// count: a test that needs another cryptographic library should say so in the policy.
+    /// Each use of a banned crate by a crate that is not one of its wrappers, in what is built and shipped.
     pub fn banned_edges(&self, graph: &Graph) -> Vec<String> {
         let mut complaints = Vec::new();
         for package in graph.packages.values() {
-            for (used, _) in &package.uses {
-                let Some(used) = graph.packages.get(used) else { continue };
+            for (_, used) in graph.built_with(package) {
                 let Some(ban) = self.bans.iter().find(|ban| ban.name == used.name) else { continue };
                 if !ban.wrappers.contains(&package.name) {
                     let allowed =
@@ -219,7 +217,10 @@ mod tests {
     #[test]
     fn a_kept_crate_is_for_its_wrappers_alone_and_a_banned_one_for_nobody() {
         let policy = Policy::parse(POLICY).unwrap();
+        let mut tested = package("tested", &[]);
+        tested.uses.insert(("tls".to_owned(), Kind::Development));
         let graph = graph([
+            tested,
             package("server", &["tls"]),
             package("service", &["tls", "openssl"]),
             package("tls", &[]),
