@@ -77,3 +77,16 @@ fn repeat(duration: Duration, mut operation: impl FnMut() -> Result<(), Failure>
     }
     Ok(f64::from(done) / began.elapsed().as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_primitive_has_a_rate() {
+        for primitive in [Primitive::RsaSign, Primitive::EcSign, Primitive::Encrypt] {
+            let rate = rate(primitive, Duration::from_millis(5)).unwrap();
+            assert!(rate > 1.0, "{primitive:?}: {rate}");
+        }
+    }
+}
