@@ -1,1 +1,254 @@
-//! placeholder
+//! The software partition: customers' keys on aws-lc, masked whenever they leave.
+//!
+//! It stores nothing and asks nobody: masked material in, a usable key out. It does not decide whether a key may be
+//! used; that is `service`, by `domain`'s rules. Clear material exists here and in aws-lc's own heap while a
+//! [`LoadedKey`] lives, and is wiped when the last reference is dropped.
+
+mod aws_lc;
+mod ec;
+mod errors;
+mod known_answers;
+mod mask;
+mod oct;
+mod rsa;
+mod self_test;
+#[cfg(test)]
+mod vectors;
+
+use crate::ec::EcKey;
+use crate::errors::{failed_to, input_length, invalid_material, mismatch};
+use crate::oct::OctKey;
+use crate::rsa::RsaKey;
+use crypto::domain_secrets::PartitionWrappingKey;
+use crypto::{
+    Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,
+    PartitionError, SecretBytes, SelfTestFailed,
+};
+use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
+use domain::key::PublicKey;
+use std::sync::Arc;
+
+pub use crate::oct::MAX_INPUT_BYTES;
+
+/// A partition whose keys live in this process's memory.
+pub struct SoftwarePartition {
+    wrapping: PartitionWrappingKey,
+}
+
+impl SoftwarePartition {
+    pub fn new(wrapping: PartitionWrappingKey) -> Self {
+        Self { wrapping }
+    }
+
+    /// Takes in clear material in this partition's own encoding (`docs/formats/masked-material.md`), checks it as a key
+    /// of `spec`, and masks it.
+    ///
+    /// # Errors
+    /// `InvalidMaterial` for anything that is not a well-formed, consistent key of `spec`.
+    pub fn import(
+        &self,
+        spec: KeySpec,
+        material: &SecretBytes,
+        binding: &MaterialBinding,
+    ) -> Result<Generated, PartitionError> {
+        let public = SoftwareKey::parse(spec, material.danger_expose())?.public_numbers();
+        Ok(Generated { public, masked: mask::mask(&self.wrapping, spec, binding, material.danger_expose()) })
+    }
+}
+
+impl Partition for SoftwarePartition {
+    fn generate(
+        &self,
+        spec: KeySpec,
+        public_exponent: Option<u64>,
+        binding: &MaterialBinding,
+    ) -> Result<Generated, PartitionError> {
+        if public_exponent.is_some() && !matches!(spec, KeySpec::Rsa(_)) {
+            return Err(invalid_material(format!("a public exponent does not go with a key of type {spec}")));
+        }
+        let material = match spec {
+            KeySpec::Rsa(size) => rsa::generate(size, public_exponent)?,
+            KeySpec::Ec(curve) => ec::generate(curve)?,
+            KeySpec::Oct(size) => oct::generate(size)?,
+        };
+        let key = SoftwareKey::parse(spec, &material)?;
+        key.check_pairwise_consistency()?;
+        let masked = mask::mask(&self.wrapping, spec, binding, &material);
+        Ok(Generated { public: key.public_numbers(), masked })
+    }
+
+    fn load(
+        &self,
+        spec: KeySpec,
+        masked: &MaskedMaterial,
+        binding: &MaterialBinding,
+    ) -> Result<Arc<dyn LoadedKey>, PartitionError> {
+        let material = mask::unmask(&self.wrapping, spec, binding, masked)?;
+        Ok(Arc::new(SoftwareKey::parse(spec, material.danger_expose())?))
+    }
+
+    fn random(&self, out: &mut [u8]) -> Result<(), PartitionError> {
+        aws_lc_rs::rand::fill(out).map_err(failed_to("make random bytes"))
+    }
+
+    fn self_test(&self) -> Result<(), SelfTestFailed> {
+        self_test::run(&mut |_, _| ())
+    }
+}
+
+struct SoftwareKey {
+    spec: KeySpec,
+    material: Material,
+}
+
+enum Material {
+    Rsa(RsaKey),
+    Ec(EcKey),
+    Oct(OctKey),
+}
+
+impl SoftwareKey {
+    fn parse(spec: KeySpec, material: &[u8]) -> Result<Self, PartitionError> {
+        let material = match spec {
+            KeySpec::Rsa(size) => Material::Rsa(RsaKey::parse(size, material)?),
+            KeySpec::Ec(curve) => Material::Ec(EcKey::parse(curve, material)?),
+            KeySpec::Oct(size) => Material::Oct(OctKey::parse(size, material)?),
+        };
+        Ok(Self { spec, material })
+    }
+
+    fn public_numbers(&self) -> PublicKey {
+        match &self.material {
+            Material::Rsa(key) => key.public_numbers(),
+            Material::Ec(key) => key.public_numbers(),
+            Material::Oct(_) => PublicKey::Oct,
+        }
+    }
+
+    /// FIPS 140-3 implementation guidance 10.3.A: what the new private key signs, the public key must verify.
+    fn check_pairwise_consistency(&self) -> Result<(), PartitionError> {
+        let algorithm = match self.spec {
+            KeySpec::Rsa(_) => SignatureAlgorithm::Ps256,
+            KeySpec::Ec(Curve::P256) => SignatureAlgorithm::Es256,
+            KeySpec::Ec(Curve::P256K) => SignatureAlgorithm::Es256K,
+            KeySpec::Ec(Curve::P384) => SignatureAlgorithm::Es384,
+            KeySpec::Ec(Curve::P521) => SignatureAlgorithm::Es512,
+            KeySpec::Oct(_) => return Ok(()),
+        };
+        let digest = [0x5a; 64];
+        let digest = &digest[..algorithm.digest_bytes().unwrap_or_default()];
+        let signature = self.sign(algorithm, digest)?;
+        match self.verify(algorithm, digest, &signature)? {
+            true => Ok(()),
+            false => Err(PartitionError::Internal("make a consistent key pair")),
+        }
+    }
+
+    fn check_signature_input(&self, algorithm: SignatureAlgorithm, digest: &[u8]) -> Result<(), PartitionError> {
+        if !algorithm.fits(self.spec) {
+            return Err(mismatch(algorithm.as_str(), self.spec));
+        }
+        match algorithm.digest_bytes() {
+            Some(expected) if expected != digest.len() => Err(PartitionError::DigestLength {
+                algorithm: algorithm.as_str(),
+                expected,
+                actual: digest.len(),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn check_encryption(&self, algorithm: EncryptionAlgorithm) -> Result<(), PartitionError> {
+        if algorithm.encrypts_with(self.spec) || algorithm.wraps_with(self.spec) {
+            return Ok(());
+        }
+        Err(mismatch(algorithm.as_str(), self.spec))
+    }
+}
+
+impl LoadedKey for SoftwareKey {
+    fn spec(&self) -> KeySpec {
+        self.spec
+    }
+
+    fn sign(&self, algorithm: SignatureAlgorithm, digest: &[u8]) -> Result<Vec<u8>, PartitionError> {
+        self.check_signature_input(algorithm, digest)?;
+        match &self.material {
+            Material::Rsa(key) => key.sign(algorithm, digest),
+            Material::Ec(key) => key.sign(digest),
+            Material::Oct(key) => key.mac(algorithm, digest),
+        }
+    }
+
+    fn verify(
+        &self,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+        signature: &[u8],
+    ) -> Result<bool, PartitionError> {
+        self.check_signature_input(algorithm, digest)?;
+        match &self.material {
+            Material::Rsa(key) => key.public().verify(algorithm, digest, signature),
+            Material::Ec(key) => key.public().verify(digest, signature),
+            Material::Oct(key) => key.verify_mac(algorithm, digest, signature),
+        }
+    }
+
+    fn encrypt(
+        &self,
+        algorithm: EncryptionAlgorithm,
+        input: &Encrypt<'_>,
+    ) -> Result<Ciphertext, PartitionError> {
+        self.check_encryption(algorithm)?;
+        match &self.material {
+            Material::Rsa(key) => {
+                plain_rsa(algorithm, [input.iv, input.additional_data, None])?;
+                let bytes = key.public().encrypt(algorithm, input.plaintext)?;
+                Ok(Ciphertext { bytes, iv: None, tag: None })
+            }
+            Material::Ec(_) => Err(mismatch(algorithm.as_str(), self.spec)),
+            Material::Oct(key) => key.encrypt(algorithm, input),
+        }
+    }
+
+    fn decrypt(
+        &self,
+        algorithm: EncryptionAlgorithm,
+        input: &Decrypt<'_>,
+    ) -> Result<SecretBytes, PartitionError> {
+        self.check_encryption(algorithm)?;
+        match &self.material {
+            Material::Rsa(key) => {
+                plain_rsa(algorithm, [input.iv, input.additional_data, input.tag])?;
+                key.decrypt(algorithm, input.ciphertext)
+            }
+            Material::Ec(_) => Err(mismatch(algorithm.as_str(), self.spec)),
+            Material::Oct(key) => key.decrypt(algorithm, input),
+        }
+    }
+}
+
+/// RSA takes none of what symmetric algorithms take beside the text. Ignoring it would let a caller believe in
+/// additional data that nobody authenticates.
+fn plain_rsa(algorithm: EncryptionAlgorithm, extras: [Option<&[u8]>; 3]) -> Result<(), PartitionError> {
+    if extras.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    Err(input_length(format!(
+        "{} takes no iv, additional authenticated data or tag",
+        algorithm.as_str()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::algorithm::{OctSize, RsaSize};
+
+    pub(crate) fn all_specs() -> Vec<KeySpec> {
+        let rsa = RsaSize::ALL.map(KeySpec::Rsa);
+        let ec = Curve::ALL.map(KeySpec::Ec);
+        let oct = OctSize::ALL.map(KeySpec::Oct);
+        rsa.into_iter().chain(ec).chain(oct).collect()
+    }
+}
