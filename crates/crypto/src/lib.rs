@@ -10,8 +10,9 @@ pub mod digest;
 pub mod domain_secrets;
 pub mod partition;
 pub mod record;
+pub mod root;
 pub mod secret;
-mod single_use;
+pub mod single_use;
 
 pub use partition::{
     Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,

@@ -10,18 +10,20 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::kdf::{KbkdfCtrHmacAlgorithmId, get_kbkdf_ctr_hmac_algorithm, kbkdf_ctr_hmac};
 use zeroize::Zeroizing;
 
-pub(crate) const SALT_BYTES: usize = 24;
+/// Bytes of salt before the ciphertext.
+pub const SALT_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
 
-pub(crate) fn fresh_salt() -> [u8; SALT_BYTES] {
+/// A salt from the random source.
+pub fn fresh_salt() -> [u8; SALT_BYTES] {
     let mut salt = [0; SALT_BYTES];
     random(&mut salt);
     salt
 }
 
 /// 32 bytes derived from `secret` for `label` and `context`.
-pub(crate) fn derive(secret: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
+pub fn derive(secret: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
     let bits = (KEY_BYTES as u32) * 8;
     let info = [label, &[0], context, &bits.to_be_bytes()].concat();
     let algorithm = get_kbkdf_ctr_hmac_algorithm(KbkdfCtrHmacAlgorithmId::Sha256)
@@ -31,8 +33,8 @@ pub(crate) fn derive(secret: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<V
     key
 }
 
-/// Appends salt, ciphertext and tag to `out`.
-pub(crate) fn seal(
+/// Appends salt, ciphertext and tag to `out`. The salt comes from [`fresh_salt`]; a fixed one is for golden files.
+pub fn seal(
     secret: &[u8],
     label: &[u8],
     salt: &[u8; SALT_BYTES],
@@ -53,8 +55,8 @@ pub(crate) fn seal(
     out.extend_from_slice(tag.as_ref());
 }
 
-/// Opens `salt | ciphertext | tag`.
-pub(crate) fn open(secret: &[u8], label: &[u8], associated: &[u8], sealed: &[u8]) -> Option<SecretBytes> {
+/// Opens `salt | ciphertext | tag`; `None` for whatever does not open, without saying why.
+pub fn open(secret: &[u8], label: &[u8], associated: &[u8], sealed: &[u8]) -> Option<SecretBytes> {
     let (salt, body) = sealed.split_first_chunk::<SALT_BYTES>()?;
     let (ciphertext, tag) = body.split_last_chunk::<TAG_BYTES>()?;
     let key = key(secret, label, salt);
