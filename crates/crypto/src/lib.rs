@@ -10,6 +10,7 @@ pub mod digest;
 pub mod domain_secrets;
 pub mod partition;
 pub mod record;
+pub mod root;
 pub mod secret;
 pub mod single_use;
 

@@ -404,6 +404,7 @@ fn now() -> Time {
 
 fn config() -> IssuerConfig {
     IssuerConfig {
+        issuer: None,
         base_url: BASE.to_owned(),
         tenant: TenantId::parse(TENANT).unwrap(),
         alias_tenant: Some(TenantId::parse("adfs").unwrap()),

@@ -1,1 +1,72 @@
-fn main() {}
+//! The binary `holdfast`. Each subcommand is a module; this file only chooses.
+
+mod admin;
+mod audit_command;
+mod certificates;
+mod environment;
+mod files;
+mod hardening;
+mod layout;
+mod listener;
+mod proxy;
+mod quickstart;
+mod running;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A managed HSM that its owner runs, compatible with Azure Key Vault Managed HSM.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a pool named `demo` of class test on this machine, with an issuer and a CA of its own.
+    Quickstart(quickstart::Arguments),
+    /// End a quickstart that runs in the background.
+    Stop(DataDirectory),
+    /// Print shell exports that point clients at a quickstart: eval "$(holdfast env)".
+    Env(environment::Arguments),
+    /// Read or verify a pool's audit log.
+    #[command(subcommand)]
+    Audit(audit_command::Arguments),
+}
+
+#[derive(clap::Args)]
+struct DataDirectory {
+    /// Where the quickstart keeps everything.
+    #[arg(long = "data", value_name = "DIR", default_value_os_t = layout::default_directory())]
+    data: PathBuf,
+}
+
+/// What went wrong, in words for whoever typed the command.
+type CommandError = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Quickstart(arguments) => quickstart::run(arguments),
+        Command::Stop(arguments) => running::stop(&layout::Layout::new(arguments.data)),
+        Command::Env(arguments) => environment::run(&arguments),
+        Command::Audit(arguments) => audit_command::run(arguments),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("holdfast: {error}");
+            let mut source = error.source();
+            while let Some(error) = source {
+                eprintln!("  because: {error}");
+                source = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -128,6 +128,11 @@ impl Pool {
         storage::found(engine, secrets, genesis).await
     }
 
+    /// Whether the store holds a pool of this security domain.
+    pub async fn is_founded(engine: &dyn Engine, secrets: &DomainSecrets) -> Result<bool, storage::OpenError> {
+        Ok(storage::read_genesis(engine, secrets).await?.is_some())
+    }
+
     /// Self-tests, reads the store, opens the log where the store left it, and finishes what a crash left between
     /// the two. A pool that fails any of this stays closed.
     pub async fn open(parts: PoolParts) -> Result<Arc<Pool>, OpenPoolError> {

@@ -271,7 +271,8 @@ async fn read_all(engine: &dyn Engine, sealing: &Sealing) -> Result<ReadAll, Ope
     }
 }
 
-async fn read_genesis(
+/// The genesis of the pool that `engine` holds, if it holds one.
+pub async fn read_genesis(
     engine: &dyn Engine,
     secrets: &DomainSecrets,
 ) -> Result<Option<SignedGenesis>, OpenError> {

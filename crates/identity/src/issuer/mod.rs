@@ -53,6 +53,8 @@ pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
 pub struct IssuerConfig {
     /// `https://host[:port]`, lower case, without path or final `/` (`az` lower-cases it).
     pub base_url: String,
+    /// `iss` of tokens. `None`: `{base_url}/{tenant}/v2.0`. Pools pin it, so it must outlive a change of port.
+    pub issuer: Option<String>,
     pub tenant: TenantId,
     /// A second name for the same tenant, normally `adfs`: under it Go clients skip instance discovery. Tokens and
     /// `issuer` are those of `tenant`.
@@ -130,7 +132,8 @@ impl Issuer {
 
     /// `iss` of the tokens: `{base}/{tenant}/v2.0`.
     pub fn issuer(&self) -> String {
-        format!("{}/{}/v2.0", self.config.base_url, self.config.tenant)
+        let from_base = || format!("{}/{}/v2.0", self.config.base_url, self.config.tenant);
+        self.config.issuer.clone().unwrap_or_else(from_base)
     }
 
     /// What pools name in challenges: `{base}/{tenant}`, with the alias tenant if there is one.

@@ -1,0 +1,134 @@
+//! The quickstart's CA, and the certificates that it signs for the listeners.
+//!
+//! A listener makes its key at each start and asks for a certificate with a request (PKCS#10); the CA copies from the
+//! request nothing but the public key and names that it knows.
+
+use crate::CommandError;
+use crate::files;
+use crate::layout::{Layout, POOL_NAME, RESOURCE_SUFFIX};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use time::{Duration, OffsetDateTime};
+use zeroize::Zeroizing;
+
+const CA_YEARS: i64 = 10;
+const LISTENER_DAYS: i64 = 90;
+/// For clocks that are a little behind ours.
+const BACKDATED: Duration = Duration::hours(1);
+
+/// Signs listeners' requests; its key stays in `DIR/ca`.
+pub struct CertificateAuthority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl CertificateAuthority {
+    /// Reads the CA, or makes it at first.
+    pub fn open(layout: &Layout) -> Result<Self, CommandError> {
+        let key = files::read_or_make::<CommandError>(&layout.ca_key(), || {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+            Ok(Zeroizing::new(key.serialize_pem().into_bytes()))
+        })?;
+        let key = KeyPair::from_pem(std::str::from_utf8(&key)?)?;
+        let certificate = files::read_or_make::<CommandError>(&layout.ca_certificate(), || {
+            Ok(Zeroizing::new(root_params().self_signed(&key)?.pem().into_bytes()))
+        })?;
+        let pem = std::str::from_utf8(&certificate)?;
+        let certificate = rustls_pki_types::pem::PemObject::from_pem_slice(pem.as_bytes())
+            .map_err(|_| "the CA's certificate is not PEM")?;
+        Ok(Self { issuer: Issuer::from_ca_cert_pem(pem, key)?, certificate })
+    }
+
+    /// A certificate for the key that signed `request`, for those of its names that are ours.
+    fn sign(&self, request: &CertificateSigningRequestDer<'_>) -> Result<CertificateDer<'static>, CommandError> {
+        // Checks the request's own signature: whoever asks holds the key.
+        let request = CertificateSigningRequestParams::from_der(request)?;
+        let known = names();
+        if let Some(name) = request.params.subject_alt_names.iter().find(|name| !known.contains(name)) {
+            return Err(format!("the CA signs for its own names only, not for {name:?}").into());
+        }
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&format!("{POOL_NAME}.{RESOURCE_SUFFIX}"));
+        params.subject_alt_names = request.params.subject_alt_names;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = validity(Duration::days(LISTENER_DAYS));
+        Ok(params.signed_by(&request.public_key, &self.issuer)?.der().clone())
+    }
+
+    /// TLS for a listener, with a key that was made now and is never written anywhere.
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>, CommandError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names();
+        let request = params.serialize_request(&key)?;
+        let certificate = self.sign(request.der())?;
+        let private_key = PrivateKeyDer::try_from(key.serialize_der())?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate, self.certificate.clone()], private_key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+        Ok(Arc::new(config))
+    }
+}
+
+fn names() -> Vec<SanType> {
+    let dns = [&format!("{POOL_NAME}.{RESOURCE_SUFFIX}"), &format!("*.{RESOURCE_SUFFIX}"), "localhost"];
+    let dns = dns.map(|name| SanType::DnsName(name.try_into().expect("our names are ASCII")));
+    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].map(SanType::IpAddress);
+    dns.into_iter().chain(addresses).collect()
+}
+
+fn root_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name("Holdfast quickstart CA (class test)");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = validity(Duration::days(365 * CA_YEARS));
+    params
+}
+
+fn validity(length: Duration) -> (OffsetDateTime, OffsetDateTime) {
+    let now = OffsetDateTime::now_utc();
+    (now - BACKDATED, now + length)
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut distinguished_name = DistinguishedName::new();
+    distinguished_name.push(DnType::CommonName, name);
+    distinguished_name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ca_signs_for_its_own_names_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path().join("data"));
+        layout.directories().iter().for_each(|path| files::create_directory(path).unwrap());
+        let ca = CertificateAuthority::open(&layout).unwrap();
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::DnsName("login.example.com".try_into().unwrap())];
+        let request = params.serialize_request(&key).unwrap();
+        assert!(ca.sign(request.der()).unwrap_err().to_string().contains("login.example.com"));
+        params.subject_alt_names = names();
+        assert!(ca.sign(params.serialize_request(&key).unwrap().der()).is_ok());
+        // The CA is the same at the next start.
+        assert_eq!(CertificateAuthority::open(&layout).unwrap().certificate, ca.certificate);
+    }
+}

@@ -1,0 +1,76 @@
+//! `holdfast env`: shell exports, so that `eval "$(holdfast env)"` points any client at a quickstart.
+
+use crate::CommandError;
+use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
+use crate::quickstart::{Principal, Principals, Settings};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Where the quickstart keeps everything.
+    #[arg(long = "data", value_name = "DIR", default_value_os_t = layout::default_directory())]
+    data: PathBuf,
+    /// CLIENT_ID and CLIENT_SECRET of the principal that may do everything, for conformance suites.
+    #[arg(long)]
+    conformance: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
+    let layout = Layout::new(arguments.data.clone());
+    let missing = || format!("there is no quickstart in {}; start one with `holdfast quickstart`", layout.data.display());
+    let settings = Settings::read(&layout)?.ok_or_else(missing)?;
+    let principals = Principals::read(&layout)?.ok_or_else(missing)?;
+    let chosen = match (arguments.conformance, &principals.conformance) {
+        (false, _) => &principals.app,
+        (true, Some(conformance)) => conformance,
+        (true, None) => {
+            return Err("this quickstart has no conformance principal; start it with --with-conformance-principal".into());
+        }
+    };
+    let ca = std::path::absolute(layout.ca_certificate())?.display().to_string();
+    let port = settings.port;
+    export("MHSM_URL", &format!("https://{POOL_NAME}.{RESOURCE_SUFFIX}:{port}"));
+    export("HOLDFAST_POOL_URL_IP", &format!("https://127.0.0.1:{port}"));
+    export("AUTHORITY_HOST", &settings.issuer_url());
+    export("HOLDFAST_PROXY", &format!("http://127.0.0.1:{}", settings.proxy_port()));
+    export("TENANT_ID", &principals.tenant);
+    export("CLIENT_ID", &chosen.client_id);
+    export("CLIENT_SECRET", &chosen.client_secret);
+    export("PRINCIPAL_ID", &chosen.object_id);
+    for name in ["CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"] {
+        export(name, &ca);
+    }
+    export_principal("ADMIN", &principals.admin);
+    export_principal("APP", &principals.app);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export_principal(name: &str, principal: &Principal) {
+    export(&format!("HOLDFAST_{name}_CLIENT_ID"), &principal.client_id);
+    export(&format!("HOLDFAST_{name}_CLIENT_SECRET"), &principal.client_secret);
+    export(&format!("HOLDFAST_{name}_OBJECT_ID"), &principal.object_id);
+}
+
+fn export(name: &str, value: &str) {
+    println!("export {name}={}", quote(value));
+}
+
+/// One shell word, whatever is in it.
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_back_what_was_quoted() {
+        for value in ["plain", "it's", "$(reboot) `x` \"y\" \\", "two\nlines", "''"] {
+            let script = format!("printf %s {}", quote(value));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(output.stdout, value.as_bytes());
+        }
+    }
+}

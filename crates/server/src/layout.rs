@@ -1,0 +1,103 @@
+//! Where a quickstart keeps what. Four directories that could be four machines: the pool (opaque), the issuer, the CA,
+//! the root of trust; and `run`, which holds nothing worth keeping.
+
+use std::path::PathBuf;
+
+pub const DEFAULT_PORT: u16 = 8443;
+pub const POOL_NAME: &str = "demo";
+/// The pool's host name minus its first label.
+pub const RESOURCE_SUFFIX: &str = "managedhsm.localhost";
+
+pub struct Layout {
+    pub data: PathBuf,
+}
+
+impl Layout {
+    pub fn new(data: PathBuf) -> Self {
+        Self { data }
+    }
+
+    pub fn directories(&self) -> [PathBuf; 6] {
+        [
+            self.data.clone(),
+            self.pool(),
+            self.data.join("identity"),
+            self.data.join("ca"),
+            self.data.join("root"),
+            self.data.join("run"),
+        ]
+    }
+
+    pub fn pool(&self) -> PathBuf {
+        self.data.join("pool")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.pool().join("store")
+    }
+
+    pub fn audit(&self) -> PathBuf {
+        self.pool().join("audit")
+    }
+
+    pub fn sealed_domain(&self) -> PathBuf {
+        self.pool().join("domain.sealed")
+    }
+
+    pub fn node(&self) -> PathBuf {
+        self.pool().join("node")
+    }
+
+    pub fn owner_key(&self) -> PathBuf {
+        self.pool().join("owner.pem")
+    }
+
+    pub fn issuer(&self) -> PathBuf {
+        self.data.join("identity").join("issuer.json")
+    }
+
+    pub fn principals(&self) -> PathBuf {
+        self.data.join("identity").join("principals.json")
+    }
+
+    pub fn ca_certificate(&self) -> PathBuf {
+        self.data.join("ca").join("ca.pem")
+    }
+
+    pub fn ca_key(&self) -> PathBuf {
+        self.data.join("ca").join("ca.key")
+    }
+
+    pub fn root_key(&self) -> PathBuf {
+        self.data.join("root").join("root.key")
+    }
+
+    pub fn settings(&self) -> PathBuf {
+        self.data.join("quickstart.json")
+    }
+
+    pub fn process(&self) -> PathBuf {
+        self.data.join("run").join("holdfast.pid")
+    }
+
+    pub fn ready(&self) -> PathBuf {
+        self.data.join("run").join("ready")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.data.join("run").join("holdfast.log")
+    }
+
+    pub fn admin_socket(&self) -> PathBuf {
+        self.data.join("run").join("admin.sock")
+    }
+}
+
+/// `$HOLDFAST_DATA`, else `$XDG_DATA_HOME/holdfast`, else `~/.local/share/holdfast`, else `./holdfast-data`.
+pub fn default_directory() -> PathBuf {
+    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    from("HOLDFAST_DATA")
+        .or_else(|| from("XDG_DATA_HOME").map(|data| data.join("holdfast")))
+        .or_else(|| from("HOME").map(|home| home.join(".local/share/holdfast")))
+        .unwrap_or_else(|| PathBuf::from("holdfast-data"))
+}

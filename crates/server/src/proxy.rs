@@ -1,0 +1,121 @@
+//! A CONNECT proxy (RFC 9110 section 9.3.6) for machines whose resolver does not know `*.localhost`: it listens on
+//! loopback, opens the quickstart's own names at its own ports, and goes nowhere else.
+
+use crate::layout::RESOURCE_SUFFIX;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+const CONNECTIONS: usize = 1024;
+const HEAD_BYTES: usize = 8 * 1024;
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+pub async fn serve(listener: TcpListener, ports: Vec<u16>, mut closing: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let ports = Arc::new(ports);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = closing.wait_for(|closing| *closing) => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let ports = ports.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            // Whatever fails here, both ends see their connection close.
+            let _ = tunnel(stream, &ports).await;
+        });
+    }
+}
+
+async fn tunnel(mut client: TcpStream, ports: &[u16]) -> std::io::Result<()> {
+    let head = tokio::time::timeout(HEAD_TIME, read_head(&mut client)).await;
+    let port = match head {
+        Ok(Ok(Some(head))) => destination(&head, ports),
+        Ok(Ok(None)) | Err(_) => Err("400 Bad Request"),
+        Ok(Err(error)) => return Err(error),
+    };
+    let refuse = |status: &str| {
+        let body = format!("this proxy opens {RESOURCE_SUFFIX} names and localhost at ports {ports:?} only\n");
+        let length = body.len();
+        format!("HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    };
+    let port = match port {
+        Ok(port) => port,
+        Err(status) => return client.write_all(refuse(status).as_bytes()).await,
+    };
+    let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
+        return client.write_all(refuse("502 Bad Gateway").as_bytes()).await;
+    };
+    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+    copy_bidirectional(&mut client, &mut server).await.map(|_| ())
+}
+
+/// Up to and with the empty line. The client sends nothing behind it before it has the answer.
+async fn read_head(client: &mut TcpStream) -> std::io::Result<Option<Vec<u8>>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() >= HEAD_BYTES {
+            return Ok(None);
+        }
+        head.push(client.read_u8().await?);
+    }
+    Ok(Some(head))
+}
+
+fn destination(head: &[u8], ports: &[u16]) -> Result<u16, &'static str> {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = std::str::from_utf8(line).map_err(|_| "400 Bad Request")?;
+    let mut words = line.split(' ');
+    let (Some(method), Some(target), Some("HTTP/1.1" | "HTTP/1.0"), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err("400 Bad Request");
+    };
+    if method != "CONNECT" {
+        return Err("405 Method Not Allowed");
+    }
+    let (host, port) = target.rsplit_once(':').ok_or("400 Bad Request")?;
+    let port: u16 = port.parse().map_err(|_| "400 Bad Request")?;
+    if is_ours(host) && ports.contains(&port) { Ok(port) } else { Err("403 Forbidden") }
+}
+
+fn is_ours(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    let in_suffix = || {
+        let label = host.strip_suffix(RESOURCE_SUFFIX).and_then(|label| label.strip_suffix('.'));
+        label.is_some_and(|label| !label.is_empty() && !label.contains('.'))
+    };
+    host == "localhost" || host == "127.0.0.1" || in_suffix()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_names_at_our_ports() {
+        let ask = |line: &str| destination(format!("{line}\r\n\r\n").as_bytes(), &[8443, 8446]);
+        assert_eq!(ask("CONNECT demo.managedhsm.localhost:8443 HTTP/1.1"), Ok(8443));
+        assert_eq!(ask("CONNECT LOCALHOST:8446 HTTP/1.1"), Ok(8446));
+        for (line, status) in [
+            ("CONNECT example.com:8443 HTTP/1.1", "403 Forbidden"),
+            ("CONNECT localhost:22 HTTP/1.1", "403 Forbidden"),
+            ("CONNECT demo.managedhsm.localhost.example.com:8443 HTTP/1.1", "403 Forbidden"),
+            ("CONNECT a.b.managedhsm.localhost:8443 HTTP/1.1", "403 Forbidden"),
+            ("CONNECT xmanagedhsm.localhost:8443 HTTP/1.1", "403 Forbidden"),
+            ("CONNECT nonsense HTTP/1.1", "400 Bad Request"),
+            ("GET / HTTP/1.1", "405 Method Not Allowed"),
+            ("CONNECT", "400 Bad Request"),
+        ] {
+            assert_eq!(ask(line), Err(status), "{line}");
+        }
+    }
+}
