@@ -174,7 +174,10 @@ impl Log for FileLog {
             let file = self.directory.open(&file_name(segment))?;
             let left = usize::try_from(file.len()?.saturating_sub(offset)).unwrap_or(usize::MAX);
             let mut bytes = vec![0; left.min(max)];
-            file.read_at(offset, &mut bytes)?;
+            // An offset far behind the end is no offset to the operating system.
+            if !bytes.is_empty() {
+                file.read_at(offset, &mut bytes)?;
+            }
             Ok(bytes)
         };
         read().map_err(|error| match error.kind() {

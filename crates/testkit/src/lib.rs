@@ -11,7 +11,7 @@ mod model;
 mod random;
 mod sim_disk;
 
-pub use engine_suite::{commit, engine_suite, operation, put};
+pub use engine_suite::{commit, engine_suite, join_all, operation, put};
 pub use model::{Attempt, Model, random_commit};
 pub use random::Random;
-pub use sim_disk::{Fault, Loss, SimDisk, SimFile};
+pub use sim_disk::{Fault, Loss, SECTOR_BYTES, SimDisk, SimFile, SyncHold};

@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use host_embedded::{Directory, DiskFile};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::Random;
 
@@ -50,8 +50,14 @@ impl Loss {
 }
 
 /// A directory of files. Clones are the same disk.
-#[derive(Clone, Debug)]
-pub struct SimDisk(Arc<Mutex<State>>);
+#[derive(Clone, Debug, Default)]
+pub struct SimDisk(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    released: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -62,6 +68,8 @@ struct State {
     /// The names after each change that was not synced.
     pending_names: Vec<BTreeMap<String, usize>>,
     writes: u64,
+    syncs: u64,
+    holds: u64,
     faults: BTreeMap<u64, Fault>,
     power_lost: bool,
     capacity_bytes: Option<u64>,
@@ -85,15 +93,9 @@ enum Pending {
     Length(usize),
 }
 
-impl Default for SimDisk {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl SimDisk {
     pub fn new() -> Self {
-        Self(Arc::default())
+        Self::default()
     }
 
     /// A disk that holds so many bytes over all files, counted by length.
@@ -104,27 +106,38 @@ impl SimDisk {
     }
 
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.0.lock().capacity_bytes = bytes;
+        self.0.state.lock().capacity_bytes = bytes;
     }
 
     /// How many disk writes there were: writes, changes of length, syncs, and changes of names.
     pub fn writes(&self) -> u64 {
-        self.0.lock().writes
+        self.0.state.lock().writes
+    }
+
+    /// How many of them were syncs of a file.
+    pub fn syncs(&self) -> u64 {
+        self.0.state.lock().syncs
+    }
+
+    /// Lets every sync wait until the hold is dropped, so that work can queue up behind it.
+    pub fn hold_syncs(&self) -> SyncHold {
+        self.0.state.lock().holds += 1;
+        SyncHold(self.clone())
     }
 
     /// Lets write number `write` (the first is 0) go wrong.
     pub fn fail_at(&self, write: u64, fault: Fault) {
-        self.0.lock().faults.insert(write, fault);
+        self.0.state.lock().faults.insert(write, fault);
     }
 
     /// Whether [`Fault::PowerLoss`] has struck.
     pub fn power_lost(&self) -> bool {
-        self.0.lock().power_lost
+        self.0.state.lock().power_lost
     }
 
     /// Opens the file `name`, creating it where it is missing: a redb backend, among others.
     pub fn file(&self, name: &str) -> io::Result<SimFile> {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         let index = match state.names.get(name) {
             Some(index) => *index,
             None => state.create(name)?,
@@ -134,7 +147,7 @@ impl SimDisk {
 
     /// Flips one bit of what is stored.
     pub fn flip_bit(&self, name: &str, offset: usize, bit: u8) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         let index = state.names[name];
         let file = &mut state.files[index];
         file.current[offset] ^= 1 << bit;
@@ -143,14 +156,14 @@ impl SimDisk {
 
     /// What the running system reads from `name`.
     pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         state.names.get(name).map(|index| state.files[*index].current.clone())
     }
 
     /// The disk as it is found after the power failed now. This one is left as it is, so that several losses
     /// of the same moment can be looked at.
     pub fn after_power_loss(&self, loss: Loss) -> SimDisk {
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         let mut choice = Choice::new(loss);
         let names = match choice.prefix(state.pending_names.len()) {
             0 => &state.durable_names,
@@ -163,7 +176,18 @@ impl SimDisk {
             after.files.push(FileState { current: contents.clone(), durable: contents, pending: Vec::new() });
         }
         after.durable_names = after.names.clone();
-        SimDisk(Arc::new(Mutex::new(after)))
+        SimDisk(Arc::new(Shared { state: Mutex::new(after), released: Condvar::new() }))
+    }
+}
+
+/// Syncs of its disk wait until it is dropped.
+#[derive(Debug)]
+pub struct SyncHold(SimDisk);
+
+impl Drop for SyncHold {
+    fn drop(&mut self) {
+        self.0.0.state.lock().holds -= 1;
+        self.0.0.released.notify_all();
     }
 }
 
@@ -255,13 +279,13 @@ pub struct SimFile {
 
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
-        let state = self.disk.0.lock();
+        let state = self.disk.0.state.lock();
         state.check_power()?;
         Ok(state.files[self.index].current.len() as u64)
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.disk.0.lock();
+        let state = self.disk.0.state.lock();
         state.check_power()?;
         let current = &state.files[self.index].current;
         let start = usize::try_from(offset).unwrap();
@@ -271,7 +295,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut state = self.disk.0.lock();
+        let mut state = self.disk.0.state.lock();
         let fault = state.count()?;
         let start = usize::try_from(offset).unwrap();
         let end = start + bytes.len();
@@ -289,7 +313,7 @@ impl DiskFile for SimFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        let mut state = self.disk.0.lock();
+        let mut state = self.disk.0.state.lock();
         let fault = state.count()?;
         let length = usize::try_from(bytes).unwrap();
         state.check_room(self.index, length)?;
@@ -300,7 +324,9 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.disk.0.lock();
+        let mut state = self.disk.0.state.lock();
+        self.disk.0.released.wait_while(&mut state, |state| state.holds > 0);
+        state.syncs += 1;
         let fault = match state.count() {
             Ok(fault) => fault,
             // A sync that runs out of space has written some pages and forgotten all, as one that fails.
@@ -326,13 +352,13 @@ impl DiskFile for SimFile {
 
 impl Directory for SimDisk {
     fn list(&self) -> io::Result<Vec<String>> {
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         state.check_power()?;
         Ok(state.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         if state.names.contains_key(name) {
             return Err(ErrorKind::AlreadyExists.into());
         }
@@ -341,14 +367,14 @@ impl Directory for SimDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         state.check_power()?;
         let index = *state.names.get(name).ok_or(ErrorKind::NotFound)?;
         Ok(Box::new(SimFile { disk: self.clone(), index }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         let fault = state.count()?;
         let index = state.names.remove(from).ok_or(ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), index);
@@ -356,14 +382,14 @@ impl Directory for SimDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         let fault = state.count()?;
         state.names.remove(name).ok_or(ErrorKind::NotFound)?;
         state.names_changed(fault)
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         let fault = state.count()?;
         if fault.is_none() {
             state.durable_names = state.names.clone();
@@ -373,7 +399,7 @@ impl Directory for SimDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         state.check_power()?;
         Ok(state.free())
     }
@@ -442,4 +468,101 @@ fn fail(fault: Option<Fault>) -> io::Result<()> {
 
 fn power_lost() -> io::Error {
     io::Error::other("simulated loss of power")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "file";
+
+    fn synced(contents: &[u8]) -> (SimDisk, SimFile) {
+        let disk = SimDisk::new();
+        let file = disk.file(NAME).unwrap();
+        file.write_at(0, contents).unwrap();
+        file.sync().unwrap();
+        Directory::sync(&disk).unwrap();
+        (disk, file)
+    }
+
+    #[test]
+    fn what_was_synced_survives_and_the_rest_need_not() {
+        let (disk, file) = synced(&[1; 2000]);
+        file.write_at(100, &[2; 2000]).unwrap();
+        assert_eq!(disk.after_power_loss(Loss::All).contents(NAME).unwrap(), [1; 2000]);
+        let kept = disk.after_power_loss(Loss::Nothing).contents(NAME).unwrap();
+        assert_eq!(kept, disk.contents(NAME).unwrap());
+        assert_eq!(kept[100..], [2; 2000]);
+    }
+
+    #[test]
+    fn a_write_is_torn_at_sectors_and_only_there() {
+        let (disk, file) = synced(&[1; 8 * SECTOR_BYTES]);
+        file.write_at(0, &[2; 8 * SECTOR_BYTES]).unwrap();
+        let mut mixed = 0;
+        for seed in 0..50 {
+            let contents = disk.after_power_loss(Loss::Seed(seed)).contents(NAME).unwrap();
+            let sectors: Vec<u8> = contents
+                .chunks(SECTOR_BYTES)
+                .map(|sector| {
+                    assert!(
+                        sector.iter().all(|byte| *byte == sector[0]),
+                        "seed {seed}: torn inside a sector"
+                    );
+                    sector[0]
+                })
+                .collect();
+            mixed += usize::from(sectors.contains(&1) && sectors.contains(&2));
+        }
+        assert!(mixed > 25, "only {mixed} of 50 losses tore the write");
+    }
+
+    #[test]
+    fn an_unsynced_name_is_lost_with_its_synced_contents() {
+        let disk = SimDisk::new();
+        let file = disk.file(NAME).unwrap();
+        file.write_at(0, b"contents").unwrap();
+        file.sync().unwrap();
+        assert_eq!(disk.after_power_loss(Loss::All).list().unwrap(), Vec::<String>::new());
+        assert_eq!(disk.after_power_loss(Loss::Nothing).contents(NAME).unwrap(), b"contents");
+        Directory::sync(&disk).unwrap();
+        disk.rename(NAME, "other").unwrap();
+        assert_eq!(disk.after_power_loss(Loss::All).list().unwrap(), [NAME]);
+        assert_eq!(disk.after_power_loss(Loss::Nothing).list().unwrap(), ["other"]);
+    }
+
+    #[test]
+    fn a_sync_after_a_failed_sync_proves_nothing() {
+        let (disk, file) = synced(&[1; SECTOR_BYTES]);
+        file.write_at(0, &[2; SECTOR_BYTES]).unwrap();
+        disk.fail_at(disk.writes(), Fault::Eio);
+        file.sync().unwrap_err();
+        file.sync().unwrap();
+        assert_eq!(disk.contents(NAME).unwrap(), [2; SECTOR_BYTES], "the page cache shows it");
+        assert_eq!(disk.after_power_loss(Loss::Nothing).contents(NAME).unwrap(), [1; SECTOR_BYTES]);
+    }
+
+    #[test]
+    fn a_cut_file_grows_back_as_zeros() {
+        let (disk, file) = synced(&[1; 3000]);
+        file.set_len(100).unwrap();
+        file.write_at(2000, &[2; 10]).unwrap();
+        file.sync().unwrap();
+        let contents = disk.after_power_loss(Loss::All).contents(NAME).unwrap();
+        assert_eq!(contents[..100], [1; 100]);
+        assert_eq!(contents[100..2000], [0; 1900]);
+        assert_eq!(contents[2000..], [2; 10]);
+    }
+
+    #[test]
+    fn a_full_disk_refuses_growth_and_nothing_else() {
+        let disk = SimDisk::with_capacity(1000);
+        let file = disk.file(NAME).unwrap();
+        file.write_at(0, &[1; 900]).unwrap();
+        assert_eq!(file.write_at(900, &[1; 101]).unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(disk.free_bytes().unwrap(), 100);
+        file.write_at(0, &[2; 900]).unwrap();
+        disk.set_capacity(None);
+        file.write_at(900, &[1; 101]).unwrap();
+    }
 }
