@@ -100,7 +100,7 @@ mod tests {
         runtime().block_on(async {
             let dial = TcpDial::new([("127.0.0.1".into(), 9)], Duration::ZERO);
             let error = dial.dial("127.0.0.1", 9).await.err().unwrap();
-            assert!(matches!(error, DialError::TimedOut { limit_ms: 0, .. } | DialError::Failed { .. }));
+            assert!(matches!(error, DialError::TimedOut { limit_ms: 0, .. }), "{error}");
         });
     }
 }
