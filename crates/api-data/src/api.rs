@@ -146,6 +146,39 @@ impl Api {
                     Err(error) => refuse(ticket, error, full_receipt).await,
                 }
             }
+            Route::CreateAssignment(scope, name) => {
+                ticket.succeeds_with(StatusCode::CREATED.as_u16());
+                match read_body(body).await.and_then(|body| wire::parse_assignment(scope, name, &body)) {
+                    Ok(new) => {
+                        let recorded = self.pool.create_assignment(ticket, new).await;
+                        Answer::recorded(recorded, full_receipt, |made| wire::assignment(&made))
+                            .succeeding_with(StatusCode::CREATED)
+                    }
+                    Err(error) => refuse(ticket, error, full_receipt).await,
+                }
+            }
+            Route::ReadAssignment(scope, name) => {
+                let recorded = self.pool.read_assignment(ticket, scope, name).await;
+                Answer::recorded(recorded, full_receipt, |held| wire::assignment(&held))
+            }
+            Route::DeleteAssignment(scope, name) => {
+                let recorded = self.pool.delete_assignment(ticket, scope, name).await;
+                Answer::recorded(recorded, full_receipt, |held| wire::assignment(&held))
+            }
+            Route::ListAssignments(scope) => {
+                let recorded = self.pool.list_assignments(ticket, scope).await;
+                let list = |held: Vec<_>| wire::list(held.iter().map(wire::assignment).collect());
+                Answer::recorded(recorded, full_receipt, list)
+            }
+            Route::ReadRole(scope, id) => {
+                let recorded = self.pool.read_role(ticket, scope, id).await;
+                Answer::recorded(recorded, full_receipt, wire::role)
+            }
+            Route::ListRoles(scope) => {
+                let recorded = self.pool.list_roles(ticket, scope).await;
+                let list = |roles: Vec<_>| wire::list(roles.into_iter().map(wire::role).collect());
+                Answer::recorded(recorded, full_receipt, list)
+            }
             Route::UseKey(operation, key) => match read_body(body).await {
                 Ok(body) => self.use_key(ticket, operation, key, &body, &origin, full_receipt).await,
                 Err(error) => refuse(ticket, error, full_receipt).await,
@@ -289,6 +322,10 @@ impl Answer {
             retry_after_seconds: problem.retry_after_seconds,
             receipt: None,
         }
+    }
+
+    fn succeeding_with(self, status: StatusCode) -> Self {
+        if self.status == StatusCode::OK { Self { status, ..self } } else { self }
     }
 
     fn recorded<T>(recorded: Recorded<T>, full_receipt: bool, body: impl FnOnce(T) -> Value) -> Self {

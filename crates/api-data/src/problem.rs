@@ -97,8 +97,12 @@ pub(crate) fn show(error: &Error) -> Shown {
 fn sentence(text: &str) -> String {
     let mut characters = text.chars();
     let Some(first) = characters.next() else { return String::new() };
+    // Names on the wire, such as api-version and key_ops, stay as they are.
+    let word = text.split([' ', ':', ',']).next().unwrap_or_default();
+    let first =
+        if word.contains(['-', '_', '.']) { first.to_string() } else { first.to_uppercase().to_string() };
     let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
-    format!("{}{}{end}", first.to_uppercase(), characters.as_str())
+    format!("{first}{}{end}", characters.as_str())
 }
 
 #[cfg(test)]

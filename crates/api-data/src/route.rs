@@ -3,6 +3,8 @@
 //! What clients really send (each seen in use): keywords in any case, `/keys/N/` and `/keys/N//sign` for the current
 //! version, a doubled leading slash. None of it may be answered with a redirect.
 
+use domain::access::Scope;
+use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -40,6 +42,12 @@ pub enum Route {
     CreateKey(KeyName),
     ReadKey(KeyReference),
     UseKey(KeyUse, KeyReference),
+    CreateAssignment(Scope, Guid),
+    ReadAssignment(Scope, Guid),
+    DeleteAssignment(Scope, Guid),
+    ListAssignments(Scope),
+    ReadRole(Scope, Guid),
+    ListRoles(Scope),
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,13 +62,16 @@ impl Route {
     pub fn parse(method: &Method, path: &str) -> Result<Self, RouteRefused> {
         let segments = decode(path)?;
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let Some((first, rest)) = segments.split_first() else { return Err(RouteRefused::Unknown) };
-        if !first.eq_ignore_ascii_case("keys")
-            || rest.iter().any(|segment| segment.eq_ignore_ascii_case("providers"))
-        {
-            return Err(RouteRefused::Unknown);
+        // Before keys: in `/keys/providers/Microsoft.Authorization/…`, `providers` is no key's name.
+        let is = |segment: &str, word: &str| segment.eq_ignore_ascii_case(word);
+        let is_provider = |pair: &[&str]| is(pair[0], "providers") && is(pair[1], "Microsoft.Authorization");
+        if let Some(position) = segments.windows(2).position(is_provider) {
+            return Self::parse_authorization(method, &segments[..position], &segments[position + 2..]);
         }
-        Self::parse_key(method, rest)
+        match segments.split_first() {
+            Some((first, rest)) if is(first, "keys") => Self::parse_key(method, rest),
+            Some(_) | None => Err(RouteRefused::Unknown),
+        }
     }
 
     /// The operation's name in the audit log (behaviour section 18.3).
@@ -74,6 +85,31 @@ impl Route {
             Route::UseKey(KeyUse::Decrypt, _) => "KeyDecrypt",
             Route::UseKey(KeyUse::WrapKey, _) => "KeyWrap",
             Route::UseKey(KeyUse::UnwrapKey, _) => "KeyUnwrap",
+            Route::CreateAssignment(..) => "RoleAssignmentCreate",
+            Route::ReadAssignment(..) => "RoleAssignmentGet",
+            Route::DeleteAssignment(..) => "RoleAssignmentDelete",
+            Route::ListAssignments(_) => "RoleAssignmentList",
+            Route::ReadRole(..) => "RoleDefinitionGet",
+            Route::ListRoles(_) => "RoleDefinitionList",
+        }
+    }
+
+    fn parse_authorization(method: &Method, scope: &[&str], rest: &[&str]) -> Result<Self, RouteRefused> {
+        let scope = Scope::parse(&scope.join("/")).map_err(malformed)?;
+        let Some((kind, name)) = rest.split_first() else { return Err(RouteRefused::Unknown) };
+        let name: Option<Guid> = match name {
+            [] => None,
+            [name] => Some(name.parse().map_err(malformed)?),
+            _ => return Err(RouteRefused::Unknown),
+        };
+        match (kind.to_ascii_lowercase().as_str(), method.as_str(), name) {
+            ("roleassignments", "GET", None) => Ok(Route::ListAssignments(scope)),
+            ("roleassignments", "GET", Some(name)) => Ok(Route::ReadAssignment(scope, name)),
+            ("roleassignments", "PUT", Some(name)) => Ok(Route::CreateAssignment(scope, name)),
+            ("roleassignments", "DELETE", Some(name)) => Ok(Route::DeleteAssignment(scope, name)),
+            ("roledefinitions", "GET", None) => Ok(Route::ListRoles(scope)),
+            ("roledefinitions", "GET", Some(name)) => Ok(Route::ReadRole(scope, name)),
+            _ => Err(RouteRefused::Unknown),
         }
     }
 
@@ -164,9 +200,31 @@ mod tests {
     }
 
     #[test]
+    fn scopes_come_before_key_names() {
+        let id = "a290e904-7015-4bba-90c8-60543313cdb4";
+        for (prefix, scope) in [
+            ("/", "/"),
+            ("", "/"),
+            ("/keys", "/keys"),
+            ("/Keys/n", "/keys/n"),
+            ("/keys/providers", "/keys/providers"),
+        ] {
+            let path = format!("{prefix}/providers/microsoft.authorization/RoleAssignments/{id}");
+            let expected = Route::CreateAssignment(Scope::parse(scope).unwrap(), id.parse().unwrap());
+            assert_eq!(Route::parse(&Method::PUT, &path), Ok(expected), "{path}");
+        }
+        assert_eq!(
+            Route::parse(&Method::GET, "/keys/providers/Microsoft.Authorization/roleDefinitions"),
+            Ok(Route::ListRoles(Scope::Keys))
+        );
+        let wrong = "/providers/Microsoft.Authorization/roleAssignments/nonsense";
+        assert!(matches!(Route::parse(&Method::PUT, wrong), Err(RouteRefused::Malformed(_))));
+    }
+
+    #[test]
     fn what_is_no_route_is_refused() {
         for path in
-            ["/", "", "/keys", "/secrets/n", "/keys/n/o/p/q", "/keys/n/nothing", "/keys/providers/x/y"]
+            ["/", "", "/keys", "/secrets/n", "/keys/n/o/p/q", "/keys/n/nothing", "/keys/providers/x"]
         {
             assert_eq!(post(path), Err(RouteRefused::Unknown), "{path}");
         }

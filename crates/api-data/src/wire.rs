@@ -4,13 +4,15 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use domain::access::{BuiltInRole, DataAction, RoleAssignment, Scope};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
+use domain::guid::Guid;
 use domain::key::{KeyOperation, PublicKey, Tags};
 use domain::name::KeyName;
 use domain::time::IntDate;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use service::{DecryptInput, EncryptInput, Error, KeyView, NewKey, SecretBytes, UsedKey};
+use service::{DecryptInput, EncryptInput, Error, KeyView, NewAssignment, NewKey, SecretBytes, UsedKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -136,6 +138,70 @@ pub(crate) fn parse_decrypt(body: &[u8]) -> Result<(EncryptionAlgorithm, Decrypt
         tag: optional("tag", body.tag.as_deref())?,
     };
     Ok((algorithm, input))
+}
+
+#[derive(Deserialize)]
+struct AssignmentBody {
+    properties: AssignmentProperties,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AssignmentProperties {
+    principal_id: String,
+    role_definition_id: String,
+}
+
+/// `{"properties":{"principalId","roleDefinitionId"}}`; the role is named by the last segment of its id.
+pub(crate) fn parse_assignment(scope: Scope, name: Guid, body: &[u8]) -> Result<NewAssignment, Error> {
+    let AssignmentBody { properties } = parse(body)?;
+    let principal = properties.principal_id.parse();
+    let principal = principal.map_err(|error| bad(format!("properties.principalId is {error}")))?;
+    let (_, role) =
+        properties.role_definition_id.rsplit_once('/').unwrap_or(("", &properties.role_definition_id));
+    let role =
+        role.parse().map_err(|error| bad(format!("the end of properties.roleDefinitionId is {error}")))?;
+    Ok(NewAssignment { name, scope, role, principal })
+}
+
+pub(crate) fn assignment(assignment: &RoleAssignment) -> Value {
+    json!({
+        "id": format!("Microsoft.KeyVault/providers/Microsoft.Authorization/roleAssignments/{}", assignment.name),
+        "name": assignment.name.to_string(),
+        "type": "Microsoft.Authorization/roleAssignments",
+        "properties": {
+            "principalId": assignment.principal.to_string(),
+            "roleDefinitionId": role_id(assignment.role),
+            "scope": assignment.scope.to_string(),
+        },
+    })
+}
+
+pub(crate) fn role(role: BuiltInRole) -> Value {
+    let actions: Vec<_> =
+        DataAction::ALL.iter().filter(|action| role.allows(**action)).map(|action| action.as_str()).collect();
+    json!({
+        "id": role_id(role.id()),
+        "name": role.id().to_string(),
+        "type": "Microsoft.Authorization/roleDefinitions",
+        "properties": {
+            "roleName": role.name(),
+            "description": "",
+            "type": "AKVBuiltInRole",
+            "assignableScopes": ["/"],
+            "permissions": [
+                { "actions": [], "notActions": [], "dataActions": actions, "notDataActions": [] }
+            ],
+        },
+    })
+}
+
+pub(crate) fn list(items: Vec<Value>) -> Value {
+    json!({ "value": items, "nextLink": null })
+}
+
+fn role_id(id: Guid) -> String {
+    format!("Microsoft.KeyVault/providers/Microsoft.Authorization/roleDefinitions/{id}")
 }
 
 /// A key bundle. `origin` is `https://` and the host as the client wrote it.

@@ -284,6 +284,10 @@ impl RoleTable {
         self.by_name.values()
     }
 
+    pub fn assignment(&self, name: Guid) -> Option<&RoleAssignment> {
+        self.by_name.get(&name)
+    }
+
     /// The table with `assignment` added, or put in the place of the one with its name.
     pub fn with(&self, assignment: RoleAssignment) -> Self {
         let mut all: Vec<_> = self.without(assignment.name).by_name.into_values().collect();

@@ -70,13 +70,19 @@ pub async fn serve(listener: UnixListener, pool: Arc<Pool>, mut closing: watch::
 /// One page of events from `from` on, as the running pool at `socket` gives it.
 pub fn read_events(socket: &Path, from: u64) -> Result<Vec<serde_json::Value>, CommandError> {
     let mut stream = BlockingStream::connect(socket).map_err(|error| {
-        format!("no running pool answers at {} ({error}); events can only be read through it", socket.display())
+        format!(
+            "no running pool answers at {} ({error}); events can only be read through it",
+            socket.display()
+        )
     })?;
     stream.set_read_timeout(Some(TIME))?;
     write!(stream, "GET /audit/events?from={from} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or("the pool's answer was cut short")?;
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .ok_or("the pool's answer was cut short")?;
     let (head, body) = (&answer[..end], &answer[end + 4..]);
     if !head.starts_with(b"HTTP/1.1 200 ") {
         return Err(format!("the pool refused: {}", String::from_utf8_lossy(body)).into());
@@ -90,11 +96,8 @@ fn is_ours(stream: &UnixStream) -> bool {
 }
 
 async fn answer(pool: &Pool, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let from = request
-        .uri()
-        .query()
-        .and_then(|query| query.strip_prefix("from="))
-        .map_or(Ok(0), str::parse::<u64>);
+    let from =
+        request.uri().query().and_then(|query| query.strip_prefix("from=")).map_or(Ok(0), str::parse::<u64>);
     let (status, body) = match (request.method().as_str(), request.uri().path(), from) {
         ("GET", "/audit/events", Ok(from)) => match pool.audit_page(from, PAGE).await {
             Ok(events) => (StatusCode::OK, serde_json::Value::Array(events).to_string()),

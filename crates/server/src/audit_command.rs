@@ -65,7 +65,8 @@ fn show(layout: &Layout, json: bool, from: u64) -> Result<ExitCode, CommandError
 fn line(event: &Value) -> String {
     let ours = &event["holdfast"];
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let identity: Value = serde_json::from_str(event["identity"].as_str().unwrap_or("{}")).unwrap_or_default();
+    let identity: Value =
+        serde_json::from_str(event["identity"].as_str().unwrap_or("{}")).unwrap_or_default();
     let caller = &identity["claim"]["http_schemas_microsoft_com_identity"]["claims"]["objectidentifier"];
     let status = match event["httpStatusCode"].as_u64() {
         Some(0) | None => "-".to_owned(),
@@ -88,7 +89,8 @@ fn check(layout: &Layout, owner_key: Option<PathBuf>) -> Result<ExitCode, Comman
     let path = owner_key.unwrap_or_else(|| layout.owner_key());
     let pem = std::fs::read_to_string(&path)
         .map_err(|error| format!("cannot read the owner's public key at {}: {error}", path.display()))?;
-    let owner = OwnerPublicKey::from_pem(&pem).map_err(|_| format!("{} is not an owner's public key", path.display()))?;
+    let owner = OwnerPublicKey::from_pem(&pem)
+        .map_err(|_| format!("{} is not an owner's public key", path.display()))?;
     let directory = Directory::open(&layout.audit())
         .map_err(|error| format!("cannot read the log at {}: {error}", layout.audit().display()))?;
     let report = verify(&directory, &owner)?;
@@ -110,10 +112,16 @@ fn print(report: &Report, owner: &OwnerPublicKey, given: bool) {
     println!("events        {} in {} groups and {} segments", report.events, report.groups, report.segments);
     println!("root          {}", hex(&report.root));
     for held in &report.incarnations {
-        println!("incarnation   {} of node {}: events {} to {}", held.incarnation, held.node, held.first_index, held.last_index);
+        println!(
+            "incarnation   {} of node {}: events {} to {}",
+            held.incarnation, held.node, held.first_index, held.last_index
+        );
     }
     if report.torn_bytes > 0 {
-        println!("tail          {} bytes of a write that was cut short or is under way; nothing in them was acknowledged", report.torn_bytes);
+        println!(
+            "tail          {} bytes of a write that was cut short or is under way; nothing in them was acknowledged",
+            report.torn_bytes
+        );
     }
     for failure in &report.failures {
         println!("FAILED        {failure}");

@@ -47,7 +47,10 @@ impl CertificateAuthority {
     }
 
     /// A certificate for the key that signed `request`, for those of its names that are ours.
-    fn sign(&self, request: &CertificateSigningRequestDer<'_>) -> Result<CertificateDer<'static>, CommandError> {
+    fn sign(
+        &self,
+        request: &CertificateSigningRequestDer<'_>,
+    ) -> Result<CertificateDer<'static>, CommandError> {
         // Checks the request's own signature: whoever asks holds the key.
         let request = CertificateSigningRequestParams::from_der(request)?;
         let known = names();
@@ -87,7 +90,8 @@ impl CertificateAuthority {
 fn names() -> Vec<SanType> {
     let dns = [&format!("{POOL_NAME}.{RESOURCE_SUFFIX}"), &format!("*.{RESOURCE_SUFFIX}"), "localhost"];
     let dns = dns.map(|name| SanType::DnsName(name.try_into().expect("our names are ASCII")));
-    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].map(SanType::IpAddress);
+    let addresses =
+        [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].map(SanType::IpAddress);
     dns.into_iter().chain(addresses).collect()
 }
 

@@ -18,14 +18,19 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     let layout = Layout::new(arguments.data.clone());
-    let missing = || format!("there is no quickstart in {}; start one with `holdfast quickstart`", layout.data.display());
+    let missing = || {
+        format!("there is no quickstart in {}; start one with `holdfast quickstart`", layout.data.display())
+    };
     let settings = Settings::read(&layout)?.ok_or_else(missing)?;
     let principals = Principals::read(&layout)?.ok_or_else(missing)?;
     let chosen = match (arguments.conformance, &principals.conformance) {
         (false, _) => &principals.app,
         (true, Some(conformance)) => conformance,
         (true, None) => {
-            return Err("this quickstart has no conformance principal; start it with --with-conformance-principal".into());
+            return Err(
+                "this quickstart has no conformance principal; start it with --with-conformance-principal"
+                    .into(),
+            );
         }
     };
     let ca = std::path::absolute(layout.ca_certificate())?.display().to_string();

@@ -101,7 +101,9 @@ pub async fn serve<F, S, B>(
         let mut closing = closing.clone();
         connections.spawn(async move {
             let _place = place;
-            let Some((stream, server_name)) = handshake(&acceptor, stream, limits.handshake).await else { return };
+            let Some((stream, server_name)) = handshake(&acceptor, stream, limits.handshake).await else {
+                return;
+            };
             let service = service(Peer { address, server_name, local_port });
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);

@@ -43,9 +43,12 @@ async fn tunnel(mut client: TcpStream, ports: &[u16]) -> std::io::Result<()> {
         Ok(Err(error)) => return Err(error),
     };
     let refuse = |status: &str| {
-        let body = format!("this proxy opens {RESOURCE_SUFFIX} names and localhost at ports {ports:?} only\n");
+        let body =
+            format!("this proxy opens {RESOURCE_SUFFIX} names and localhost at ports {ports:?} only\n");
         let length = body.len();
-        format!("HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        )
     };
     let port = match port {
         Ok(port) => port,

@@ -223,7 +223,9 @@ async fn serve(arguments: &Arguments) -> Result<(), CommandError> {
     let api = Arc::new(Api::new(
         pool.clone(),
         ApiConfig {
-            hosts: [&format!("{POOL_NAME}.{RESOURCE_SUFFIX}"), "localhost", "127.0.0.1", "[::1]"].map(String::from).to_vec(),
+            hosts: [&format!("{POOL_NAME}.{RESOURCE_SUFFIX}"), "localhost", "127.0.0.1", "[::1]"]
+                .map(String::from)
+                .to_vec(),
             authority: format!("{}/{}", settings.issuer_url(), principals.tenant),
             audiences: Audiences::new([RESOURCE_SUFFIX], [PUBLIC_AUDIENCE])?,
             default_resource: format!("https://{RESOURCE_SUFFIX}:{port}"),
@@ -241,14 +243,26 @@ async fn serve(arguments: &Arguments) -> Result<(), CommandError> {
                 async move { Ok::<_, Infallible>(api.handle(request, connection).await) }
             })
         };
-        services.spawn(listener::serve(listener, pool_tls.clone(), Limits::default(), closing.clone(), handler));
+        services.spawn(listener::serve(
+            listener,
+            pool_tls.clone(),
+            Limits::default(),
+            closing.clone(),
+            handler,
+        ));
     }
     let issuer_tls = authority.server_config()?;
     let router = issuer.router();
     for listener in listeners.issuer {
         let router = router.clone();
         let handler = move |_: Peer| TowerToHyperService::new(router.clone());
-        services.spawn(listener::serve(listener, issuer_tls.clone(), Limits::default(), closing.clone(), handler));
+        services.spawn(listener::serve(
+            listener,
+            issuer_tls.clone(),
+            Limits::default(),
+            closing.clone(),
+            handler,
+        ));
     }
     services.spawn(proxy::serve(listeners.proxy, vec![port, port + ISSUER_OFFSET], closing.clone()));
     services.spawn(admin::serve(admin::bind(&layout.admin_socket())?, pool.clone(), closing));
@@ -312,7 +326,11 @@ fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, CommandError> {
     })
 }
 
-fn open_issuer(layout: &Layout, settings: &Settings, principals: &Principals) -> Result<Arc<Issuer>, CommandError> {
+fn open_issuer(
+    layout: &Layout,
+    settings: &Settings,
+    principals: &Principals,
+) -> Result<Arc<Issuer>, CommandError> {
     let tenant = TenantId::parse(&principals.tenant)?;
     let held = files::read(&layout.issuer())?;
     let mut state = match &held {
@@ -345,7 +363,11 @@ fn token_issuer(tenant: &TenantId) -> String {
     format!("https://issuer.localhost/{tenant}/v2.0")
 }
 
-async fn open_pool(layout: &Layout, issuer: &Issuer, principals: &Principals) -> Result<Arc<Pool>, CommandError> {
+async fn open_pool(
+    layout: &Layout,
+    issuer: &Issuer,
+    principals: &Principals,
+) -> Result<Arc<Pool>, CommandError> {
     let root_key = files::read_or_make::<CommandError>(&layout.root_key(), || {
         let mut key = Zeroizing::new(vec![0; FILE_ROOT_BYTES]);
         SystemRandom.fill(&mut key);
@@ -360,11 +382,17 @@ async fn open_pool(layout: &Layout, issuer: &Issuer, principals: &Principals) ->
         Ok(Zeroizing::new(root.seal(node, &DomainSecrets::generate().danger_export())))
     })?;
     let secrets = root.open(node, &sealed).map_err(|error| {
-        format!("{} and {} do not belong together: {error}", layout.sealed_domain().display(), layout.root_key().display())
+        format!(
+            "{} and {} do not belong together: {error}",
+            layout.sealed_domain().display(),
+            layout.root_key().display()
+        )
     })?;
     let secrets = DomainSecrets::import(&secrets)?;
     let owner = secrets.owner_key().public_key();
-    files::read_or_make::<CommandError>(&layout.owner_key(), || Ok(Zeroizing::new(owner.to_pem().into_bytes())))?;
+    files::read_or_make::<CommandError>(&layout.owner_key(), || {
+        Ok(Zeroizing::new(owner.to_pem().into_bytes()))
+    })?;
 
     let engine: Arc<dyn Engine> = Arc::new(RedbEngine::open(layout.store(), EngineOptions::default())?);
     let log = Arc::new(FileLog::open(layout.audit(), LogOptions::default())?);
@@ -448,7 +476,12 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
             return Err(format!("the quickstart ended at once ({status})").into());
         }
         if Instant::now() > deadline {
-            return Err(format!("the quickstart is not ready after {} s; see {}", DETACH_TIME.as_secs(), layout.log().display()).into());
+            return Err(format!(
+                "the quickstart is not ready after {} s; see {}",
+                DETACH_TIME.as_secs(),
+                layout.log().display()
+            )
+            .into());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -458,7 +491,8 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
 
 fn print_welcome(layout: &Layout, settings: &Settings) {
     let data = layout.data.display();
-    let option = if layout.data == layout::default_directory() { String::new() } else { format!(" --data '{data}'") };
+    let option =
+        if layout.data == layout::default_directory() { String::new() } else { format!(" --data '{data}'") };
     println!(
         "Holdfast serves a pool of class test. Do not keep keys in it that matter.
 
@@ -491,7 +525,8 @@ To end it:     holdfast stop{option}",
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &std::path::Path) -> Result<Option<T>, CommandError> {
     let Some(content) = files::read(path)? else { return Ok(None) };
-    let parsed = serde_json::from_slice(&content)
-        .map_err(|error| format!("{} is damaged (line {}, column {})", path.display(), error.line(), error.column()))?;
+    let parsed = serde_json::from_slice(&content).map_err(|error| {
+        format!("{} is damaged (line {}, column {})", path.display(), error.line(), error.column())
+    })?;
     Ok(Some(parsed))
 }

@@ -21,7 +21,8 @@ pub fn lock(layout: &Layout) -> Result<Lock, CommandError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let pid = read_pid(&mut file).map_or("unknown".to_owned(), |pid| pid.as_raw_nonzero().to_string());
+            let pid =
+                read_pid(&mut file).map_or("unknown".to_owned(), |pid| pid.as_raw_nonzero().to_string());
             return Err(format!(
                 "{} is served by another process already (pid {pid}); stop it with `holdfast stop --data {}`",
                 layout.data.display(),
@@ -55,7 +56,12 @@ pub fn stop(layout: &Layout) -> Result<ExitCode, CommandError> {
     let deadline = Instant::now() + STOP_TIME;
     while test_kill_process(pid).is_ok() && file.try_lock().is_err() {
         if Instant::now() > deadline {
-            return Err(format!("process {} did not end within {} s", pid.as_raw_nonzero(), STOP_TIME.as_secs()).into());
+            return Err(format!(
+                "process {} did not end within {} s",
+                pid.as_raw_nonzero(),
+                STOP_TIME.as_secs()
+            )
+            .into());
         }
         std::thread::sleep(Duration::from_millis(20));
     }

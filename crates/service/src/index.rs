@@ -48,6 +48,12 @@ impl Index {
         self.roles.load()
     }
 
+    pub fn assignment(&self, name: Guid) -> Option<(RoleAssignment, Stamp)> {
+        let stamps = self.assignment_stamps.lock();
+        let stamp = *stamps.get(&name)?;
+        Some((self.roles.load().assignment(name)?.clone(), stamp))
+    }
+
     pub fn put(&self, record: Record, stamp: Stamp) {
         match record {
             Record::Key(record) => {

@@ -125,11 +125,15 @@ impl Pool {
         secrets: &DomainSecrets,
         genesis: Genesis,
     ) -> Result<storage::SignedGenesis, storage::OpenError> {
-        storage::found(engine, secrets, genesis).await
+        let initial = initial_assignments(&genesis);
+        storage::found(engine, secrets, genesis, initial).await
     }
 
     /// Whether the store holds a pool of this security domain.
-    pub async fn is_founded(engine: &dyn Engine, secrets: &DomainSecrets) -> Result<bool, storage::OpenError> {
+    pub async fn is_founded(
+        engine: &dyn Engine,
+        secrets: &DomainSecrets,
+    ) -> Result<bool, storage::OpenError> {
         Ok(storage::read_genesis(engine, secrets).await?.is_some())
     }
 
@@ -187,8 +191,6 @@ impl Pool {
                 other => index.put(other, record.stamp),
             }
         }
-        index
-            .put_assignments(initial_assignments(&genesis).into_iter().map(|held| (held, storage::Stamp(0))));
         index.put_assignments(assignments);
 
         let verifier = TokenVerifier::new(
@@ -435,7 +437,7 @@ impl Pool {
     }
 }
 
-/// Names the assignments that genesis gives: derived, so that they are the same at each start.
+/// The assignments that genesis gives, under names that follow from it, so that founding again finds the same.
 fn initial_assignments(genesis: &Genesis) -> Vec<RoleAssignment> {
     let name = |principal: &ObjectId| {
         let digest =

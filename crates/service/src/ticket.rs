@@ -70,11 +70,13 @@ struct Subject {
     algorithm: Option<&'static str>,
     data_action: Option<&'static str>,
     scope: Option<String>,
+    /// HTTP status of a success.
+    success: u16,
 }
 
 impl Ticket {
     pub(crate) fn new(pool: Arc<Pool>, caller: Arc<Caller>, facts: RequestFacts) -> Self {
-        let subject = Subject { operation: "Unknown", ..Subject::default() };
+        let subject = Subject { operation: "Unknown", success: 200, ..Subject::default() };
         Self { pool, caller, facts, subject, spent: false }
     }
 
@@ -85,6 +87,11 @@ impl Ticket {
     /// Names the operation (behaviour section 18.3), once the route is known.
     pub fn operation(&mut self, name: &'static str) {
         self.subject.operation = name;
+    }
+
+    /// The HTTP status with which a success will be answered; 200 unless said.
+    pub fn succeeds_with(&mut self, status: u16) {
+        self.subject.success = status;
     }
 
     pub(crate) fn about_key(&mut self, name: &KeyName, version: Option<KeyVersion>) {
@@ -138,7 +145,7 @@ impl Ticket {
     /// The sealed event of success or of `error`, to be logged or to go with a commit.
     pub(crate) fn leaf(&self, error: Option<&Error>) -> Leaf {
         let (status, result, detail) = match error {
-            None => (200, EventResult::Success, String::new()),
+            None => (self.subject.success, EventResult::Success, String::new()),
             Some(error) => {
                 let shown = (self.facts.show)(error);
                 let inner_code = shown.inner_code.map(str::to_owned);

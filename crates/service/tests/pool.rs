@@ -12,8 +12,8 @@ use domain::time::{IntDate, Time};
 use host::Engine;
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use service::{
-    Clock, DecryptInput, EncryptInput, Error, KeyReference, KeyView, NewKey, Pool, PoolLimits, PoolParts, Random,
-    Recorded, RequestFacts, SecretBytes, Shown, SystemRandom, Ticket,
+    Clock, DecryptInput, EncryptInput, Error, KeyReference, KeyView, NewKey, Pool, PoolLimits, PoolParts,
+    Random, Recorded, RequestFacts, SecretBytes, Shown, SystemRandom, Ticket,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -197,13 +197,16 @@ async fn keys_of_each_type_work_and_are_found_again_after_a_restart() {
     let pool = bench.open().await;
     for (name, algorithm, view, signature) in signatures {
         assert_eq!(ok(pool.read_key(ticket(&pool, APP), current(name)).await), view);
-        let verify = |signature: Vec<u8>| pool.verify(ticket(&pool, APP), current(name), algorithm, digest.clone(), signature);
+        let verify = |signature: Vec<u8>| {
+            pool.verify(ticket(&pool, APP), current(name), algorithm, digest.clone(), signature)
+        };
         let mut wrong = signature.clone();
         wrong[10] ^= 1;
         assert!(ok(verify(signature).await).result);
         assert!(!ok(verify(wrong).await).result);
     }
-    let decrypt = |ciphertext: Vec<u8>| DecryptInput { ciphertext, iv: None, additional_data: None, tag: None };
+    let decrypt =
+        |ciphertext: Vec<u8>| DecryptInput { ciphertext, iv: None, additional_data: None, tag: None };
     let unwrapped = ok(pool.unwrap_key(ticket(&pool, APP), current("oct"), kw, decrypt(wrapped)).await);
     assert_eq!(unwrapped.result.danger_expose(), [5; 32]);
     let input = DecryptInput { iv: sealed.iv, tag: sealed.tag, ..decrypt(sealed.bytes) };
@@ -218,7 +221,9 @@ async fn who_lacks_the_right_is_refused_with_the_remedy_and_leaves_one_event() {
     create(&pool, "k", KeySpec::Ec(Curve::P256)).await;
     let stranger = Guid([9; 16]);
     for principal in [ADMIN, stranger] {
-        let error = refused(pool.sign(ticket(&pool, principal), current("k"), SignatureAlgorithm::Es256, vec![0; 32]).await);
+        let error = refused(
+            pool.sign(ticket(&pool, principal), current("k"), SignatureAlgorithm::Es256, vec![0; 32]).await,
+        );
         let text = error.to_string();
         for part in [&principal.to_string(), "keys/sign/action", "/keys/k", "Managed HSM Crypto User"] {
             assert!(text.contains(part), "{text}");
@@ -249,7 +254,8 @@ async fn a_key_does_only_what_its_attributes_allow() {
         ok(pool.create_key(ticket(&pool, APP), key).await);
     }
     let sign = |name: &'static str| pool.sign(ticket(&pool, APP), current(name), es256, vec![0; 32]);
-    let verify = |name: &'static str| pool.verify(ticket(&pool, APP), current(name), es256, vec![0; 32], vec![0; 64]);
+    let verify =
+        |name: &'static str| pool.verify(ticket(&pool, APP), current(name), es256, vec![0; 32], vec![0; 64]);
     ok(sign("sign-only").await);
     assert!(refused(verify("sign-only").await).to_string().contains("key_ops"));
     assert!(refused(sign("disabled").await).to_string().contains("disabled"));
@@ -257,7 +263,8 @@ async fn a_key_does_only_what_its_attributes_allow() {
     bench.clock.0.fetch_add(10_000, Ordering::SeqCst);
     assert!(refused(sign("expiring").await).to_string().contains("exp"));
     assert!(!ok(verify("expiring").await).result);
-    let wrong = pool.sign(ticket(&pool, APP), current("sign-only"), SignatureAlgorithm::Rs256, vec![0; 32]).await;
+    let wrong =
+        pool.sign(ticket(&pool, APP), current("sign-only"), SignatureAlgorithm::Rs256, vec![0; 32]).await;
     assert!(matches!(refused(wrong), Error::Partition(_)));
 }
 
@@ -268,7 +275,9 @@ async fn many_creators_of_one_name_each_get_a_version_of_their_own() {
     let tasks: Vec<_> = (0..4)
         .map(|_| {
             let pool = pool.clone();
-            tokio::spawn(async move { create(&pool, "shared", KeySpec::Oct(OctSize::Oct128)).await.version.version })
+            tokio::spawn(async move {
+                create(&pool, "shared", KeySpec::Oct(OctSize::Oct128)).await.version.version
+            })
         })
         .collect();
     let mut versions = Vec::new();

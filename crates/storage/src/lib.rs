@@ -16,4 +16,6 @@ mod store;
 pub use genesis::{SignedGenesis, UnreadableGenesis};
 pub use pool_state::CheckpointMark;
 pub use record::{KeyRecord, OutboxRecord, Record, RecordId, Stamp, UnreadableRecord, VersionRecord};
-pub use store::{CommitError, Committed, Contents, OpenError, Stamped, Store, Transaction, found, read_genesis};
+pub use store::{
+    CommitError, Committed, Contents, OpenError, Stamped, Store, Transaction, found, read_genesis,
+};

@@ -8,6 +8,7 @@ use crate::record::{OutboxRecord, Record, RecordId, Stamp, UnreadableRecord, eng
 use crypto::SecretBytes;
 use crypto::domain_secrets::DomainSecrets;
 use crypto::record::{DataKey, NameKey, RecordPlace, WrappedDataKey};
+use domain::access::RoleAssignment;
 use domain::guid::Guid;
 use domain::pool::{Genesis, PoolClass};
 use host::{Commit, CommitOutcome, Engine, EngineError, Expectation, Mutation, OperationId, Revision};
@@ -109,11 +110,13 @@ impl Sealing {
     }
 }
 
-/// Writes the genesis record and the first pool state of a new pool, or nothing if the store holds this very pool.
+/// Writes the genesis record, the initial assignments and the first pool state of a new pool, or nothing if the store
+/// holds this very pool.
 pub async fn found(
     engine: &dyn Engine,
     secrets: &DomainSecrets,
     genesis: Genesis,
+    initial: Vec<RoleAssignment>,
 ) -> Result<SignedGenesis, OpenError> {
     if let Some(held) = read_genesis(engine, secrets).await? {
         return if *held.genesis() == genesis { Ok(held) } else { Err(OpenError::AlreadyFounded) };
@@ -134,13 +137,22 @@ pub async fn found(
     let genesis_mac = sealing.names.mac(kind::GENESIS, b"");
     let content = SecretBytes::new(signed.bytes().to_vec());
     let state_mac = sealing.names.mac(kind::POOL_STATE, b"");
-    let state = codec::encode_pool_state(&PoolState::default());
-    let puts = [
+    let mut state = PoolState::default();
+    let mut puts = Vec::new();
+    for assignment in initial {
+        let record = Record::Assignment(assignment);
+        let (record_kind, name_mac) = (record.id().kind(), record.id().mac(&sealing.names));
+        state.insert(&sealing.names, record_kind, &name_mac, state.generation);
+        let value = sealing.seal(record_kind, &name_mac, state.generation, &codec::encode(&record));
+        puts.push((engine_key(record_kind, &name_mac), value));
+    }
+    let state = codec::encode_pool_state(&state);
+    puts.extend([
         (data_key_key(GENESIS_EPOCH), wrapped_genesis_key.0),
         (data_key_key(FIRST_EPOCH), wrapped_data_key.0),
         (engine_key(kind::GENESIS, &genesis_mac), genesis_key.seal(&genesis_place(&genesis_mac), &content)),
         (engine_key(kind::POOL_STATE, &state_mac), sealing.seal(kind::POOL_STATE, &state_mac, 0, &state)),
-    ];
+    ]);
     let mut operation = [0; 16];
     crypto::digest::random(&mut operation);
     let commit = Commit {

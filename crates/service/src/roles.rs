@@ -1,0 +1,175 @@
+//! Use cases of local RBAC: assignments are written, read and removed here, each authorised at its own scope.
+//!
+//! Whoever may write assignments can give themselves any role; that is the service's model, and why the roles that may
+//! are few.
+
+use crate::error::Error;
+use crate::pool::{Change, Pool};
+use crate::ticket::{Recorded, Ticket};
+use domain::access::{BuiltInRole, RoleAssignment, Scope, action};
+use domain::guid::Guid;
+use domain::principal::ObjectId;
+use std::sync::Arc;
+use storage::{Record, RecordId, Stamp};
+
+/// A wish for an assignment.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NewAssignment {
+    pub name: Guid,
+    pub scope: Scope,
+    pub role: Guid,
+    pub principal: ObjectId,
+}
+
+impl Pool {
+    /// Gives a principal a role at a scope. The same assignment again changes nothing.
+    pub async fn create_assignment(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        new: NewAssignment,
+    ) -> Recorded<RoleAssignment> {
+        ticket.asks::<action::RoleAssignmentWrite>(&new.scope);
+        if let Err(denied) = ticket.authorize::<action::RoleAssignmentWrite>(new.scope.clone()) {
+            return ticket.record(Err(denied.into())).await;
+        }
+        if BuiltInRole::by_id(new.role).is_none() {
+            return ticket.record(Err(Error::RoleNotFound(new.role.to_string()))).await;
+        }
+        let NewAssignment { name, scope, role, principal } = new;
+        let assignment = RoleAssignment { name, scope, role, principal };
+        let changed = self.change(ticket.leaf(None), || self.decide_assignment(&assignment)).await;
+        match changed {
+            Ok(changed) => ticket.recorded_with_commit(changed.value, changed.receipt),
+            Err(error) => ticket.record(Err(error)).await,
+        }
+    }
+
+    pub async fn read_assignment(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        scope: Scope,
+        name: Guid,
+    ) -> Recorded<RoleAssignment> {
+        self.with_assignment(ticket, scope, name).await
+    }
+
+    /// Assignments made at `scope` itself.
+    pub async fn list_assignments(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        scope: Scope,
+    ) -> Recorded<Vec<RoleAssignment>> {
+        ticket.asks::<action::RoleAssignmentRead>(&scope);
+        let result =
+            ticket.authorize::<action::RoleAssignmentRead>(scope).map_err(Error::from).map(|grant| {
+                let roles = self.roles();
+                let mut held: Vec<_> =
+                    roles.assignments().filter(|held| held.scope == *grant.scope()).cloned().collect();
+                held.sort_by_key(|held| held.name);
+                held
+            });
+        ticket.record(result).await
+    }
+
+    pub async fn delete_assignment(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        scope: Scope,
+        name: Guid,
+    ) -> Recorded<RoleAssignment> {
+        ticket.asks::<action::RoleAssignmentDelete>(&scope);
+        if let Err(denied) = ticket.authorize::<action::RoleAssignmentDelete>(scope.clone()) {
+            return ticket.record(Err(denied.into())).await;
+        }
+        let decide = || {
+            let (assignment, stamp) = self.assignment_at(&scope, name)?;
+            Ok(Change {
+                expectations: vec![(RecordId::Assignment(name), Some(stamp))],
+                puts: vec![],
+                deletes: vec![RecordId::Assignment(name)],
+                value: assignment,
+            })
+        };
+        match self.change(ticket.leaf(None), decide).await {
+            Ok(changed) => ticket.recorded_with_commit(changed.value, changed.receipt),
+            Err(error) => ticket.record(Err(error)).await,
+        }
+    }
+
+    /// The roles that can be assigned.
+    pub async fn list_roles(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        scope: Scope,
+    ) -> Recorded<Vec<BuiltInRole>> {
+        ticket.asks::<action::RoleDefinitionRead>(&scope);
+        let allowed =
+            ticket.authorize::<action::RoleDefinitionRead>(scope).map(|_| BuiltInRole::ALL.to_vec());
+        ticket.record(allowed.map_err(Error::from)).await
+    }
+
+    pub async fn read_role(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        scope: Scope,
+        id: Guid,
+    ) -> Recorded<BuiltInRole> {
+        ticket.asks::<action::RoleDefinitionRead>(&scope);
+        let found = ticket
+            .authorize::<action::RoleDefinitionRead>(scope)
+            .map_err(Error::from)
+            .and_then(|_| BuiltInRole::by_id(id).ok_or_else(|| Error::RoleNotFound(id.to_string())));
+        ticket.record(found).await
+    }
+
+    async fn with_assignment(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        scope: Scope,
+        name: Guid,
+    ) -> Recorded<RoleAssignment> {
+        ticket.asks::<action::RoleAssignmentRead>(&scope);
+        let found = ticket
+            .authorize::<action::RoleAssignmentRead>(scope)
+            .map_err(Error::from)
+            .and_then(|grant| Ok(self.assignment_at(grant.scope(), name)?.0));
+        ticket.record(found).await
+    }
+
+    fn assignment_at(&self, scope: &Scope, name: Guid) -> Result<(RoleAssignment, Stamp), Error> {
+        let not_found = || Error::AssignmentNotFound { name, scope: scope.clone() };
+        let (assignment, stamp) = self.index().assignment(name).ok_or_else(not_found)?;
+        if assignment.scope == *scope { Ok((assignment, stamp)) } else { Err(not_found()) }
+    }
+
+    fn decide_assignment(&self, wanted: &RoleAssignment) -> Result<Change<RoleAssignment>, Error> {
+        let name = wanted.name;
+        let (expected, puts) = match self.index().assignment(name) {
+            Some((held, stamp)) if held == *wanted => (Some(stamp), vec![]),
+            Some(_) => return Err(Error::AssignmentExists { name }),
+            None => {
+                self.check_assignment_room(&wanted.scope)?;
+                (None, vec![Record::Assignment(wanted.clone())])
+            }
+        };
+        Ok(Change {
+            expectations: vec![(RecordId::Assignment(name), expected)],
+            puts,
+            deletes: vec![],
+            value: wanted.clone(),
+        })
+    }
+
+    fn check_assignment_room(&self, scope: &Scope) -> Result<(), Error> {
+        let is_pool_wide = |scope: &Scope| matches!(scope, Scope::Root | Scope::Keys);
+        let roles = self.roles();
+        let (what, limit, held) = if is_pool_wide(scope) {
+            let held = roles.assignments().filter(|held| is_pool_wide(&held.scope)).count();
+            ("role assignments at its own scope", self.limits().assignments_at_pool_scope, held)
+        } else {
+            let held = roles.assignments().filter(|held| held.scope == *scope).count();
+            ("role assignments at the scope of one key", self.limits().assignments_at_key_scope, held)
+        };
+        if held >= limit { Err(Error::LimitReached { what, limit }) } else { Ok(()) }
+    }
+}
