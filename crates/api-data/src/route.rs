@@ -223,8 +223,7 @@ mod tests {
 
     #[test]
     fn what_is_no_route_is_refused() {
-        for path in
-            ["/", "", "/keys", "/secrets/n", "/keys/n/o/p/q", "/keys/n/nothing", "/keys/providers/x"]
+        for path in ["/", "", "/keys", "/secrets/n", "/keys/n/o/p/q", "/keys/n/nothing", "/keys/providers/x"]
         {
             assert_eq!(post(path), Err(RouteRefused::Unknown), "{path}");
         }

@@ -144,7 +144,11 @@ impl SoftwareKey {
         }
     }
 
-    fn check_signature_input(&self, algorithm: SignatureAlgorithm, digest: &[u8]) -> Result<(), PartitionError> {
+    fn check_signature_input(
+        &self,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+    ) -> Result<(), PartitionError> {
         if !algorithm.fits(self.spec) {
             return Err(mismatch(algorithm.as_str(), self.spec));
         }
@@ -234,10 +238,7 @@ fn plain_rsa(algorithm: EncryptionAlgorithm, extras: [Option<&[u8]>; 3]) -> Resu
     if extras.iter().all(Option::is_none) {
         return Ok(());
     }
-    Err(input_length(format!(
-        "{} takes no iv, additional authenticated data or tag",
-        algorithm.as_str()
-    )))
+    Err(input_length(format!("{} takes no iv, additional authenticated data or tag", algorithm.as_str())))
 }
 
 #[cfg(test)]

@@ -148,11 +148,7 @@ impl OctKey {
         let mut bytes = plaintext.to_vec();
         let tag = self
             .gcm()
-            .seal_in_place_separate_tag(
-                Nonce::assume_unique_for_key(iv),
-                Aad::from(additional),
-                &mut bytes,
-            )
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(iv), Aad::from(additional), &mut bytes)
             .map_err(failed_to("encrypt with AES-GCM"))?;
         Ok((bytes, tag.as_ref().to_vec()))
     }
@@ -241,13 +237,11 @@ impl OctKey {
     }
 
     fn cbc_encrypting(&self) -> &EncryptingKey {
-        self.cbc_encrypting
-            .get_or_init(|| EncryptingKey::cbc(self.cipher_key()).expect("AES has a CBC mode"))
+        self.cbc_encrypting.get_or_init(|| EncryptingKey::cbc(self.cipher_key()).expect("AES has a CBC mode"))
     }
 
     fn cbc_decrypting(&self) -> &DecryptingKey {
-        self.cbc_decrypting
-            .get_or_init(|| DecryptingKey::cbc(self.cipher_key()).expect("AES has a CBC mode"))
+        self.cbc_decrypting.get_or_init(|| DecryptingKey::cbc(self.cipher_key()).expect("AES has a CBC mode"))
     }
 
     fn cipher_key(&self) -> UnboundCipherKey {
@@ -328,7 +322,10 @@ fn whole_blocks(algorithm: &str, what: &str, bytes: &[u8]) -> Result<(), Partiti
     if !bytes.is_empty() && bytes.len().is_multiple_of(BLOCK_BYTES) {
         return Ok(());
     }
-    Err(input_length(format!("{algorithm}: {what} of whole blocks of {BLOCK_BYTES} bytes, not {}", bytes.len())))
+    Err(input_length(format!(
+        "{algorithm}: {what} of whole blocks of {BLOCK_BYTES} bytes, not {}",
+        bytes.len()
+    )))
 }
 
 fn wrap_units(algorithm: &str, what: &str, bytes: &[u8], least: usize) -> Result<(), PartitionError> {

@@ -171,7 +171,9 @@ impl RsaKey {
             None if algorithm == EncryptionAlgorithm::Rsa15 => keys.pkcs1.decrypt(ciphertext, &mut buffer),
             None => return Err(mismatch(algorithm.as_str(), KeySpec::Rsa(size))),
         };
-        plaintext.map(|plaintext| SecretBytes::new(plaintext.to_vec())).map_err(|_| PartitionError::DecryptionFailed)
+        plaintext
+            .map(|plaintext| SecretBytes::new(plaintext.to_vec()))
+            .map_err(|_| PartitionError::DecryptionFailed)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Known-answer tests, run before a core serves: each algorithm of the partition through the code that customers' keys
 //! take, against answers of another implementation. Takes a few milliseconds.
 
+use crate::SoftwareKey;
 use crate::known_answers as known;
 use crate::oct::OctKey;
-use crate::SoftwareKey;
 use aws_lc_rs::digest;
 use crypto::{Decrypt, Encrypt, LoadedKey, SelfTestFailed, single_use};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
@@ -65,12 +65,7 @@ fn gcm(size: OctSize, bytes: &[u8], answer: &[u8], hook: Hook<'_>) -> Result<(),
         key.gcm_seal(iv, b"additional", &known::MESSAGE).ok().map(|(bytes, tag)| [bytes, tag].concat());
     expect(name, sealed, answer, hook)?;
     let (ciphertext, tag) = answer.split_at(known::MESSAGE.len());
-    let input = Decrypt {
-        ciphertext,
-        iv: Some(&iv),
-        additional_data: Some(b"additional"),
-        tag: Some(tag),
-    };
+    let input = Decrypt { ciphertext, iv: Some(&iv), additional_data: Some(b"additional"), tag: Some(tag) };
     let opened = key.decrypt(EncryptionAlgorithm::AesGcm(size), &input).ok();
     expect(name, opened.map(|plaintext| plaintext.danger_expose().to_vec()), &known::MESSAGE, hook)?;
     let damaged = Decrypt { additional_data: Some(b"additionaL"), ..input };

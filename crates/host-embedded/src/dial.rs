@@ -98,9 +98,21 @@ mod tests {
     #[test]
     fn gives_up_at_the_limit() {
         runtime().block_on(async {
-            let dial = TcpDial::new([("127.0.0.1".into(), 9)], Duration::ZERO);
-            let error = dial.dial("127.0.0.1", 9).await.err().unwrap();
-            assert!(matches!(error, DialError::TimedOut { limit_ms: 0, .. }), "{error}");
+            // A listener that accepts nobody: once its queue is full, the kernel leaves connections unanswered.
+            let listener = tokio::net::TcpSocket::new_v4().unwrap();
+            listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let listener = listener.listen(1).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let dial = TcpDial::new([("127.0.0.1".into(), port)], Duration::from_millis(100));
+            let mut queued = Vec::new();
+            let error = loop {
+                match dial.dial("127.0.0.1", port).await {
+                    Ok(socket) => queued.push(socket),
+                    Err(error) => break error,
+                }
+                assert!(queued.len() < 10, "the queue never fills");
+            };
+            assert!(matches!(error, DialError::TimedOut { limit_ms: 100, .. }), "{error}");
         });
     }
 }
