@@ -171,3 +171,107 @@ fn from_wire(wire: GenesisV1) -> Option<Genesis> {
     };
     genesis.check().is_ok().then_some(genesis)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crypto::domain_secrets::DomainSecrets;
+    use proptest::prelude::*;
+
+    const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/genesis-v1.cbor");
+
+    /// The secrets of crypto's golden file.
+    fn secrets() -> DomainSecrets {
+        let golden = include_bytes!("../../crypto/tests/golden/domain-secrets-v1.bin");
+        DomainSecrets::import(&SecretBytes::new(golden.to_vec())).unwrap()
+    }
+
+    fn sample() -> Genesis {
+        Genesis {
+            pool: Guid([1; 16]),
+            name: "payroll".parse().unwrap(),
+            security_domain: Guid([2; 16]),
+            class: PoolClass::Production,
+            tenant: TenantId::parse("11111111-2222-3333-4444-555555555555").unwrap(),
+            issuer: IssuerPin {
+                issuers: vec!["https://login.example/t/v2.0".into()],
+                authority: "https://login.example/t".into(),
+                key_set: br#"{"keys":[]}"#.to_vec(),
+                audiences: vec!["https://managedhsm.example".into()],
+            },
+            initial_administrators: vec![Guid([3; 16]), Guid([4; 16])],
+            break_glass_group: Some(Guid([5; 16])),
+            retention: RetentionDays::new(7).unwrap(),
+            purge_protection: true,
+            audit_durability: AuditDurability::Synced,
+            allow_domain_redownload: false,
+        }
+    }
+
+    /// ECDSA signatures are random, so the golden file is read and its content made again, but not its signature.
+    #[test]
+    fn the_golden_file_verifies_for_ever() {
+        let owner = secrets().owner_key().public_key();
+        if std::env::var_os("HOLDFAST_WRITE_GOLDEN").is_some() && !std::path::Path::new(GOLDEN).exists() {
+            let signed = SignedGenesis::sign(sample(), secrets().owner_key());
+            std::fs::write(GOLDEN, signed.bytes()).unwrap();
+        }
+        let golden = std::fs::read(GOLDEN).unwrap();
+        let signed = SignedGenesis::read(&golden, &owner).unwrap();
+        assert_eq!(*signed.genesis(), sample());
+        let made = SignedGenesis::sign(sample(), secrets().owner_key());
+        let signature_bytes = 96;
+        assert_eq!(made.bytes()[..golden.len() - signature_bytes], golden[..golden.len() - signature_bytes]);
+        assert_eq!(signed.hash(), sha256(&[&golden]));
+    }
+
+    #[test]
+    fn each_flipped_bit_is_refused() {
+        let owner = secrets().owner_key().public_key();
+        let golden = std::fs::read(GOLDEN).unwrap();
+        for bit in 0..golden.len() * 8 {
+            let mut damaged = golden.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(SignedGenesis::read(&damaged, &owner).is_err(), "bit {bit}");
+        }
+        for length in 0..golden.len() {
+            assert!(SignedGenesis::read(&golden[..length], &owner).is_err(), "length {length}");
+        }
+        let longer = [golden.as_slice(), &[0]].concat();
+        assert_eq!(SignedGenesis::read(&longer, &owner), Err(UnreadableGenesis::Malformed));
+    }
+
+    #[test]
+    fn another_owner_and_parts_that_disagree_are_refused() {
+        let golden = std::fs::read(GOLDEN).unwrap();
+        let other = DomainSecrets::generate().owner_key().public_key();
+        assert_eq!(SignedGenesis::read(&golden, &other), Err(UnreadableGenesis::WrongSignature));
+
+        let owner = secrets().owner_key().public_key();
+        let refused = [
+            Genesis { initial_administrators: vec![], ..sample() },
+            Genesis { audit_durability: AuditDurability::Written, ..sample() },
+        ];
+        for genesis in refused {
+            let signed = SignedGenesis::sign(genesis, secrets().owner_key());
+            assert_eq!(SignedGenesis::read(signed.bytes(), &owner), Err(UnreadableGenesis::Malformed));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(SignedGenesis::read(&bytes, &secrets().owner_key().public_key()).is_err());
+        }
+
+        /// What is signed need not be well-formed.
+        #[test]
+        fn signed_nonsense_never_panics(content in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let secrets = secrets();
+            let signature = secrets.owner_key().sign_genesis(&signed_message(&content));
+            let bytes = to_bytes(&SignedV1 { format: 1, genesis: content, signature });
+            let read = SignedGenesis::read(bytes.danger_expose(), &secrets.owner_key().public_key());
+            prop_assert_eq!(read, Err(UnreadableGenesis::Malformed));
+        }
+    }
+}
