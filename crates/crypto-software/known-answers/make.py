@@ -33,14 +33,14 @@ for bits, digest in digests.items():
 
 secret = bytes(range(32))
 constant("SECRET", secret)
-label, context = b"label", b"context"
-constant(
-    "KBKDF",
-    KBKDFHMAC(
-        algorithm=hashes.SHA256(), mode=Mode.CounterMode, length=32, rlen=4, llen=4,
-        location=CounterLocation.BeforeFixed, label=label, context=context, fixed=None,
-    ).derive(secret),
-)
+# The golden file of masked material (docs/formats/masked-material.md), by another implementation.
+label, salt = b"holdfast masked material v1", bytes([6] * 24)
+single_use_key = KBKDFHMAC(
+    algorithm=hashes.SHA256(), mode=Mode.CounterMode, length=32, rlen=4, llen=4,
+    location=CounterLocation.BeforeFixed, label=label, context=salt, fixed=None,
+).derive(bytes([8] * 32))
+associated = label + b"\x31" + b"a pool, a name, a version"
+constant("MASKED", b"\x01" + salt + AESGCM(single_use_key).encrypt(bytes(12), bytes([7] * 16), associated))
 for bits, digest in digests.items():
     constant(f"HS_{bits}", hmac.new(secret, digest(message).digest(), digest).digest())
 

@@ -8,7 +8,6 @@ mod aws_lc;
 mod ec;
 mod errors;
 mod known_answers;
-mod mask;
 mod oct;
 mod rsa;
 mod self_test;
@@ -20,6 +19,7 @@ use crate::errors::{failed_to, input_length, invalid_material, mismatch};
 use crate::oct::OctKey;
 use crate::rsa::RsaKey;
 use crypto::domain_secrets::PartitionWrappingKey;
+use crypto::masking;
 use crypto::{
     Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,
     PartitionError, SecretBytes, SelfTestFailed,
@@ -52,7 +52,10 @@ impl SoftwarePartition {
         binding: &MaterialBinding,
     ) -> Result<Generated, PartitionError> {
         let public = SoftwareKey::parse(spec, material.danger_expose())?.public_numbers();
-        Ok(Generated { public, masked: mask::mask(&self.wrapping, spec, binding, material.danger_expose()) })
+        Ok(Generated {
+            public,
+            masked: masking::seal(&self.wrapping, spec, binding, material.danger_expose()),
+        })
     }
 }
 
@@ -73,7 +76,7 @@ impl Partition for SoftwarePartition {
         };
         let key = SoftwareKey::parse(spec, &material)?;
         key.check_pairwise_consistency()?;
-        let masked = mask::mask(&self.wrapping, spec, binding, &material);
+        let masked = masking::seal(&self.wrapping, spec, binding, &material);
         Ok(Generated { public: key.public_numbers(), masked })
     }
 
@@ -83,7 +86,7 @@ impl Partition for SoftwarePartition {
         masked: &MaskedMaterial,
         binding: &MaterialBinding,
     ) -> Result<Arc<dyn LoadedKey>, PartitionError> {
-        let material = mask::unmask(&self.wrapping, spec, binding, masked)?;
+        let material = masking::open(&self.wrapping, spec, binding, masked)?;
         Ok(Arc::new(SoftwareKey::parse(spec, material.danger_expose())?))
     }
 
@@ -101,6 +104,7 @@ struct SoftwareKey {
     material: Material,
 }
 
+#[expect(clippy::large_enum_variant, reason = "each lives alone in an Arc")]
 enum Material {
     Rsa(RsaKey),
     Ec(EcKey),

@@ -27,6 +27,7 @@ const SCALAR_BYTES: usize = 48;
 const POINT_BYTES: usize = 97;
 const CLAIMS_PREFIX: &str = "holdfast:instance?v=1";
 const OID_EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
+const OID_P256: &str = "1.2.840.10045.3.1.7";
 const OID_ECDSA_SHA384: &str = "1.2.840.10045.4.3.3";
 const PEM_LABEL: &str = "PUBLIC KEY";
 /// SubjectPublicKeyInfo of a P-384 point (RFC 5480), up to the point itself.
@@ -322,8 +323,11 @@ fn read_claims(certificate: &X509Certificate<'_>) -> Option<(InstanceClaims, Ins
     };
     let key = certificate.public_key();
     let point = key.subject_public_key.data.to_vec();
-    let is_p256_point =
-        key.algorithm.algorithm.to_id_string() == OID_EC_PUBLIC_KEY && point.len() == 65 && point[0] == 4;
+    let curve = key.algorithm.parameters.as_ref()?.as_oid().ok()?;
+    let is_p256_point = key.algorithm.algorithm.to_id_string() == OID_EC_PUBLIC_KEY
+        && curve.to_id_string() == OID_P256
+        && point.len() == 65
+        && point[0] == 4;
     // One spelling only: what was read must be what would be written.
     (is_p256_point && claims_uri(&claims) == uri).then_some((claims, InstancePublicKey { point }))
 }

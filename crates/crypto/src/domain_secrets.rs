@@ -12,18 +12,13 @@ const MAGIC: &[u8; 6] = b"HFDOM\x01";
 const KEY_BYTES: usize = 32;
 const KEYS: usize = 4;
 
-/// Key bytes for a partition's masking, handed to the partition once.
+/// Masks the material of a partition's keys ([`crate::masking`]); handed to the partition once.
 pub struct PartitionWrappingKey(pub(crate) SecretBytes);
 
 impl PartitionWrappingKey {
     /// For an implementation of `Partition` under test, which has no security domain.
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
         Self(SecretBytes::new(bytes.to_vec()))
-    }
-
-    /// 32 bytes, for an implementation of `Partition` only.
-    pub fn danger_expose(&self) -> &[u8] {
-        self.0.danger_expose()
     }
 }
 

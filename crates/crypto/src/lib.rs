@@ -8,11 +8,12 @@ pub mod audit_key;
 pub mod certificate;
 pub mod digest;
 pub mod domain_secrets;
+pub mod masking;
 pub mod partition;
 pub mod record;
 pub mod root;
 pub mod secret;
-pub mod single_use;
+mod single_use;
 
 pub use partition::{
     Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,

@@ -128,9 +128,18 @@ impl DataKey {
     }
 
     pub(crate) fn wrap(&self, kek: &SecretBytes, pool: Guid, class: PoolClass) -> WrappedDataKey {
+        self.wrap_with_salt(kek, pool, class, single_use::fresh_salt())
+    }
+
+    fn wrap_with_salt(
+        &self,
+        kek: &SecretBytes,
+        pool: Guid,
+        class: PoolClass,
+        salt: [u8; SALT_BYTES],
+    ) -> WrappedDataKey {
         let mut wrapped = vec![FORMAT_VERSION];
         let associated = wrap_associated_data(pool, class, self.epoch);
-        let salt = single_use::fresh_salt();
         single_use::seal(
             kek.danger_expose(),
             WRAP_LABEL,
@@ -267,6 +276,21 @@ mod tests {
             other_epoch.open(&place(), &sealed()).err(),
             Some(RecordError::WrongEpoch { expected: 4, actual: 3 })
         );
+    }
+
+    #[test]
+    fn a_wrapped_data_key_matches_its_golden_file() {
+        let golden = WrappedDataKey(include_bytes!("../tests/golden/wrapped-data-key-v1.bin").to_vec());
+        let kek = SecretBytes::new(vec![4; 32]);
+        let (pool, class) = (Guid([1; 16]), PoolClass::Test);
+        assert_eq!(data_key().wrap_with_salt(&kek, pool, class, [5; SALT_BYTES]), golden);
+        let key = DataKey::unwrap(&kek, pool, class, 3, &golden).unwrap();
+        assert_eq!(key.key.danger_expose(), [9; 32]);
+        for bit in 0..golden.0.len() * 8 {
+            let mut damaged = golden.clone();
+            damaged.0[bit / 8] ^= 1 << (bit % 8);
+            assert!(DataKey::unwrap(&kek, pool, class, 3, &damaged).is_none(), "bit {bit}");
+        }
     }
 
     #[test]
