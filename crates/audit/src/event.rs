@@ -7,8 +7,14 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 const FORMAT_VERSION: u8 = 1;
+const MAX_URI_BYTES: usize = 2048;
+const MAX_DETAIL_BYTES: usize = 512;
+const MAX_CORRELATION_ID_BYTES: usize = 128;
+/// Of every other text: names, codes, addresses, the client's `User-Agent`.
+const MAX_SHORT_BYTES: usize = 256;
 
-/// What happened, as far as it was known when it was recorded. Text is bounded by whoever fills it in.
+/// What happened, as far as it was known when it was recorded: a request, or what a core did of its own accord. Holds no
+/// secret: whoever fills it in leaves secrets out of `request_uri` and `detail`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Event {
     pub time: Time,
@@ -59,57 +65,58 @@ pub struct CallerIdentity {
 #[error("not an audit event of format version 1")]
 pub struct MalformedEvent;
 
+/// Text is borrowed: an event is encoded on the path of each request.
 #[derive(Decode, Encode)]
-struct EventV1 {
+struct EventV1<'a> {
     #[n(0)]
     format: u8,
     #[n(1)]
     unix_milliseconds: i64,
-    #[n(2)]
-    operation: String,
-    #[n(3)]
-    api_version: String,
+    #[b(2)]
+    operation: &'a str,
+    #[b(3)]
+    api_version: &'a str,
     /// Absent on success.
-    #[n(4)]
-    failure: Option<String>,
-    #[n(5)]
-    inner_failure: Option<String>,
+    #[b(4)]
+    failure: Option<&'a str>,
+    #[b(5)]
+    inner_failure: Option<&'a str>,
     #[n(6)]
     http_status: u16,
     #[n(7)]
     duration_microseconds: u64,
-    #[n(8)]
-    tenant: Option<String>,
+    #[b(8)]
+    tenant: Option<&'a str>,
     #[cbor(n(9), with = "minicbor::bytes")]
     object_id: Option<[u8; 16]>,
-    #[n(10)]
-    application_id: Option<String>,
-    #[n(11)]
-    user_principal_name: Option<String>,
-    #[n(12)]
-    client_address: String,
-    #[n(13)]
-    user_agent: String,
-    #[n(14)]
-    correlation_id: String,
+    #[b(10)]
+    application_id: Option<&'a str>,
+    #[b(11)]
+    user_principal_name: Option<&'a str>,
+    #[b(12)]
+    client_address: &'a str,
+    #[b(13)]
+    user_agent: &'a str,
+    #[b(14)]
+    correlation_id: &'a str,
     #[cbor(n(15), with = "minicbor::bytes")]
     request_id: Option<[u8; 16]>,
-    #[n(16)]
-    request_uri: String,
-    #[n(17)]
-    key_name: Option<String>,
-    #[n(18)]
-    key_version: Option<String>,
-    #[n(19)]
-    algorithm: Option<String>,
-    #[n(20)]
-    data_action: Option<String>,
-    #[n(21)]
-    scope: Option<String>,
-    #[n(22)]
-    detail: String,
-    #[n(23)]
-    pool: String,
+    #[b(16)]
+    request_uri: &'a str,
+    #[b(17)]
+    key_name: Option<&'a str>,
+    #[b(18)]
+    key_version: Option<&'a str>,
+    #[b(19)]
+    algorithm: Option<&'a str>,
+    #[b(20)]
+    data_action: Option<&'a str>,
+    #[b(21)]
+    scope: Option<&'a str>,
+    #[b(22)]
+    detail: &'a str,
+    #[b(23)]
+    pool: &'a str,
     #[cbor(n(24), with = "minicbor::bytes")]
     node: [u8; 16],
     #[cbor(n(25), with = "minicbor::bytes")]
@@ -117,82 +124,89 @@ struct EventV1 {
 }
 
 impl Event {
+    /// Format version 1. Text above its bound is cut, so that no request can be too long to be recorded.
     pub fn encode(&self) -> Vec<u8> {
         let (failure, inner_failure) = match &self.result {
             EventResult::Success => (None, None),
-            EventResult::Failure { code, inner_code } => (Some(code.clone()), inner_code.clone()),
+            EventResult::Failure { code, inner_code } => (Some(code), inner_code.as_ref()),
         };
-        let caller = self.caller.clone();
+        let caller = self.caller.as_ref();
         let wire = EventV1 {
             format: FORMAT_VERSION,
             unix_milliseconds: self.time.unix_milliseconds(),
-            operation: self.operation.clone(),
-            api_version: self.api_version.clone(),
-            failure,
-            inner_failure,
+            operation: cut(&self.operation, MAX_SHORT_BYTES),
+            api_version: cut(&self.api_version, MAX_SHORT_BYTES),
+            failure: cut_option(failure),
+            inner_failure: cut_option(inner_failure),
             http_status: self.http_status,
             duration_microseconds: self.duration_microseconds,
-            tenant: caller.as_ref().map(|caller| caller.tenant.clone()),
-            object_id: caller.as_ref().map(|caller| caller.object_id.0),
-            application_id: caller.as_ref().and_then(|caller| caller.application_id.clone()),
-            user_principal_name: caller.and_then(|caller| caller.user_principal_name),
-            client_address: self.client_address.clone(),
-            user_agent: self.user_agent.clone(),
-            correlation_id: self.correlation_id.clone(),
+            tenant: cut_option(caller.map(|caller| &caller.tenant)),
+            object_id: caller.map(|caller| caller.object_id.0),
+            application_id: cut_option(caller.and_then(|caller| caller.application_id.as_ref())),
+            user_principal_name: cut_option(caller.and_then(|caller| caller.user_principal_name.as_ref())),
+            client_address: cut(&self.client_address, MAX_SHORT_BYTES),
+            user_agent: cut(&self.user_agent, MAX_SHORT_BYTES),
+            correlation_id: cut(&self.correlation_id, MAX_CORRELATION_ID_BYTES),
             request_id: self.request_id.map(|id| id.0),
-            request_uri: self.request_uri.clone(),
-            key_name: self.key_name.clone(),
-            key_version: self.key_version.clone(),
-            algorithm: self.algorithm.clone(),
-            data_action: self.data_action.clone(),
-            scope: self.scope.clone(),
-            detail: self.detail.clone(),
-            pool: self.pool.clone(),
+            request_uri: cut(&self.request_uri, MAX_URI_BYTES),
+            key_name: cut_option(self.key_name.as_ref()),
+            key_version: cut_option(self.key_version.as_ref()),
+            algorithm: cut_option(self.algorithm.as_ref()),
+            data_action: cut_option(self.data_action.as_ref()),
+            scope: cut_option(self.scope.as_ref()),
+            detail: cut(&self.detail, MAX_DETAIL_BYTES),
+            pool: cut(&self.pool, MAX_SHORT_BYTES),
             node: self.node.0,
             incarnation: self.incarnation.0,
         };
-        minicbor::to_vec(&wire).expect("writing to memory does not fail")
+        let mut encoded = Vec::with_capacity(1024);
+        minicbor::encode(&wire, &mut encoded).expect("writing to memory does not fail");
+        encoded
     }
 
+    /// Reads format version 1, fields of later versions passed over.
     pub fn decode(bytes: &[u8]) -> Result<Self, MalformedEvent> {
-        let wire: EventV1 = minicbor::decode(bytes).map_err(|_| MalformedEvent)?;
+        let wire: EventV1<'_> = minicbor::decode(bytes).map_err(|_| MalformedEvent)?;
         if wire.format != FORMAT_VERSION {
             return Err(MalformedEvent);
         }
+        let text = |text: Option<&str>| text.map(str::to_owned);
         let caller = match (wire.tenant, wire.object_id) {
             (Some(tenant), Some(object_id)) => Some(CallerIdentity {
-                tenant,
+                tenant: tenant.to_owned(),
                 object_id: Guid(object_id),
-                application_id: wire.application_id,
-                user_principal_name: wire.user_principal_name,
+                application_id: text(wire.application_id),
+                user_principal_name: text(wire.user_principal_name),
             }),
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => return Err(MalformedEvent),
         };
         let result = match wire.failure {
             None => EventResult::Success,
-            Some(code) => EventResult::Failure { code, inner_code: wire.inner_failure },
+            Some(code) => {
+                EventResult::Failure { code: code.to_owned(), inner_code: text(wire.inner_failure) }
+            }
         };
         Ok(Self {
             time: Time::from_unix_milliseconds(wire.unix_milliseconds),
-            operation: wire.operation,
-            api_version: wire.api_version,
+            operation: wire.operation.to_owned(),
+            api_version: wire.api_version.to_owned(),
             result,
             http_status: wire.http_status,
             duration_microseconds: wire.duration_microseconds,
             caller,
-            client_address: wire.client_address,
-            user_agent: wire.user_agent,
-            correlation_id: wire.correlation_id,
+            client_address: wire.client_address.to_owned(),
+            user_agent: wire.user_agent.to_owned(),
+            correlation_id: wire.correlation_id.to_owned(),
             request_id: wire.request_id.map(Guid),
-            request_uri: wire.request_uri,
-            key_name: wire.key_name,
-            key_version: wire.key_version,
-            algorithm: wire.algorithm,
-            data_action: wire.data_action,
-            scope: wire.scope,
-            detail: wire.detail,
-            pool: wire.pool,
+            request_uri: wire.request_uri.to_owned(),
+            key_name: text(wire.key_name),
+            key_version: text(wire.key_version),
+            algorithm: text(wire.algorithm),
+            data_action: text(wire.data_action),
+            scope: text(wire.scope),
+            detail: wire.detail.to_owned(),
+            pool: wire.pool.to_owned(),
             node: Guid(wire.node),
             incarnation: Guid(wire.incarnation),
         })
@@ -201,11 +215,15 @@ impl Event {
     /// A record of Azure's category `AuditEvent` (behaviour section 18.2), and under `holdfast` what Azure's schema has
     /// no place for. `index` is the event's place in the log.
     pub fn to_azure_json(&self, index: u64) -> Value {
-        let (result_type, code) = match &self.result {
+        let (result_type, inner_code) = match &self.result {
             EventResult::Success => ("Success", None),
-            EventResult::Failure { code, inner_code } => {
-                (code.as_str(), Some(inner_code.clone().unwrap_or_else(|| code.clone())))
-            }
+            EventResult::Failure { code, inner_code } => (code.as_str(), inner_code.as_deref()),
+        };
+        let request_id = self.request_id.map(|id| id.to_string());
+        // Azure always shows one; where the client sent none it is the service's own.
+        let correlation_id = match self.correlation_id.as_str() {
+            "" => request_id.as_deref().unwrap_or_default(),
+            sent => sent,
         };
         let resource_id =
             format!("/providers/Microsoft.KeyVault/managedHSMs/{}", self.pool).to_ascii_uppercase();
@@ -222,7 +240,7 @@ impl Event {
             "callerIpAddress": self.client_address,
             "identity": self.identity().to_string(),
             "clientInfo": self.user_agent,
-            "correlationId": self.correlation_id,
+            "correlationId": correlation_id,
             "subnetId": "(unknown)",
             "httpStatusCode": self.http_status,
             "PoolName": self.pool,
@@ -233,9 +251,9 @@ impl Event {
             "resourceType": "managedHSMs",
             "holdfast": {
                 "index": index,
-                "requestId": self.request_id.map(|id| id.to_string()),
+                "requestId": request_id,
                 "durationUs": self.duration_microseconds,
-                "code": code,
+                "innerCode": inner_code,
                 "key": self.key_name,
                 "version": self.key_version,
                 "algorithm": self.algorithm,
@@ -264,6 +282,15 @@ impl Event {
         }
         json!({ "claim": claim })
     }
+}
+
+/// The longest start of `text` that is at most `bytes` long.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+fn cut_option(text: Option<&String>) -> Option<&str> {
+    text.map(|text| cut(text, MAX_SHORT_BYTES))
 }
 
 /// UTC with milliseconds.
@@ -321,6 +348,25 @@ mod tests {
         assert_eq!(Event::decode(&internal.encode()), Ok(internal));
     }
 
+    /// A client chooses some of the text; it never chooses whether it is recorded.
+    #[test]
+    fn text_above_its_bound_is_cut_at_a_character() {
+        let long = "é".repeat(5000);
+        let event = Event {
+            user_agent: long.clone(),
+            correlation_id: format!("x{long}"),
+            request_uri: long.clone(),
+            detail: long.clone(),
+            scope: Some(long),
+            ..sample()
+        };
+        let recorded = Event::decode(&event.encode()).unwrap();
+        let lengths =
+            [&recorded.user_agent, &recorded.correlation_id, &recorded.request_uri, &recorded.detail];
+        assert_eq!(lengths.map(String::len), [256, 127, 2048, 512]);
+        assert_eq!(recorded.scope.unwrap().len(), 256);
+    }
+
     #[test]
     fn an_event_is_shown_as_azure_shows_it() {
         let shown = sample().to_azure_json(7);
@@ -333,7 +379,40 @@ mod tests {
              \"http_schemas_microsoft_com_identity\":{\"claims\":{\"objectidentifier\":\
              \"bbbbbbbb-bbbb-bbbb-bbbb-bbbbbbbbbbbb\"}}}}"
         );
+        assert_eq!(shown["resultType"], "Forbidden");
+        assert_eq!(shown["httpStatusCode"], 403);
+        assert_eq!(shown["correlationId"], "cccccccc-0000-4000-8000-000000000003");
         assert_eq!(shown["holdfast"]["index"], 7);
+        assert_eq!(shown["holdfast"]["durationUs"], 12_345);
+        let unnamed = Event { correlation_id: String::new(), ..sample() }.to_azure_json(0);
+        assert_eq!(unnamed["correlationId"], "dddddddd-dddd-dddd-dddd-dddddddddddd");
+        let members = [
+            "TenantId",
+            "time",
+            "resourceId",
+            "operationName",
+            "operationVersion",
+            "category",
+            "resultType",
+            "properties",
+            "durationMs",
+            "callerIpAddress",
+            "identity",
+            "clientInfo",
+            "correlationId",
+            "subnetId",
+            "httpStatusCode",
+            "PoolName",
+            "requestUri",
+            "resourceGroup",
+            "resourceProvider",
+            "resource",
+            "resourceType",
+            "holdfast",
+        ];
+        let shown = shown.as_object().unwrap();
+        assert_eq!(shown.len(), members.len());
+        members.iter().for_each(|member| assert!(shown.contains_key(*member), "{member}"));
     }
 
     proptest! {

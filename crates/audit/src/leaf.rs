@@ -10,6 +10,7 @@ const HEADER_BYTES: usize = 21;
 /// A sealed event holds bounded text only; this is far above it.
 pub(crate) const MAX_LEAF_BYTES: usize = 64 * 1024;
 
+/// One entry of the log, as it is hashed and stored. What it says is known to holders of the audit key only.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Leaf(Vec<u8>);
 
@@ -28,6 +29,7 @@ pub enum EventUnreadable {
 }
 
 impl Leaf {
+    /// Seals `event`. The id is random, and is how an event that was stored with a change is found again in the log.
     pub fn seal(event_id: [u8; 16], event: &Event, sealer: &AuditSealer) -> Self {
         let mut bytes = Vec::with_capacity(1024);
         bytes.push(FORMAT_VERSION);
@@ -37,6 +39,7 @@ impl Leaf {
         Self(bytes)
     }
 
+    /// Takes bytes of a leaf that was sealed before: 21 bytes to 64 KiB of version 1.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, MalformedLeaf> {
         let well_formed =
             (HEADER_BYTES..=MAX_LEAF_BYTES).contains(&bytes.len()) && bytes[0] == FORMAT_VERSION;
@@ -63,4 +66,51 @@ pub fn open_event(leaf: &Leaf, sealer: &AuditSealer) -> Result<Event, EventUnrea
     }
     let plaintext = sealer.open(&leaf.event_id(), &leaf.0[HEADER_BYTES..])?;
     Ok(Event::decode(plaintext.danger_expose())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crypto::SecretBytes;
+    use domain::guid::Guid;
+
+    fn sealer(epoch: u32) -> AuditSealer {
+        AuditSealer::from_exported(&SecretBytes::new(vec![6; 32]), Guid([1; 16]), epoch).unwrap()
+    }
+
+    #[test]
+    fn a_leaf_opens_for_the_audit_key_and_only_as_it_was_sealed() {
+        let event = Event { operation: "KeySign".into(), ..Event::default() };
+        let leaf = Leaf::seal([7; 16], &event, &sealer(3));
+        assert_eq!(leaf.event_id(), [7; 16]);
+        assert_eq!(open_event(&leaf, &sealer(3)), Ok(event));
+        let refused = EventUnreadable::WrongEpoch { expected: 4, actual: 3 };
+        assert_eq!(open_event(&leaf, &sealer(4)), Err(refused));
+        for bit in 0..leaf.as_bytes().len() * 8 {
+            let mut bytes = leaf.as_bytes().to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(changed) = Leaf::from_bytes(bytes) {
+                assert!(open_event(&changed, &sealer(3)).is_err(), "bit {bit}");
+            }
+        }
+    }
+
+    /// The longest event that there can be.
+    #[test]
+    fn every_event_fits_a_leaf() {
+        let long = || "x".repeat(100_000);
+        let event = Event {
+            operation: long(),
+            request_uri: long(),
+            detail: long(),
+            scope: Some(long()),
+            pool: long(),
+            user_agent: long(),
+            ..Event::default()
+        };
+        let leaf = Leaf::seal([7; 16], &event, &sealer(1));
+        assert!(Leaf::from_bytes(leaf.as_bytes().to_vec()).is_ok());
+        assert_eq!(Leaf::from_bytes(vec![1; HEADER_BYTES - 1]), Err(MalformedLeaf));
+        assert_eq!(Leaf::from_bytes(vec![2; HEADER_BYTES]), Err(MalformedLeaf));
+    }
 }

@@ -1,0 +1,234 @@
+//! The one task that appends: gathers what waits into a group, signs one checkpoint over it, and answers once the group
+//! is durable. One frame is under way at a time; the next group gathers meanwhile in the queue.
+
+use crate::leaf::Leaf;
+use crate::log::{AuditConfig, AuditError, CheckpointMark, Shared, unavailable};
+use crate::receipt::Receipt;
+use crate::recovery::{End, OpenSegment};
+use crate::segment::{Checkpoint, Group, SegmentHeader};
+use crate::tree::{Frontier, Hash, leaf_hash};
+use crypto::certificate::{InstanceClaims, InstanceKey};
+use domain::time::{IntDate, Time};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+const MAX_GROUP_LEAVES: usize = 1024;
+/// A group ends with the leaf that reaches this.
+const MAX_GROUP_BYTES: usize = 1 << 20;
+
+pub(crate) type Answer = oneshot::Sender<Result<Receipt, AuditError>>;
+
+pub(crate) enum Message {
+    Leaf(Leaf, Answer),
+    Close(oneshot::Sender<()>),
+}
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    config: AuditConfig,
+    key: InstanceKey,
+    certificate: Vec<u8>,
+    not_after: IntDate,
+    clock: Arc<dyn Fn() -> Time + Send + Sync>,
+    /// No checkpoint is older: the last one's time, or the start of the certificate's validity.
+    not_before: Time,
+    frontier: Frontier,
+    segment: Option<OpenSegment>,
+    /// Of the last frame.
+    digest: Hash,
+    /// Whether this incarnation's certificate is in the current segment.
+    certified: bool,
+    /// Why nothing more is written.
+    failed: Option<AuditError>,
+}
+
+impl Writer {
+    pub fn new(
+        shared: Arc<Shared>,
+        config: AuditConfig,
+        key: InstanceKey,
+        certificate: Vec<u8>,
+        claims: &InstanceClaims,
+        clock: Arc<dyn Fn() -> Time + Send + Sync>,
+        end: End,
+    ) -> Self {
+        let End { frontier, segment, digest, last_checkpoint, .. } = end;
+        let certified_from =
+            Time::from_unix_milliseconds(claims.not_before.unix_seconds().saturating_mul(1000));
+        Self {
+            shared,
+            config,
+            key,
+            certificate,
+            not_after: claims.not_after,
+            clock,
+            not_before: last_checkpoint.map_or(certified_from, |last| last.max(certified_from)),
+            frontier,
+            segment,
+            digest,
+            certified: false,
+            failed: None,
+        }
+    }
+
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut received = Vec::new();
+        let mut leaves = VecDeque::new();
+        let mut closing = Vec::new();
+        loop {
+            if leaves.is_empty() && messages.recv_many(&mut received, MAX_GROUP_LEAVES).await == 0 {
+                for done in closing {
+                    // Whoever closed the log may have stopped waiting.
+                    let _: Result<(), ()> = oneshot::Sender::send(done, ());
+                }
+                return;
+            }
+            while leaves.len() + received.len() < MAX_GROUP_LEAVES
+                && let Ok(message) = messages.try_recv()
+            {
+                received.push(message);
+            }
+            for message in received.drain(..) {
+                match message {
+                    Message::Leaf(leaf, answer) => leaves.push_back((leaf, answer)),
+                    // What was handed in before is still received; nothing can be handed in from here on.
+                    Message::Close(done) => {
+                        messages.close();
+                        closing.push(done);
+                    }
+                }
+            }
+            let (group, answers) = next_group(&mut leaves);
+            if !group.is_empty() {
+                let written = self.write_unless_failed(group).await;
+                send_answers(&written, answers);
+            }
+        }
+    }
+
+    async fn write_unless_failed(&mut self, leaves: Vec<Leaf>) -> Result<Arc<Checkpoint>, AuditError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let written = self.write(leaves).await;
+        match &written {
+            Ok(_) => {}
+            // Nothing was written, and space may come back.
+            Err(AuditError::DiskFull) => tracing::warn!("the disk of the audit log is full"),
+            // How much was written is unknown: only opening the log again can tell.
+            Err(error) => {
+                tracing::error!(%error, "the audit log takes no more events");
+                self.failed = Some(error.clone());
+            }
+        }
+        written
+    }
+
+    /// One group: hash, sign, append. The writer's state moves on only once the group is durable.
+    async fn write(&mut self, leaves: Vec<Leaf>) -> Result<Arc<Checkpoint>, AuditError> {
+        let time = self.checkpoint_time()?;
+        let segment = self.room().await?;
+        let mut frontier = self.frontier.clone();
+        leaves.iter().for_each(|leaf| frontier.push(leaf_hash(leaf.as_bytes())));
+        let checkpoint = Checkpoint {
+            node: self.config.identity.node,
+            incarnation: self.config.incarnation,
+            size: frontier.size(),
+            root: frontier.root(),
+            time,
+            signature: [0; 64],
+        }
+        .sign(&self.config.identity, &self.key);
+        let certificate = if self.certified { Vec::new() } else { self.certificate.clone() };
+        let first_index = self.frontier.size();
+        let (frame, digest) = Group { first_index, certificate, leaves, checkpoint }.to_frame();
+        self.append(segment, frame, digest).await?;
+
+        self.frontier = frontier;
+        self.certified = true;
+        self.not_before = time;
+        let mut places = self.shared.places();
+        places.groups.push((first_index, segment.offset));
+        places.latest = CheckpointMark { size: checkpoint.size, root: checkpoint.root };
+        Ok(Arc::new(checkpoint))
+    }
+
+    /// Now, but never before the last checkpoint, and only while this incarnation's certificate is valid.
+    fn checkpoint_time(&self) -> Result<Time, AuditError> {
+        let time = (self.clock)().max(self.not_before);
+        if time.int_date() > self.not_after {
+            return Err(AuditError::Unavailable("the certificate of this incarnation has expired".into()));
+        }
+        Ok(time)
+    }
+
+    /// The segment that the next group goes to: the current one, or a new one once that is full. A header is durable
+    /// before the first group is written, so that only one frame is ever under way.
+    async fn room(&mut self) -> Result<OpenSegment, AuditError> {
+        let segment = match self.segment {
+            Some(segment) if segment.offset < self.config.segment_bytes.max(1) => segment,
+            Some(_) | None => {
+                let id = self.shared.log.roll().await.map_err(unavailable)?;
+                let segment = OpenSegment { id, offset: 0 };
+                self.segment = Some(segment);
+                segment
+            }
+        };
+        if segment.offset > 0 {
+            return Ok(segment);
+        }
+        let header = SegmentHeader {
+            identity: self.config.identity,
+            number: segment.id.0,
+            previous: self.digest,
+            frontier: self.frontier.clone(),
+        };
+        let (frame, digest) = header.to_frame();
+        let segment = self.append(segment, frame, digest).await?;
+        self.certified = false;
+        let mut places = self.shared.places();
+        places.first_indexes.push(self.frontier.size());
+        places.groups.clear();
+        Ok(segment)
+    }
+
+    /// Appends a frame; returns the segment behind it.
+    async fn append(
+        &mut self,
+        segment: OpenSegment,
+        frame: Vec<u8>,
+        digest: Hash,
+    ) -> Result<OpenSegment, AuditError> {
+        let offset = segment.offset + frame.len() as u64;
+        self.shared.log.append(frame).await.map_err(unavailable)?;
+        let segment = OpenSegment { offset, ..segment };
+        self.segment = Some(segment);
+        self.digest = digest;
+        Ok(segment)
+    }
+}
+
+/// Takes leaves from the front until there are enough for a group.
+fn next_group(leaves: &mut VecDeque<(Leaf, Answer)>) -> (Vec<Leaf>, Vec<Answer>) {
+    let mut bytes = 0;
+    let mut count = 0;
+    while count < leaves.len().min(MAX_GROUP_LEAVES) && bytes < MAX_GROUP_BYTES {
+        bytes += leaves[count].0.as_bytes().len();
+        count += 1;
+    }
+    leaves.drain(..count).unzip()
+}
+
+fn send_answers(written: &Result<Arc<Checkpoint>, AuditError>, answers: Vec<Answer>) {
+    // A waiter that is gone does not want its answer.
+    match written {
+        Ok(checkpoint) => {
+            let first = checkpoint.size - answers.len() as u64;
+            for (index, answer) in (first..).zip(answers) {
+                let _ = answer.send(Ok(Receipt { index, checkpoint: checkpoint.clone() }));
+            }
+        }
+        Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
+    }
+}
