@@ -11,8 +11,6 @@ mod known_answers;
 mod oct;
 mod rsa;
 mod self_test;
-#[cfg(test)]
-mod vectors;
 
 use crate::ec::EcKey;
 use crate::errors::{failed_to, input_length, invalid_material, mismatch};

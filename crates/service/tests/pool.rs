@@ -1,4 +1,5 @@
 //! A pool on real parts (redb, log files, the software partition): what it does, refuses, records and survives.
+#![allow(clippy::unwrap_used)] // a failed check is a failed test
 
 use crypto::domain_secrets::DomainSecrets;
 use crypto_software::SoftwarePartition;

@@ -1,4 +1,5 @@
 //! The store's promises: one winner for each conflict, nothing acknowledged lost, nothing put back unnoticed.
+#![allow(clippy::unwrap_used)] // a failed check is a failed test
 
 use crypto::domain_secrets::DomainSecrets;
 use domain::access::{BuiltInRole, RoleAssignment, Scope};
