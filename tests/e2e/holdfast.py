@@ -214,9 +214,9 @@ class Pool:
             self._exports = self.exports()
         return self._exports
 
-    def audit(self):
-        """Every event of the log, read through the running pool."""
-        return json.loads(self.run("audit", "show", "--json").stdout)
+    def audit(self, start=0):
+        """Every event of the log from index `start`, read through the running pool."""
+        return json.loads(self.run("audit", "show", "--json", "--from", str(start)).stdout)
 
     def events(self, correlation_id):
         return [event for event in self.audit() if event["correlationId"] == correlation_id]

@@ -20,7 +20,7 @@ from holdfast import Pool, b64, fresh_name, key_path, unb64
 
 ROUNDS = int(os.environ.get("HOLDFAST_KILL_ROUNDS", "50"))
 SEED = int(os.environ.get("HOLDFAST_KILL_SEED", str(random.SystemRandom().randrange(2**32))))
-# After so many rounds a new pool: reading the whole log each time must not become the test.
+# After so many rounds a new pool: verifying the whole log each time must not become the test.
 ROUNDS_PER_POOL = 25
 WORKERS = 3
 KEYS_PER_WORKER_AND_ROUND = 20
@@ -30,8 +30,10 @@ DIGEST = hashlib.sha256(b"message").digest()
 class Load:
     """Workers that make keys and sign until the server is gone, and note what was acknowledged."""
 
-    def __init__(self, pool):
+    def __init__(self, pool, first_event):
         self.pool = pool
+        # Events before this index are of earlier rounds.
+        self.first_event = first_event
         self.created = []  # (correlation id, bundle)
         self.signed = []  # (correlation id, bundle, signature)
         self.refused = []
@@ -84,15 +86,19 @@ class Load:
 
 
 def assert_nothing_was_lost(pool, load):
-    """Every key and every event that the load had acknowledged is there after a restart."""
+    """Every key and every event that the load had acknowledged is there after a restart. Gives the index of the
+    next event."""
     with_connection = pool.connection()
     for _, bundle in load.created:
         answer = pool.call("GET", key_path(bundle), connection=with_connection)
         assert answer.status == 200, f"acknowledged key is gone: {key_path(bundle)}: {answer}"
         assert answer.json == bundle, "acknowledged key has changed"
     with_connection.close()
+    found = pool.audit(load.first_event)
+    indices = [event["holdfast"]["index"] for event in found]
+    assert indices == list(range(load.first_event, load.first_event + len(found))), "a gap in the log"
     events = collections.Counter(
-        (event["correlationId"], event["operationName"], event["httpStatusCode"]) for event in pool.audit()
+        (event["correlationId"], event["operationName"], event["httpStatusCode"]) for event in found
     )
     for correlation_id, bundle in load.created:
         assert events[correlation_id, "KeyCreate", 200] == 1, f"event of {key_path(bundle)}"
@@ -100,6 +106,7 @@ def assert_nothing_was_lost(pool, load):
         assert events[correlation_id, "KeySign", 200] == 1, f"event of a signature by {key_path(bundle)}"
     for _, bundle, signature in load.signed[-3:]:
         verify(bundle, signature)
+    return load.first_event + len(found)
 
 
 def verify(bundle, signature):
@@ -115,7 +122,7 @@ def verify(bundle, signature):
 def test_kill_loses_nothing_that_was_acknowledged(tmp_path):
     moments = random.Random(SEED)
     print(f"seed {SEED}, {ROUNDS} rounds")
-    keys = signatures = 0
+    keys = signatures = next_event = 0
     pool = None
     for round_number in range(ROUNDS):
         if round_number % ROUNDS_PER_POOL == 0:
@@ -124,7 +131,8 @@ def test_kill_loses_nothing_that_was_acknowledged(tmp_path):
             pool = Pool(tmp_path / f"pool-{round_number}")
             pool.data.parent.mkdir()
             pool.start()
-        load = Load(pool)
+            next_event = 0
+        load = Load(pool, next_event)
         load.start()
         assert load.begun.wait(20), f"no signature within 20 s; refused: {load.refused[:3]}\n{pool.log()}"
         time.sleep(moments.uniform(0, 0.4))
@@ -135,7 +143,7 @@ def test_kill_loses_nothing_that_was_acknowledged(tmp_path):
         pool.verify_audit()
         pool.start()
         try:
-            assert_nothing_was_lost(pool, load)
+            next_event = assert_nothing_was_lost(pool, load)
         except AssertionError as error:
             raise AssertionError(f"{context}: {error}") from error
         keys += len(load.created)

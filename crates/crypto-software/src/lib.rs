@@ -11,6 +11,10 @@ mod known_answers;
 mod oct;
 mod rsa;
 mod self_test;
+#[cfg(test)]
+mod vectors;
+#[cfg(test)]
+mod vectors;
 
 use crate::ec::EcKey;
 use crate::errors::{failed_to, input_length, invalid_material, mismatch};
@@ -241,17 +245,4 @@ fn plain_rsa(algorithm: EncryptionAlgorithm, extras: [Option<&[u8]>; 3]) -> Resu
         return Ok(());
     }
     Err(input_length(format!("{} takes no iv, additional authenticated data or tag", algorithm.as_str())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use domain::algorithm::{OctSize, RsaSize};
-
-    pub(crate) fn all_specs() -> Vec<KeySpec> {
-        let rsa = RsaSize::ALL.map(KeySpec::Rsa);
-        let ec = Curve::ALL.map(KeySpec::Ec);
-        let oct = OctSize::ALL.map(KeySpec::Oct);
-        rsa.into_iter().chain(ec).chain(oct).collect()
-    }
 }
