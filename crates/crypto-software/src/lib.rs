@@ -13,8 +13,6 @@ mod rsa;
 mod self_test;
 #[cfg(test)]
 mod vectors;
-#[cfg(test)]
-mod vectors;
 
 use crate::ec::EcKey;
 use crate::errors::{failed_to, input_length, invalid_material, mismatch};
