@@ -74,7 +74,7 @@ async fn groups_and_the_queue_are_bounded() {
         pending.await.unwrap();
     }
     assert!(
-        log.memory().appends >= 1 + 3,
+        log.memory().appends > 3,
         "40 leaves of 60,000 bytes are at least three groups of a mebibyte"
     );
     // Nothing runs in between, so nothing leaves the queue.
