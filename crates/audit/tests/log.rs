@@ -73,10 +73,7 @@ async fn groups_and_the_queue_are_bounded() {
     for pending in pending {
         pending.await.unwrap();
     }
-    assert!(
-        log.memory().appends > 3,
-        "40 leaves of 60,000 bytes are at least three groups of a mebibyte"
-    );
+    assert!(log.memory().appends > 3, "40 leaves of 60,000 bytes are at least three groups of a mebibyte");
     // Nothing runs in between, so nothing leaves the queue.
     let mut waiting = Vec::new();
     let refused = loop {
