@@ -98,10 +98,14 @@ fn pkcs8(pair: &KeyPair) -> Result<Zeroizing<Vec<u8>>, PartitionError> {
 }
 
 impl RsaKey {
-    /// From PKCS#8 DER, checked: two primes, consistent numbers, a modulus of exactly `size`.
+    /// From PKCS#8 DER, checked: two primes, consistent numbers, a modulus of exactly `size`, one spelling.
     pub(crate) fn parse(size: RsaSize, material: &[u8]) -> Result<Self, PartitionError> {
-        let pair = KeyPair::from_pkcs8(material)
-            .map_err(|_| invalid_material("not a consistent RSA private key in PKCS#8".into()))?;
+        let malformed = || invalid_material("not a consistent RSA private key in PKCS#8".into());
+        let pair = KeyPair::from_pkcs8(material).map_err(|_| malformed())?;
+        // The library passes over attributes, and over bytes behind the key.
+        if !bool::from(pkcs8(&pair)?.ct_eq(material)) {
+            return Err(malformed());
+        }
         let spki: PublicKeyX509Der<'_> =
             pair.public_key().as_der().map_err(failed_to("encode an RSA public key"))?;
         let modulus = pair.public_key().modulus().big_endian_without_leading_zero().to_vec();
