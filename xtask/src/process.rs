@@ -35,8 +35,10 @@ pub struct Workspace {
 
 impl Workspace {
     pub fn locate() -> Result<Self, Failure> {
-        // The manifest directory is compiled in, so a moved checkout rebuilds this program first.
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        // Cargo says where the package that it runs lies. What was compiled in may be another checkout, if two
+        // of them share a target directory.
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = manifest.parent().ok_or_else(|| Failure::new("xtask has no parent directory"))?;
         let target = metadata::target_directory(root)?;
         Ok(Self { root: root.to_owned(), target })
