@@ -31,7 +31,7 @@ pub fn run(workspace: &Workspace, words: &[String]) -> Result<(), Failure> {
         return Err(Failure::new(message));
     }
     let expected = listed(&read(&workspace.root.join("tests").join("conformance-expected.txt"))?);
-    run_command(workspace.cargo(&["build", "--package", "server", "--profile", "ci", "--locked"]))?;
+    e2e::build_server(workspace)?;
 
     let directory = workspace.target.join("conformance");
     let data = directory.join("data");

@@ -1,10 +1,10 @@
 //! Builds the server as the end-to-end tests use it, and runs them.
 //!
 //! Two binaries: the server itself, and one whose sealing can be switched off, which shows that the
-//! search for legible bytes at rest would find some if there were any. The second is never the one that
-//! is left at the place of the first.
+//! search for legible bytes at rest would find some if there were any. Both are copied away from where
+//! cargo builds, so that neither is ever taken for the other and a build meanwhile changes nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::process::{Failure, Workspace, run as run_command, run_with_lines};
 use crate::stages::has_feature;
@@ -12,24 +12,17 @@ use crate::stages::has_feature;
 pub fn build(workspace: &Workspace) -> Result<(), Failure> {
     let control = control_binary(workspace);
     if has_feature(workspace, "server", "danger-test")? {
-        run_command(workspace.cargo(&[
-            "build",
-            "--package",
-            "server",
-            "--profile",
-            "ci",
-            "--locked",
-            "--features",
-            "danger-test",
-        ]))?;
-        std::fs::create_dir_all(workspace.target.join("e2e"))
-            .and_then(|()| std::fs::copy(binary(workspace), &control).map(drop))
-            .map_err(|error| Failure::new(format!("cannot write {}: {error}", control.display())))?;
+        build_as(workspace, &["--features", "danger-test"], &control)?;
     } else {
         println!("e2e: THE SERVER HAS NO FEATURE danger-test: the control of the search at rest is skipped");
         let _ = std::fs::remove_file(&control);
     }
-    run_command(workspace.cargo(&["build", "--package", "server", "--profile", "ci", "--locked"]))
+    build_server(workspace)
+}
+
+/// The server alone, at [`binary`].
+pub fn build_server(workspace: &Workspace) -> Result<(), Failure> {
+    build_as(workspace, &[], &binary(workspace))
 }
 
 /// Runs the tests; `words` go to pytest. Gives pytest's summary line.
@@ -62,11 +55,23 @@ pub fn run_with(
 
 /// The server, built with the profile of the tests.
 pub fn binary(workspace: &Workspace) -> PathBuf {
-    workspace.target.join("ci").join("holdfast")
+    workspace.target.join("e2e").join("holdfast")
 }
 
 fn control_binary(workspace: &Workspace) -> PathBuf {
     workspace.target.join("e2e").join("holdfast-unsealed")
+}
+
+fn build_as(workspace: &Workspace, words: &[&str], place: &Path) -> Result<(), Failure> {
+    let mut command = workspace.cargo(&["build", "--package", "server", "--profile", "ci", "--locked"]);
+    command.args(words);
+    run_command(command)?;
+    let built = workspace.target.join("ci").join("holdfast");
+    let copied = std::fs::create_dir_all(workspace.target.join("e2e"))
+        // A copy that still runs cannot be written to, but its name can be taken away.
+        .map(|()| std::fs::remove_file(place))
+        .and_then(|_| std::fs::copy(&built, place));
+    copied.map(drop).map_err(|error| Failure::new(format!("cannot write {}: {error}", place.display())))
 }
 
 /// `==== 12 passed, 1 skipped in 3.45s ====`, or the same without the bars.
