@@ -63,6 +63,24 @@ def test_rsa_signs_and_verifies(client, pool):
         assert_pool_verifies(pool, key.id, algorithm.value, signed.signature)
 
 
+@pytest.mark.parametrize("name", ["RSA-OAEP-256", "RSA-OAEP"])
+def test_rsa_encrypts_and_wraps(client, pool, name):
+    key = client.create_rsa_key(fresh_name("rsa"), size=2048, hardware_protected=True)
+    crypto = client.get_cryptography_client(key.name, key_version=key.properties.version)
+    # The SDK encrypts in the client and the pool opens it: both must mean the same padding.
+    sealed = crypto.encrypt(EncryptionAlgorithm(name), MESSAGE)
+    assert crypto.decrypt(EncryptionAlgorithm(name), sealed.ciphertext).plaintext == MESSAGE
+    material = bytes(range(32))
+    wrapped = crypto.wrap_key(KeyWrapAlgorithm(name), material)
+    assert crypto.unwrap_key(KeyWrapAlgorithm(name), wrapped.encrypted_key).key == material
+    # And the pool's own half, which the SDK never asks for.
+    answer = pool.call(
+        "POST", "/" + key.id.split("/", 3)[3] + "/encrypt", {"alg": name, "value": b64(MESSAGE)}
+    )
+    assert answer.status == 200, answer
+    assert crypto.decrypt(EncryptionAlgorithm(name), unb64(answer.json["value"])).plaintext == MESSAGE
+
+
 def test_ec_signs_and_verifies(client, pool):
     name = fresh_name("ec")
     key = client.create_ec_key(name, curve="P-256", hardware_protected=True)
