@@ -88,6 +88,11 @@ pub enum OpenError {
     DoesNotExtend { found: u64, expected: u64 },
     #[error("the key that is to sign checkpoints is not certified for it: {0}")]
     NotCertified(Flaw),
+    /// No checkpoint may be older than the last one, nor later than the certificate allows.
+    #[error(
+        "the clock is far behind the audit log: its last checkpoint is of Unix time {last}, the new certificate ends at {not_after}"
+    )]
+    ClockBehind { last: i64, not_after: i64 },
 }
 
 /// What an opened log is, and what opening it found.
@@ -182,6 +187,10 @@ impl AuditLog {
             return Err(OpenError::NotCertified(Flaw::ForeignCertificate));
         }
         let end = find_end(log.as_ref(), &config, expected.unwrap_or_default()).await?;
+        if let Some(last) = end.last_checkpoint.map(Time::int_date).filter(|last| *last > claims.not_after) {
+            let (last, not_after) = (last.unix_seconds(), claims.not_after.unix_seconds());
+            return Err(OpenError::ClockBehind { last, not_after });
+        }
         if let Some(segment) = end.segment {
             log.resume(segment.id, segment.offset).await?;
         }

@@ -191,3 +191,38 @@ pub(crate) fn header_flaw(found: Next) -> Flaw {
 fn damaged(segment: SegmentId, offset: u64, flaw: Flaw) -> OpenError {
     OpenError::Damaged { segment: segment.0, offset, flaw }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::Group;
+    use crate::verify::tests::{Forger, IDENTITY, INCARNATION, header, log_of};
+
+    async fn end_of(forger: &Forger, header: SegmentHeader, groups: &[Group]) -> Result<End, OpenError> {
+        let owner = forger.owner.owner_key().public_key();
+        let config =
+            AuditConfig::new(IDENTITY.pool, IDENTITY.genesis_hash, IDENTITY.node, INCARNATION, owner);
+        find_end(&log_of(header, groups), &config, CheckpointMark::default()).await
+    }
+
+    /// Frames that check, of someone who has the disk and no key.
+    #[tokio::test]
+    async fn a_log_whose_last_checkpoint_is_forged_does_not_open() {
+        let mut forger = Forger::new();
+        let certificate = forger.certificate(|_| {});
+        let first = forger.group(certificate, |_| {});
+        let mut second = forger.group(Vec::new(), |_| {});
+        let end = end_of(&forger, header(), &[first.clone(), second.clone()]).await.unwrap();
+        assert_eq!((end.frontier.size(), end.groups.len(), end.first_indexes), (4, 2, vec![0]));
+        second.checkpoint.signature[0] ^= 1;
+        let refused = end_of(&forger, header(), &[first.clone(), second]).await.err();
+        assert!(matches!(refused, Some(OpenError::Damaged { flaw: Flaw::Signature, .. })), "{refused:?}");
+
+        let elsewhere = SegmentHeader { previous: [1; 32], ..header() };
+        let refused = end_of(&forger, elsewhere, &[first]).await.err();
+        assert!(
+            matches!(refused, Some(OpenError::Damaged { flaw: Flaw::DoesNotContinue, .. })),
+            "{refused:?}"
+        );
+    }
+}

@@ -379,27 +379,28 @@ impl Verifier<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::leaf::Leaf;
-    use crate::reader::tests::segment_of;
+    use crate::reader::tests::{OneSegment, segment_of};
     use crate::tree::leaf_hash;
     use crypto::certificate::{InstanceKey, Purpose};
     use crypto::domain_secrets::DomainSecrets;
     use domain::pool::PoolClass;
 
-    const IDENTITY: Identity = Identity { pool: Guid([1; 16]), genesis_hash: [2; 32], node: Guid([3; 16]) };
-    const INCARNATION: Guid = Guid([4; 16]);
+    pub(crate) const IDENTITY: Identity =
+        Identity { pool: Guid([1; 16]), genesis_hash: [2; 32], node: Guid([3; 16]) };
+    pub(crate) const INCARNATION: Guid = Guid([4; 16]);
 
     /// Writes what an attacker could who has the disk, and also one who has an incarnation's key.
-    struct Forger {
-        owner: DomainSecrets,
+    pub(crate) struct Forger {
+        pub owner: DomainSecrets,
         key: InstanceKey,
         frontier: Frontier,
     }
 
     impl Forger {
-        fn new() -> Self {
+        pub fn new() -> Self {
             Self {
                 owner: DomainSecrets::generate(),
                 key: InstanceKey::generate(),
@@ -420,14 +421,14 @@ mod tests {
             }
         }
 
-        fn certificate(&self, change: impl FnOnce(&mut InstanceClaims)) -> Vec<u8> {
+        pub fn certificate(&self, change: impl FnOnce(&mut InstanceClaims)) -> Vec<u8> {
             let mut claims = self.claims();
             change(&mut claims);
             self.owner.owner_key().certify(&claims, &self.key)
         }
 
         /// A group of two events, changed before it is signed.
-        fn group(&mut self, certificate: Vec<u8>, change: impl FnOnce(&mut Group)) -> Group {
+        pub fn group(&mut self, certificate: Vec<u8>, change: impl FnOnce(&mut Group)) -> Group {
             let first_index = self.frontier.size();
             let leaf =
                 |index: u64| Leaf::from_bytes([[1].as_slice(), &[index as u8 + 1; 40]].concat()).unwrap();
@@ -448,15 +449,19 @@ mod tests {
         }
 
         async fn report(&self, header: SegmentHeader, groups: &[Group]) -> Report {
-            let mut bytes = header.to_frame().0;
-            groups.iter().for_each(|group| bytes.extend(group.to_frame().0));
-            bytes.resize(bytes.len() + 4096, 0);
             let owner = self.owner.owner_key().public_key();
-            verify(&segment_of(&bytes), &owner, Some(IDENTITY.genesis_hash), &[]).await.unwrap()
+            verify(&log_of(header, groups), &owner, Some(IDENTITY.genesis_hash), &[]).await.unwrap()
         }
     }
 
-    fn header() -> SegmentHeader {
+    pub(crate) fn log_of(header: SegmentHeader, groups: &[Group]) -> OneSegment {
+        let mut bytes = header.to_frame().0;
+        groups.iter().for_each(|group| bytes.extend(group.to_frame().0));
+        bytes.resize(bytes.len() + 4096, 0);
+        segment_of(&bytes)
+    }
+
+    pub(crate) fn header() -> SegmentHeader {
         SegmentHeader { identity: IDENTITY, number: 0, previous: [0; 32], frontier: Frontier::default() }
     }
 

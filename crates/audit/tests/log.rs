@@ -202,6 +202,30 @@ async fn verifying_goes_on_behind_damage() {
     assert!(failures[2].contains("no certificate in this segment"), "{failures:?}");
 }
 
+/// A segment is followed by the next only once its last group is durable.
+#[tokio::test]
+async fn a_write_cut_short_in_a_segment_that_is_not_the_last_is_damage() {
+    let pool = Pool::with_segments_of(2_500);
+    let log = MemoryLog::default();
+    let opened = pool.open(&log, None).await.unwrap();
+    append(&opened.log, 0..1).await;
+    let group = log.memory().segments[0].1;
+    let together: Vec<_> = (1..6).map(|number| opened.log.enqueue(leaf(number)).unwrap()).collect();
+    for pending in together {
+        pending.await.unwrap();
+    }
+    append(&opened.log, 6..7).await;
+    assert_eq!(log.memory().segments.len(), 2);
+    log.memory().segments[0].0[group + SECTOR..group + 2 * SECTOR].fill(0);
+    let refused = pool.open(&log.restarted(), None).await.err();
+    let flaw = Flaw::TornBeforeLaterSegment;
+    assert!(
+        matches!(&refused, Some(OpenError::Damaged { flaw: found, .. }) if *found == flaw),
+        "{refused:?}"
+    );
+    assert_eq!(pool.failures(&log).await, [format!("segment 0, byte {group}, group 1: {flaw}")]);
+}
+
 #[tokio::test]
 async fn a_log_that_was_cut_or_forked_does_not_open() {
     let pool = Pool::with_segments_of(2_500);
@@ -270,9 +294,23 @@ async fn receipts_witness_the_log_up_to_where_they_reach() {
             ["witness 1: the log does not have the receipt's event, or does not check up to it"]
         );
     }
-    let mut forged: audit::ReceiptText = receipt.header_value(true).parse().unwrap();
-    forged.checkpoint.as_mut().unwrap().root = [0; 32];
-    assert_eq!(pool.report(&log, &[Witness::Receipt(forged)]).await.failures.len(), 1);
+    let forge = |change: fn(&mut audit::Checkpoint)| {
+        let mut forged: audit::ReceiptText = receipt.header_value(true).parse().unwrap();
+        change(forged.checkpoint.as_mut().unwrap());
+        Witness::Receipt(forged)
+    };
+    for forged in [
+        forge(|checkpoint| checkpoint.root[0] ^= 1),
+        forge(|checkpoint| checkpoint.signature[0] ^= 1),
+        forge(|checkpoint| checkpoint.incarnation = Guid([9; 16])),
+    ] {
+        let report = pool.report(&log, &[forged]).await;
+        assert_eq!(
+            report.failures.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["witness 0: the receipt was not signed by an incarnation that this log knows"]
+        );
+        assert_eq!(report.witnesses, 0);
+    }
 }
 
 #[tokio::test]
@@ -359,6 +397,15 @@ async fn checkpoints_never_run_backwards_nor_past_the_certificate() {
     assert!(matches!(opened.log.append(leaf(4)).await, Err(AuditError::Unavailable(_))));
     assert_eq!(pool.failures(&log).await, none());
     assert_eq!(opened.log.latest().size, 4);
+    // A start at which the clock is wrong by more than a certificate's life.
+    let certified_earlier = |claims: &mut crypto::certificate::InstanceClaims| {
+        claims.not_after = IntDate::from_unix_seconds(9_999);
+    };
+    let refused = pool.open_log(std::sync::Arc::new(log), None, certified_earlier).await.err();
+    assert!(
+        matches!(refused, Some(OpenError::ClockBehind { last: 10_000, not_after: 9_999 })),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
