@@ -25,7 +25,12 @@ use tokio::sync::watch;
 const PAGE: usize = 1000;
 const TIME: Duration = Duration::from_secs(30);
 
-pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+pub fn bind(path: &Path) -> Result<UnixListener, CommandError> {
+    // The system takes about 100 bytes, and its own message does not say which path was too long.
+    bind_fresh(path).map_err(|error| format!("cannot open the socket {}: {error}", path.display()).into())
+}
+
+fn bind_fresh(path: &Path) -> std::io::Result<UnixListener> {
     // Only a process that holds the data directory's lock comes here, so what is there is left over.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),

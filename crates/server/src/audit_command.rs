@@ -3,6 +3,7 @@
 use crate::CommandError;
 use crate::admin;
 use crate::layout::{self, Layout};
+use crate::output;
 use audit::ReceiptText;
 use audit::verify::{Report, Witness, verify};
 use clap::Subcommand;
@@ -11,6 +12,9 @@ use host_embedded::FileLog;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Subcommand)]
 pub enum Arguments {
@@ -25,6 +29,9 @@ pub enum Arguments {
         /// Start at this event.
         #[arg(long, value_name = "INDEX", default_value_t = 0)]
         from: u64,
+        /// Go on with what happens from now on, until interrupted.
+        #[arg(long, conflicts_with = "json")]
+        follow: bool,
     },
     /// Check every hash, certificate and signature of a log. Needs no running pool and no secret.
     Verify {
@@ -42,28 +49,48 @@ pub enum Arguments {
 
 pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     match arguments {
-        Arguments::Show { data, json, from } => show(&Layout::new(data), json, from),
+        Arguments::Show { data, json: true, from, .. } => show_json(&Layout::new(data), from),
+        Arguments::Show { data, json: false, from, follow } => show(&Layout::new(data), from, follow),
         Arguments::Verify { data, owner_key, receipts } => check(&Layout::new(data), owner_key, &receipts),
     }
 }
 
-fn show(layout: &Layout, json: bool, from: u64) -> Result<ExitCode, CommandError> {
+fn show(layout: &Layout, from: u64, follow: bool) -> Result<ExitCode, CommandError> {
+    let mut next = from;
+    loop {
+        let page = read_page(layout, &mut next)?;
+        for event in &page {
+            output::line(format_args!("{}", line(event)))?;
+        }
+        match (page.is_empty(), follow) {
+            (true, false) => return Ok(ExitCode::SUCCESS),
+            (true, true) => std::thread::sleep(FOLLOW_INTERVAL),
+            (false, _) => {}
+        }
+    }
+}
+
+fn show_json(layout: &Layout, from: u64) -> Result<ExitCode, CommandError> {
     let mut next = from;
     let mut events = Vec::new();
     loop {
-        let page = admin::read_events(&layout.admin_socket(), next)?;
-        let Some(last) = page.last() else { break };
-        next = last["holdfast"]["index"].as_u64().ok_or("the pool sent an event without an index")? + 1;
-        if !json {
-            page.iter().for_each(|event| println!("{}", line(event)));
-        } else {
-            events.extend(page);
+        let page = read_page(layout, &mut next)?;
+        if page.is_empty() {
+            break;
         }
+        events.extend(page);
     }
-    if json {
-        println!("{}", serde_json::to_string_pretty(&events)?);
-    }
+    output::line(format_args!("{}", serde_json::to_string_pretty(&events)?))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The events from `next` on that fit one answer, none at the end; moves `next` behind them.
+fn read_page(layout: &Layout, next: &mut u64) -> Result<Vec<Value>, CommandError> {
+    let page = admin::read_events(&layout.admin_socket(), *next)?;
+    if let Some(last) = page.last() {
+        *next = last["holdfast"]["index"].as_u64().ok_or("the pool sent an event without an index")? + 1;
+    }
+    Ok(page)
 }
 
 /// `index time status operation key caller detail`
@@ -102,43 +129,54 @@ fn check(layout: &Layout, owner_key: Option<PathBuf>, receipts: &[String]) -> Re
     let log = FileLog::open_read_only(layout.audit())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let report = runtime.block_on(verify(&log, &owner, None, &witnesses))?;
-    print(&report, &owner, given);
+    // Whatever becomes of the text, the exit code is the verdict.
+    let _ = output::line(format_args!("{}", describe(&report, &owner, given)));
     Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(report: &Report, owner: &OwnerPublicKey, given: bool) {
-    println!("owner key     {}", owner.fingerprint());
+fn describe(report: &Report, owner: &OwnerPublicKey, given: bool) -> String {
+    let mut lines = Vec::new();
+    lines.push(format!("owner key     {}", owner.fingerprint()));
     if !given {
-        println!("              (the copy beside the log: compare it with the one you wrote down)");
+        lines.push(
+            "              (the copy beside the log: compare it with the one you wrote down)".to_owned(),
+        );
     }
     if let Some(pool) = report.pool {
-        println!("pool          {pool}");
+        lines.push(format!("pool          {pool}"));
     }
     if let Some(hash) = report.genesis_hash {
-        println!("genesis       {}", hex(&hash));
+        lines.push(format!("genesis       {}", hex(&hash)));
     }
-    println!("events        {} in {} groups and {} segments", report.events, report.groups, report.segments);
-    println!("root          {}", hex(&report.root));
+    lines.push(format!(
+        "events        {} in {} groups and {} segments",
+        report.events, report.groups, report.segments
+    ));
+    lines.push(format!("root          {}", hex(&report.root)));
     for held in &report.incarnations {
-        println!(
+        lines.push(format!(
             "incarnation   {} of node {}: events {} to {}",
             held.incarnation, held.node, held.first_index, held.last_index
-        );
+        ));
     }
     if report.torn_bytes > 0 {
-        println!(
+        lines.push(format!(
             "tail          {} bytes of a write that was cut short or is under way; nothing in them was acknowledged",
             report.torn_bytes
-        );
+        ));
     }
     for failure in &report.failures {
-        println!("FAILED        {failure}");
+        lines.push(format!("FAILED        {failure}"));
     }
     let verdict = if report.failures.is_empty() { "verified      " } else { "NOT VERIFIED  " };
-    println!("{verdict}{report}");
+    lines.push(format!("{verdict}{report}"));
     if report.witnesses == 0 {
-        println!("              (give --receipt: without one, a log that was cut at its end looks complete)");
+        lines.push(
+            "              (give --receipt: without one, a log that was cut at its end looks complete)"
+                .to_owned(),
+        );
     }
+    lines.join("\n")
 }
 
 fn hex(bytes: &[u8]) -> String {

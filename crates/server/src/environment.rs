@@ -2,7 +2,9 @@
 
 use crate::CommandError;
 use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
-use crate::quickstart::{Principal, Principals, Settings};
+use crate::output;
+use crate::state::{Principal, Principals, Settings};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -35,34 +37,34 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     };
     let ca = std::path::absolute(layout.ca_certificate())?.display().to_string();
     let port = settings.port;
-    export("MHSM_URL", &format!("https://{POOL_NAME}.{RESOURCE_SUFFIX}:{port}"));
-    export("HOLDFAST_POOL_URL_IP", &format!("https://127.0.0.1:{port}"));
-    export("AUTHORITY_HOST", &settings.issuer_url());
-    export("HOLDFAST_PROXY", &format!("http://127.0.0.1:{}", settings.proxy_port()));
-    export("TENANT_ID", &principals.tenant);
-    export("CLIENT_ID", &chosen.client_id);
-    export("CLIENT_SECRET", &chosen.client_secret);
-    export("PRINCIPAL_ID", &chosen.object_id);
+    export("MHSM_URL", &format!("https://{POOL_NAME}.{RESOURCE_SUFFIX}:{port}"))?;
+    export("HOLDFAST_POOL_URL_IP", &format!("https://127.0.0.1:{port}"))?;
+    export("AUTHORITY_HOST", &settings.issuer_url())?;
+    export("HOLDFAST_PROXY", &format!("http://127.0.0.1:{}", settings.proxy_port()))?;
+    export("TENANT_ID", &principals.tenant)?;
+    export("CLIENT_ID", &chosen.client_id)?;
+    export("CLIENT_SECRET", &chosen.client_secret)?;
+    export("PRINCIPAL_ID", &chosen.object_id)?;
     for name in ["CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"] {
-        export(name, &ca);
+        export(name, &ca)?;
     }
-    export_principal("ADMIN", &principals.admin);
-    export_principal("APP", &principals.app);
+    export_principal("ADMIN", &principals.admin)?;
+    export_principal("APP", &principals.app)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn export_principal(name: &str, principal: &Principal) {
-    export(&format!("HOLDFAST_{name}_CLIENT_ID"), &principal.client_id);
-    export(&format!("HOLDFAST_{name}_CLIENT_SECRET"), &principal.client_secret);
-    export(&format!("HOLDFAST_{name}_OBJECT_ID"), &principal.object_id);
+fn export_principal(name: &str, principal: &Principal) -> io::Result<()> {
+    export(&format!("HOLDFAST_{name}_CLIENT_ID"), &principal.client_id)?;
+    export(&format!("HOLDFAST_{name}_CLIENT_SECRET"), &principal.client_secret)?;
+    export(&format!("HOLDFAST_{name}_OBJECT_ID"), &principal.object_id)
 }
 
-fn export(name: &str, value: &str) {
-    println!("export {name}={}", quote(value));
+fn export(name: &str, value: &str) -> io::Result<()> {
+    output::line(format_args!("export {name}={}", quote(value)))
 }
 
 /// One shell word, whatever is in it.
-fn quote(value: &str) -> String {
+pub fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\'', r"'\''"))
 }
 

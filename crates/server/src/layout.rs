@@ -80,10 +80,6 @@ impl Layout {
         self.data.join("run").join("holdfast.pid")
     }
 
-    pub fn ready(&self) -> PathBuf {
-        self.data.join("run").join("ready")
-    }
-
     pub fn log(&self) -> PathBuf {
         self.data.join("run").join("holdfast.log")
     }

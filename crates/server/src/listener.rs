@@ -1,35 +1,53 @@
 //! TLS listeners: accept, handshake, HTTP/1.1 and HTTP/2, with a limit on everything that a peer can make us hold.
+//!
+//! The protocol is the one that ALPN chose, HTTP/1.1 without it: nothing is guessed from the first bytes, so there is no
+//! state in which a silent peer is waited for without end.
 
+use crate::places::Places;
 use hyper::body::{Body, Incoming};
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use std::io;
+use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// What one listener allows its peers.
+/// After `accept` failed: out of descriptors, or the peer was gone. Neither is a reason to spin, or to end.
+const PAUSE_AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
+
+/// What one listener allows each connection. How many there may be is [`Places`]; what a body may be is the handler's.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open connections, handshakes included; more wait in the kernel's backlog.
-    pub connections: usize,
+    /// From accept to the end of the TLS handshake.
     pub handshake: Duration,
-    /// From the connection's last answer, or its start, to the end of the next request's headers. Bounds idle
-    /// connections, too.
+    /// HTTP/1.1: from the connection's last answer, or its handshake, to the end of the next request's headers. A shorter
+    /// limit for those who have begun to send headers would gain nothing, as a silent connection costs as much.
     pub headers: Duration,
+    /// HTTP/2, where pings keep a connection alive for ever: without any request for this long, and at most twice this
+    /// long, it is closed.
+    pub idle: Duration,
+    /// From a request's headers to its answer. A safety net: handlers have their own, shorter limits.
+    pub request: Duration,
+    /// All headers of one request; tokens alone are up to 16 KiB. HTTP/1.1 looks after each read, so that as much as one
+    /// TLS record (16 KiB) may come on top.
     pub header_bytes: usize,
     pub header_count: usize,
+    /// Requests under way on one HTTP/2 connection.
     pub http2_streams: u32,
-    /// Streams that a peer opened and reset before they were looked at.
+    /// HTTP/2 streams that a peer opened and reset before they were looked at.
     pub http2_pending_resets: usize,
+    /// What one HTTP/2 stream may send before it is read; a connection may send four times that.
     pub http2_window_bytes: u32,
+    /// HTTP/2: how often a connection is asked whether it is there, and how long it has to say so.
     pub http2_ping: Duration,
     /// For requests under way when the listener closes.
     pub shutdown: Duration,
@@ -38,10 +56,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 4096,
             handshake: Duration::from_secs(10),
             headers: Duration::from_secs(30),
-            // Tokens are up to 16 KiB.
+            idle: Duration::from_secs(60),
+            request: Duration::from_secs(120),
             header_bytes: 32 * 1024,
             header_count: 100,
             http2_streams: 128,
@@ -61,101 +79,193 @@ pub struct Peer {
     pub local_port: u16,
 }
 
+/// What the sockets of one listener have in common.
+#[derive(Clone)]
+pub struct Shared {
+    pub tls: Arc<rustls::ServerConfig>,
+    pub limits: Limits,
+    pub places: Arc<Places>,
+    /// Turns true when it is time to end.
+    pub closing: watch::Receiver<bool>,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Serves until `closing` says so, then finishes what is under way. `service` makes the handler of one connection.
-pub async fn serve<F, S, B>(
-    listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
-    limits: Limits,
-    mut closing: watch::Receiver<bool>,
-    service: F,
-) where
+pub async fn serve<F, S, B>(listener: TcpListener, shared: Shared, service: F)
+where
     F: Fn(Peer) -> S + Clone + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: Body + Send + 'static,
     B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
-    let acceptor = TlsAcceptor::from(tls);
-    let builder = Arc::new(builder(&limits));
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let acceptor = TlsAcceptor::from(shared.tls.clone());
+    let builders = Builders::new(&shared.limits);
     let local_port = listener.local_addr().map_or(0, |address| address.port());
+    let mut closing = shared.closing.clone();
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
-            _ = closing.wait_for(|closing| *closing) => break,
+            accepted = listener.accept() => accepted,
+            () = closed(&mut closing) => break,
         };
-        let (stream, address, place) = match accepted {
+        let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, or the peer was gone: neither is a reason to spin, or to end.
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(PAUSE_AFTER_FAILED_ACCEPT).await;
                 continue;
             }
         };
-        let (acceptor, builder, service) = (acceptor.clone(), builder.clone(), service.clone());
-        let mut closing = closing.clone();
+        let Some(place) = shared.places.take(address.ip()) else { continue };
+        let (acceptor, builders, service) = (acceptor.clone(), builders.clone(), service.clone());
+        let (limits, mut closing) = (shared.limits, closing.clone());
         connections.spawn(async move {
             let _place = place;
-            let Some((stream, server_name)) = handshake(&acceptor, stream, limits.handshake).await else {
-                return;
+            let stream = tokio::select! {
+                stream = handshake(&acceptor, stream, limits.handshake) => stream,
+                () = closed(&mut closing) => None,
             };
+            let Some(stream) = stream else { return };
+            let server_name = stream.get_ref().1.server_name().map(Arc::from);
             let service = service(Peer { address, server_name, local_port });
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            tokio::select! {
-                // A connection that failed is over; the peer knows.
-                _ = connection.as_mut() => return,
-                _ = closing.wait_for(|closing| *closing) => connection.as_mut().graceful_shutdown(),
-            }
-            let _ = tokio::time::timeout(limits.shutdown, connection).await;
+            converse(stream, &builders, service, &limits, &mut closing).await;
         });
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, address) = listener.accept().await?;
-    Ok((stream, address, place))
+/// All requests of one connection.
+async fn converse<S, B>(
+    stream: TlsStream<TcpStream>,
+    builders: &Builders,
+    service: S,
+    limits: &Limits,
+    closing: &mut watch::Receiver<bool>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let activity = Arc::new(Activity::default());
+    let request_limit = limits.request;
+    let counted = {
+        let activity = activity.clone();
+        service_fn(move |request| {
+            let under_way = activity.begin();
+            let answer = service.call(request);
+            async move {
+                let answer = tokio::time::timeout(request_limit, answer).await;
+                drop(under_way);
+                // An error closes the connection (HTTP/1.1) or the stream (HTTP/2).
+                answer.map(|Ok(answer)| answer)
+            }
+        })
+    };
+    let builder = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => &builders.http2,
+        Some(_) | None => &builders.http1,
+    };
+    let connection = builder.serve_connection(TokioIo::new(stream), counted);
+    tokio::pin!(connection);
+    tokio::select! {
+        // A connection that failed is over; the peer knows.
+        _ = connection.as_mut() => return,
+        () = activity.idle(limits.idle) => {}
+        () = closed(closing) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(limits.shutdown, connection).await;
 }
 
 async fn handshake(
     acceptor: &TlsAcceptor,
     stream: TcpStream,
     limit: Duration,
-) -> Option<(TlsStream<TcpStream>, Option<Arc<str>>)> {
+) -> Option<TlsStream<TcpStream>> {
     stream.set_nodelay(true).ok()?;
-    let stream = tokio::time::timeout(limit, acceptor.accept(stream)).await.ok()?.ok()?;
-    let server_name = stream.get_ref().1.server_name().map(Arc::from);
-    Some((stream, server_name))
+    tokio::time::timeout(limit, acceptor.accept(stream)).await.ok()?.ok()
 }
 
-fn builder(limits: &Limits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.headers)
-        .max_buf_size(limits.header_bytes)
-        .max_headers(limits.header_count);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.http2_streams)
-        .max_pending_accept_reset_streams(limits.http2_pending_resets)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .initial_stream_window_size(limits.http2_window_bytes)
-        .initial_connection_window_size(limits.http2_window_bytes * 4)
-        .keep_alive_interval(limits.http2_ping)
-        .keep_alive_timeout(limits.http2_ping);
-    builder
+/// Ends when it is time to close, or nobody is left to say so.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    let _ = closing.wait_for(|closing| *closing).await;
 }
+
+/// Whether a connection does anything. Costs two atomic additions per request and no clock.
+#[derive(Default)]
+struct Activity {
+    under_way: AtomicUsize,
+    begun: AtomicUsize,
+}
+
+struct UnderWay(Arc<Activity>);
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> UnderWay {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(self.clone())
+    }
+
+    /// Ends once nothing was under way at one look and nothing has begun by the next.
+    fn idle(&self, limit: Duration) -> impl Future<Output = ()> {
+        let look = || (self.under_way.load(Ordering::Relaxed), self.begun.load(Ordering::Relaxed));
+        async move {
+            let mut before = look();
+            loop {
+                tokio::time::sleep(limit).await;
+                let now = look();
+                if now.0 == 0 && now == before {
+                    return;
+                }
+                before = now;
+            }
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Clone)]
+struct Builders {
+    http1: Arc<Builder<TokioExecutor>>,
+    http2: Arc<Builder<TokioExecutor>>,
+}
+
+impl Builders {
+    fn new(limits: &Limits) -> Self {
+        let mut http1 = Builder::new(TokioExecutor::new()).http1_only();
+        http1
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.headers)
+            .max_buf_size(limits.header_bytes)
+            .max_headers(limits.header_count);
+        let mut http2 = Builder::new(TokioExecutor::new()).http2_only();
+        http2
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.http2_streams)
+            .max_pending_accept_reset_streams(limits.http2_pending_resets)
+            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            .initial_stream_window_size(limits.http2_window_bytes)
+            .initial_connection_window_size(limits.http2_window_bytes.saturating_mul(4))
+            .keep_alive_interval(limits.http2_ping)
+            .keep_alive_timeout(limits.http2_ping);
+        Self { http1: Arc::new(http1), http2: Arc::new(http2) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,14 +3,18 @@
 mod admin;
 mod audit_command;
 mod certificates;
+mod detach;
 mod environment;
 mod files;
 mod hardening;
 mod layout;
 mod listener;
+mod output;
+mod places;
 mod proxy;
 mod quickstart;
 mod running;
+mod state;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
+        Err(error) if output::reader_has_gone(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("holdfast: {error}");
             let mut source = error.source();

@@ -5,16 +5,21 @@ use crate::layout::RESOURCE_SUFFIX;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-const CONNECTIONS: usize = 1024;
 const HEAD_BYTES: usize = 8 * 1024;
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
-pub async fn serve(listener: TcpListener, ports: Vec<u16>, mut closing: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+/// `tunnels`: open at once, at most; whoever comes then is closed.
+pub async fn serve(
+    listener: TcpListener,
+    ports: Vec<u16>,
+    tunnels: usize,
+    mut closing: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(tunnels));
     let ports = Arc::new(ports);
     loop {
         let accepted = tokio::select! {
@@ -58,7 +63,25 @@ async fn tunnel(mut client: TcpStream, ports: &[u16]) -> std::io::Result<()> {
         return client.write_all(refuse("502 Bad Gateway").as_bytes()).await;
     };
     client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
-    copy_bidirectional(&mut client, &mut server).await.map(|_| ())
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.split(), server.split());
+    let upwards = async {
+        copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await
+    };
+    let downwards = async {
+        copy(&mut from_server, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    tokio::pin!(downwards);
+    // The server closes what is idle for long, and that is the tunnel's end, whatever the client still holds open.
+    tokio::select! {
+        ended = downwards.as_mut() => ended,
+        ended = upwards => {
+            ended?;
+            downwards.await
+        }
+    }
 }
 
 /// Up to and with the empty line. The client sends nothing behind it before it has the answer.

@@ -6,9 +6,12 @@
 
 use crate::CommandError;
 use crate::certificates::CertificateAuthority;
-use crate::layout::{self, DEFAULT_PORT, Layout, POOL_NAME, RESOURCE_SUFFIX};
-use crate::listener::{self, Limits, Peer};
-use crate::{admin, files, hardening, proxy, running};
+use crate::environment::quote;
+use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
+use crate::listener::{self, Limits, Peer, Shared};
+use crate::places::{Capacity, Places};
+use crate::state::{Principals, Settings};
+use crate::{admin, detach, files, hardening, output, proxy, running};
 use api_data::{Api, ApiConfig, Connection};
 use crypto::SecretBytes;
 use crypto::domain_secrets::DomainSecrets;
@@ -25,30 +28,22 @@ use hyper_util::service::TowerToHyperService;
 use identity::Audiences;
 use identity::issuer::{
     DEFAULT_TOKEN_LIFETIME, GRAPH_AUDIENCE, Issuer, IssuerConfig, IssuerState, RESOURCE_MANAGER_AUDIENCES,
-    generate_client_secret,
 };
 use seal::{FILE_ROOT_BYTES, FileRoot, Root};
-use serde::{Deserialize, Serialize};
 use service::{Clock, Pool, PoolLimits, PoolParts, Random, SystemClock, SystemRandom};
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::process::CommandExt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-/// Issuer and proxy ports, counted from the pool's.
-const ISSUER_OFFSET: u16 = 3;
-const PROXY_OFFSET: u16 = 4;
 const PUBLIC_AUDIENCE: &str = "https://managedhsm.azure.net";
 const BACKLOG: u32 = 1024;
-const DETACH_TIME: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -70,100 +65,14 @@ pub struct Arguments {
     /// Print the lines for /etc/hosts, and do nothing else.
     #[arg(long)]
     hosts: bool,
-}
-
-/// What is to be as it was at the next start.
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    version: u32,
-    pub port: u16,
-}
-
-/// The principals of a quickstart, with their secrets, for `holdfast env`.
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Principals {
-    version: u32,
-    pub tenant: String,
-    pub admin: Principal,
-    pub app: Principal,
-    pub conformance: Option<Principal>,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Principal {
-    pub client_id: String,
-    pub object_id: String,
-    pub client_secret: Zeroizing<String>,
-}
-
-impl Settings {
-    pub fn read(layout: &Layout) -> Result<Option<Self>, CommandError> {
-        read_json(&layout.settings())
-    }
-
-    pub fn issuer_url(&self) -> String {
-        format!("https://localhost:{}", self.port + ISSUER_OFFSET)
-    }
-
-    pub fn proxy_port(&self) -> u16 {
-        self.port + PROXY_OFFSET
-    }
-}
-
-impl Principals {
-    pub fn read(layout: &Layout) -> Result<Option<Self>, CommandError> {
-        read_json(&layout.principals())
-    }
-
-    /// Reads the principals; makes those that are missing.
-    fn open(layout: &Layout, with_conformance: bool) -> Result<Self, CommandError> {
-        let held = Self::read(layout)?;
-        let complete = held.as_ref().is_some_and(|held| held.conformance.is_some() || !with_conformance);
-        let mut principals = match held {
-            Some(held) => held,
-            None => Self {
-                version: 1,
-                tenant: SystemRandom.guid().to_string(),
-                admin: Principal::new()?,
-                app: Principal::new()?,
-                conformance: None,
-            },
-        };
-        if with_conformance && principals.conformance.is_none() {
-            principals.conformance = Some(Principal::new()?);
-        }
-        if !complete {
-            files::write(&layout.principals(), &Zeroizing::new(serde_json::to_vec_pretty(&principals)?))?;
-        }
-        Ok(principals)
-    }
-
-    fn named(&self) -> impl Iterator<Item = (&'static str, &Principal)> {
-        let conformance = self.conformance.as_ref().map(|principal| ("conformance", principal));
-        [("admin", &self.admin), ("app", &self.app)].into_iter().chain(conformance)
-    }
-}
-
-impl Principal {
-    fn new() -> Result<Self, CommandError> {
-        Ok(Self {
-            client_id: SystemRandom.guid().to_string(),
-            object_id: SystemRandom.guid().to_string(),
-            client_secret: generate_client_secret()?,
-        })
-    }
-
-    fn object_id(&self) -> Result<Guid, CommandError> {
-        Ok(self.object_id.parse()?)
-    }
+    /// This is the process that `--detach` started.
+    #[arg(long, hide = true)]
+    detached: bool,
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     if arguments.hosts {
-        println!("127.0.0.1 {POOL_NAME}.{RESOURCE_SUFFIX}");
+        output::line(format_args!("127.0.0.1 {POOL_NAME}.{RESOURCE_SUFFIX}"))?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(path) = &arguments.trust_ca {
@@ -178,8 +87,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     if arguments.detach {
         return detach(&arguments);
     }
+    if arguments.detached {
+        detach::leave_terminal()?;
+    }
     let hardening = hardening::harden();
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| "warn".into()),
@@ -187,30 +98,26 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         .with_writer(std::io::stderr)
         .compact()
         .init();
-    if !(hardening.no_dumps && hardening.no_new_privileges) {
-        tracing::warn!(?hardening, "this process could not be hardened wholly");
-    }
-    if !hardening.memory_locked {
-        tracing::info!("memory is not locked: raise RLIMIT_MEMLOCK so that keys cannot reach swap");
+    // Class test serves all the same.
+    for shortfall in hardening.shortfalls() {
+        tracing::warn!("{shortfall}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(&arguments))?;
+    runtime.block_on(serve(&arguments, Capacity::within(hardening.descriptors)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(arguments: &Arguments) -> Result<(), CommandError> {
+async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandError> {
     let layout = Layout::new(arguments.data.clone());
     for directory in layout.directories() {
         files::create_directory(&directory)
             .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
     }
     let _lock = running::lock(&layout)?;
-    let before = Settings::read(&layout)?;
-    let port = arguments.port.or(before.as_ref().map(|held| held.port)).unwrap_or(DEFAULT_PORT);
-    let settings = Settings { version: 1, port };
+    let (settings, changed) = Settings::with_port(Settings::read(&layout)?, arguments.port);
     let listeners = Listeners::bind(&settings)?;
-    if before.is_none_or(|before| before.port != port) {
-        files::write(&layout.settings(), &serde_json::to_vec_pretty(&settings)?)?;
+    if changed {
+        settings.write(&layout)?;
     }
 
     let principals = Principals::open(&layout, arguments.with_conformance_principal)?;
@@ -228,10 +135,18 @@ async fn serve(arguments: &Arguments) -> Result<(), CommandError> {
                 .to_vec(),
             authority: format!("{}/{}", settings.issuer_url(), principals.tenant),
             audiences: Audiences::new([RESOURCE_SUFFIX], [PUBLIC_AUDIENCE])?,
-            default_resource: format!("https://{RESOURCE_SUFFIX}:{port}"),
+            default_resource: format!("https://{RESOURCE_SUFFIX}:{}", settings.port),
         },
     ));
-    let pool_tls = authority.server_config()?;
+    let shared = |connections| -> Result<Shared, CommandError> {
+        Ok(Shared {
+            tls: authority.server_config()?,
+            limits: Limits::default(),
+            places: Places::new(connections, connections / 4),
+            closing: closing.clone(),
+        })
+    };
+    let of_pool = shared(capacity.pool)?;
     for listener in listeners.pool {
         let api = api.clone();
         let handler = move |peer: Peer| {
@@ -243,32 +158,24 @@ async fn serve(arguments: &Arguments) -> Result<(), CommandError> {
                 async move { Ok::<_, Infallible>(api.handle(request, connection).await) }
             })
         };
-        services.spawn(listener::serve(
-            listener,
-            pool_tls.clone(),
-            Limits::default(),
-            closing.clone(),
-            handler,
-        ));
+        services.spawn(listener::serve(listener, of_pool.clone(), handler));
     }
-    let issuer_tls = authority.server_config()?;
+    let of_issuer = shared(capacity.issuer)?;
     let router = issuer.router();
     for listener in listeners.issuer {
         let router = router.clone();
         let handler = move |_: Peer| TowerToHyperService::new(router.clone());
-        services.spawn(listener::serve(
-            listener,
-            issuer_tls.clone(),
-            Limits::default(),
-            closing.clone(),
-            handler,
-        ));
+        services.spawn(listener::serve(listener, of_issuer.clone(), handler));
     }
-    services.spawn(proxy::serve(listeners.proxy, vec![port, port + ISSUER_OFFSET], closing.clone()));
+    let proxied = vec![settings.port, settings.issuer_port()];
+    services.spawn(proxy::serve(listeners.proxy, proxied, capacity.tunnels, closing.clone()));
     services.spawn(admin::serve(admin::bind(&layout.admin_socket())?, pool.clone(), closing));
 
-    files::write(&layout.ready(), std::process::id().to_string().as_bytes())?;
-    print_welcome(&layout, &settings);
+    // Whoever started this may not listen any more; the pool serves all the same.
+    let _ = print_welcome(&layout, &settings);
+    if arguments.detached {
+        detach::print_to(&layout.log())?;
+    }
     wait_for_end().await?;
     close.send_replace(true);
     while services.join_next().await.is_some() {}
@@ -297,30 +204,38 @@ impl Listeners {
     fn bind(settings: &Settings) -> Result<Self, CommandError> {
         let on_loopback = |what: &str, port: u16| -> Result<Vec<TcpListener>, CommandError> {
             let mut listeners = vec![bind((Ipv4Addr::LOCALHOST, port).into(), what)?];
-            // Where there is no IPv6 loopback, nobody misses it.
-            listeners.extend(bind((Ipv6Addr::LOCALHOST, port).into(), what).ok());
+            // Where there is no IPv6 loopback nobody misses it. Where another program has the port there, clients that
+            // ask for `localhost` would find that program.
+            if bind_any_port(Ipv6Addr::LOCALHOST.into()).is_ok() {
+                listeners.push(bind((Ipv6Addr::LOCALHOST, port).into(), what)?);
+            }
             Ok(listeners)
         };
         Ok(Self {
             pool: on_loopback("the pool", settings.port)?,
-            issuer: on_loopback("the issuer", settings.port + ISSUER_OFFSET)?,
+            issuer: on_loopback("the issuer", settings.issuer_port())?,
             proxy: bind((Ipv4Addr::LOCALHOST, settings.proxy_port()).into(), "the CONNECT proxy")?,
         })
     }
 }
 
+fn bind_any_port(address: IpAddr) -> std::io::Result<TcpListener> {
+    listen((address, 0).into())
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, CommandError> {
-    let listen = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    listen().map_err(|error| {
+    listen(address).map_err(|error| {
         let port = address.port();
         let reason = match error.kind() {
             std::io::ErrorKind::AddrInUse => "is in use".to_owned(),
-            _ => format!("cannot be opened ({error})"),
+            _ => format!("of {} cannot be opened ({error})", address.ip()),
         };
         format!("port {port} for {what} {reason}; choose others with `holdfast quickstart --port N` (N for the pool, N+3 for the issuer, N+4 for the CONNECT proxy)").into()
     })
@@ -445,66 +360,44 @@ fn genesis(issuer: &Issuer, principals: &Principals) -> Result<Genesis, CommandE
     Ok(genesis)
 }
 
-/// Starts this program once more, in a process group of its own, and waits until it serves.
+/// The same command in the background, with absolute paths.
 fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     let layout = Layout::new(std::path::absolute(&arguments.data)?);
-    layout.directories().iter().try_for_each(|directory| files::create_directory(directory))?;
-    match std::fs::remove_file(layout.ready()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        Ok(()) | Err(_) => {}
-    }
-    files::write(&layout.log(), b"")?;
-    let log = std::fs::OpenOptions::new().append(true).open(layout.log())?;
-    let mut command = std::process::Command::new(std::env::current_exe()?);
-    command.arg("quickstart").arg("--data").arg(&layout.data);
+    let mut words =
+        vec!["quickstart".into(), "--detached".into(), "--data".into(), layout.data.clone().into_os_string()];
     if let Some(port) = arguments.port {
-        command.arg("--port").arg(port.to_string());
+        words.extend(["--port".into(), port.to_string().into()]);
     }
     if arguments.with_conformance_principal {
-        command.arg("--with-conformance-principal");
+        words.push("--with-conformance-principal".into());
     }
     if let Some(path) = &arguments.trust_ca {
-        command.arg("--trust-ca").arg(std::path::absolute(path)?);
+        words.extend(["--trust-ca".into(), std::path::absolute(path)?.into_os_string()]);
     }
-    let mut child =
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).spawn()?;
-    let deadline = Instant::now() + DETACH_TIME;
-    while !layout.ready().exists() {
-        if let Some(status) = child.try_wait()? {
-            let log = std::fs::read_to_string(layout.log()).unwrap_or_default();
-            eprint!("{log}");
-            return Err(format!("the quickstart ended at once ({status})").into());
-        }
-        if Instant::now() > deadline {
-            return Err(format!(
-                "the quickstart is not ready after {} s; see {}",
-                DETACH_TIME.as_secs(),
-                layout.log().display()
-            )
-            .into());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    print!("{}", std::fs::read_to_string(layout.log())?);
-    Ok(ExitCode::SUCCESS)
+    detach::start(words.iter().map(std::ffi::OsString::as_os_str), &layout)
 }
 
-fn print_welcome(layout: &Layout, settings: &Settings) {
-    let data = layout.data.display();
-    let option =
-        if layout.data == layout::default_directory() { String::new() } else { format!(" --data '{data}'") };
-    println!(
-        "Holdfast serves a pool of class test. Do not keep keys in it that matter.
+fn print_welcome(layout: &Layout, settings: &Settings) -> std::io::Result<()> {
+    let data = layout.data.display().to_string();
+    let option = if layout.data == layout::default_directory() {
+        String::new()
+    } else {
+        format!(" --data {}", quote(&data))
+    };
+    let (holdfast, port, issuer) = (program(), settings.port, settings.issuer_url());
+    output::line(format_args!(
+        "Holdfast serves a pool of class test. Keep no keys in it that matter.
 
-  pool     https://{POOL_NAME}.{RESOURCE_SUFFIX}:{port}  (also https://127.0.0.1:{port})
+  pool     https://{POOL_NAME}.{RESOURCE_SUFFIX}:{port}  (and https://127.0.0.1:{port})
   issuer   {issuer}
   data     {data}
 
-In another terminal:
+Point a shell at it, then use any Azure SDK, here Python's:
 
-  eval \"$(holdfast env{option})\"
+  eval \"$({holdfast} env{option})\"
+  pip install azure-keyvault-keys azure-identity
 
-  python3 - <<'END'                            # pip install azure-keyvault-keys azure-identity
+  python3 - <<'END'
   import os
   from azure.identity import ClientSecretCredential
   from azure.keyvault.keys import KeyClient
@@ -515,18 +408,26 @@ In another terminal:
   print(client.create_ec_key(\"first\", hardware_protected=True).id)
   END
 
-By name instead of by address: HTTPS_PROXY=$HOLDFAST_PROXY, or the line of `holdfast quickstart --hosts` in /etc/hosts.
-What happened: holdfast audit show{option}
-To end it:     holdfast stop{option}",
-        port = settings.port,
-        issuer = settings.issuer_url(),
-    );
+By its name:   HTTPS_PROXY=$HOLDFAST_PROXY, or the line of `{holdfast} quickstart --hosts` in /etc/hosts
+What happened: {holdfast} audit show{option}
+To end it:     {holdfast} stop{option}"
+    ))
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(path: &std::path::Path) -> Result<Option<T>, CommandError> {
-    let Some(content) = files::read(path)? else { return Ok(None) };
-    let parsed = serde_json::from_slice(&content).map_err(|error| {
-        format!("{} is damaged (line {}, column {})", path.display(), error.line(), error.column())
-    })?;
-    Ok(Some(parsed))
+/// What to type to run this program: its name where the shell finds it by that, else its path.
+fn program() -> String {
+    const NAME: &str = "holdfast";
+    let Some(ours) = std::env::current_exe().and_then(|path| path.canonicalize()).ok() else {
+        return NAME.to_owned();
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|directory| directory.join(NAME)).find(|path| path.exists());
+    let by_name = found.and_then(|path| path.canonicalize().ok()).is_some_and(|path| path == ours);
+    let path = ours.display().to_string();
+    let plain = path.chars().all(|letter| letter.is_ascii_alphanumeric() || "/._-+".contains(letter));
+    match (by_name, plain) {
+        (true, _) => NAME.to_owned(),
+        (false, true) => path,
+        (false, false) => quote(&path),
+    }
 }

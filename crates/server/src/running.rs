@@ -2,6 +2,7 @@
 
 use crate::CommandError;
 use crate::layout::Layout;
+use crate::output;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -65,7 +66,7 @@ pub fn stop(layout: &Layout) -> Result<ExitCode, CommandError> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    println!("stopped (pid {})", pid.as_raw_nonzero());
+    output::line(format_args!("stopped (pid {})", pid.as_raw_nonzero()))?;
     Ok(ExitCode::SUCCESS)
 }
 

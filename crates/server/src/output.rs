@@ -1,0 +1,16 @@
+//! Printing for whoever typed the command. `println!` panics when the reader has gone, as in `holdfast audit show | head`.
+
+use std::fmt::Arguments;
+use std::io::{self, Write};
+
+/// One line to standard output.
+pub fn line(text: Arguments<'_>) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_fmt(text)?;
+    output.write_all(b"\n")
+}
+
+/// Whether a command failed only because its reader had seen enough.
+pub fn reader_has_gone(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,210 @@
+//! What a quickstart keeps of itself between starts: its port, its principals. Formats: `docs/formats/quickstart.md`.
+
+use crate::CommandError;
+use crate::files;
+use crate::layout::Layout;
+use domain::guid::Guid;
+use identity::issuer::generate_client_secret;
+use serde::{Deserialize, Serialize};
+use service::{Random, SystemRandom};
+use std::path::Path;
+use zeroize::Zeroizing;
+
+/// Issuer and proxy ports, counted from the pool's.
+pub const ISSUER_OFFSET: u16 = 3;
+pub const PROXY_OFFSET: u16 = 4;
+const VERSION: u32 = 1;
+
+/// What is to be as it was at the next start.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    version: u32,
+    pub port: u16,
+}
+
+/// The principals of a quickstart, with their secrets, for `holdfast env`.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Principals {
+    version: u32,
+    pub tenant: String,
+    pub admin: Principal,
+    pub app: Principal,
+    pub conformance: Option<Principal>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Principal {
+    pub client_id: String,
+    pub object_id: String,
+    pub client_secret: Zeroizing<String>,
+}
+
+impl Settings {
+    pub fn read(layout: &Layout) -> Result<Option<Self>, CommandError> {
+        read(&layout.settings())
+    }
+
+    /// The settings as they were, with `port` where one is given; written where they changed.
+    pub fn with_port(before: Option<Self>, port: Option<u16>) -> (Self, bool) {
+        let held = before.map(|before| before.port);
+        let port = port.or(held).unwrap_or(crate::layout::DEFAULT_PORT);
+        (Self { version: VERSION, port }, held != Some(port))
+    }
+
+    pub fn write(&self, layout: &Layout) -> Result<(), CommandError> {
+        write(&layout.settings(), self)
+    }
+
+    pub fn issuer_port(&self) -> u16 {
+        self.port + ISSUER_OFFSET
+    }
+
+    pub fn issuer_url(&self) -> String {
+        format!("https://localhost:{}", self.issuer_port())
+    }
+
+    pub fn proxy_port(&self) -> u16 {
+        self.port + PROXY_OFFSET
+    }
+}
+
+impl Principals {
+    pub fn read(layout: &Layout) -> Result<Option<Self>, CommandError> {
+        read(&layout.principals())
+    }
+
+    /// Reads the principals; makes those that are missing.
+    pub fn open(layout: &Layout, with_conformance: bool) -> Result<Self, CommandError> {
+        let held = Self::read(layout)?;
+        let complete = held.as_ref().is_some_and(|held| held.conformance.is_some() || !with_conformance);
+        let mut principals = match held {
+            Some(held) => held,
+            None => Self {
+                version: VERSION,
+                tenant: SystemRandom.guid().to_string(),
+                admin: Principal::new()?,
+                app: Principal::new()?,
+                conformance: None,
+            },
+        };
+        if with_conformance && principals.conformance.is_none() {
+            principals.conformance = Some(Principal::new()?);
+        }
+        if !complete {
+            write(&layout.principals(), &principals)?;
+        }
+        Ok(principals)
+    }
+
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &Principal)> {
+        let conformance = self.conformance.as_ref().map(|principal| ("conformance", principal));
+        [("admin", &self.admin), ("app", &self.app)].into_iter().chain(conformance)
+    }
+}
+
+impl Principal {
+    fn new() -> Result<Self, CommandError> {
+        Ok(Self {
+            client_id: SystemRandom.guid().to_string(),
+            object_id: SystemRandom.guid().to_string(),
+            client_secret: generate_client_secret()?,
+        })
+    }
+
+    pub fn object_id(&self) -> Result<Guid, CommandError> {
+        Ok(self.object_id.parse()?)
+    }
+}
+
+/// Messages give line and column and never repeat content, which may be a secret.
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, CommandError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let Some(content) = files::read(path)? else { return Ok(None) };
+    let damaged = |error: serde_json::Error| {
+        format!("{} is damaged (line {}, column {})", path.display(), error.line(), error.column())
+    };
+    let Version { version } = serde_json::from_slice(&content).map_err(damaged)?;
+    if version != VERSION {
+        let path = path.display();
+        return Err(
+            format!("{path} is of format version {version}; this program knows version {VERSION}").into()
+        );
+    }
+    Ok(Some(serde_json::from_slice(&content).map_err(damaged)?))
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), CommandError> {
+    Ok(files::write(path, &to_json(value)?)?)
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Zeroizing<Vec<u8>>, CommandError> {
+    let mut json = Zeroizing::new(serde_json::to_vec_pretty(value)?);
+    json.push(b'\n');
+    Ok(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: &[u8] = include_bytes!("../tests/golden/quickstart-settings-v1.json");
+    const PRINCIPALS: &[u8] = include_bytes!("../tests/golden/quickstart-principals-v1.json");
+
+    fn layout(directory: &tempfile::TempDir) -> Layout {
+        let layout = Layout::new(directory.path().join("data"));
+        layout.directories().iter().for_each(|path| files::create_directory(path).unwrap());
+        layout
+    }
+
+    #[test]
+    fn golden_files_are_read_and_written_again_byte_for_byte() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        files::write(&layout.settings(), SETTINGS).unwrap();
+        files::write(&layout.principals(), PRINCIPALS).unwrap();
+        let settings = Settings::read(&layout).unwrap().unwrap();
+        assert_eq!((settings.port, settings.issuer_port(), settings.proxy_port()), (8443, 8446, 8447));
+        assert_eq!(to_json(&settings).unwrap().as_slice(), SETTINGS);
+        // Nothing is missing, so nothing is made.
+        let principals = Principals::open(&layout, true).unwrap();
+        assert_eq!(
+            principals.named().map(|(name, _)| name).collect::<Vec<_>>(),
+            ["admin", "app", "conformance"]
+        );
+        assert_eq!(to_json(&principals).unwrap().as_slice(), PRINCIPALS);
+        assert_eq!(files::read(&layout.principals()).unwrap().unwrap().as_slice(), PRINCIPALS);
+    }
+
+    #[test]
+    fn the_conformance_principal_comes_later_and_the_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        let first = Principals::open(&layout, false).unwrap();
+        assert!(first.conformance.is_none());
+        let second = Principals::open(&layout, true).unwrap();
+        assert_eq!(second.app.client_secret, first.app.client_secret);
+        let third = Principals::open(&layout, false).unwrap();
+        assert_eq!(third.conformance.unwrap().client_id, second.conformance.unwrap().client_id);
+    }
+
+    #[test]
+    fn damage_and_later_formats_are_named_without_their_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        let refusal = |content: &[u8]| {
+            files::write(&layout.principals(), content).unwrap();
+            Principals::read(&layout).err().unwrap().to_string()
+        };
+        let cut = refusal(&PRINCIPALS[..PRINCIPALS.len() / 2]);
+        assert!(cut.contains("principals.json is damaged (line "), "{cut}");
+        let unknown = String::from_utf8(PRINCIPALS.to_vec()).unwrap().replace("\"app\"", "\"hidden\"");
+        assert!(!refusal(unknown.as_bytes()).contains("hidden"));
+        assert!(refusal(br#"{"version":2,"more":[]}"#).contains("format version 2"));
+    }
+}
