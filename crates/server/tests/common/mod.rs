@@ -1,0 +1,216 @@
+//! Starts the built server, as a user would, on ports that nobody uses.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::panic, clippy::unwrap_used)] // a failed check is a failed test
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+
+pub const ISSUER_OFFSET: u16 = 3;
+pub const PROXY_OFFSET: u16 = 4;
+const ANSWER_TIME: Duration = Duration::from_secs(20);
+
+/// A quickstart in a directory of its own; killed when dropped.
+pub struct Quickstart {
+    directory: TempDir,
+    pub port: u16,
+    process: Option<Child>,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
+
+impl Quickstart {
+    pub fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), port: free_ports(), process: None }
+    }
+
+    pub fn started() -> Self {
+        let mut quickstart = Self::new();
+        quickstart.start(&[]);
+        quickstart
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// `holdfast WORDS --data DIR`.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(words).arg("--data").arg(self.data()).stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    pub fn run_well(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts it; returns once it says that it serves.
+    pub fn start(&mut self, more: &[&str]) {
+        let port = self.port.to_string();
+        let mut child = self
+            .command(&["quickstart", "--port", &port])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        if !first.starts_with("Holdfast serves") {
+            let mut errors = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+            panic!("it did not start: {errors}");
+        }
+        self.process = Some(child);
+    }
+
+    /// Starts it and ends it with SIGKILL after `time`, wherever it is by then.
+    pub fn start_and_kill(&mut self, time: Duration) {
+        let port = self.port.to_string();
+        let command = &mut self.command(&["quickstart", "--port", &port]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(time);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// `holdfast env`, as names and values.
+    pub fn variables(&self) -> HashMap<String, String> {
+        let variable = |line: &str| {
+            let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
+            Some((name.to_owned(), value.trim_matches('\'').to_owned()))
+        };
+        self.run_well(&["env"]).lines().filter_map(variable).collect()
+    }
+
+    pub fn tls(&self, port: u16, protocol: Option<&str>) -> TlsStream {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        self.tls_over(stream, "demo.managedhsm.localhost", protocol)
+    }
+
+    pub fn tls_over(&self, stream: TcpStream, name: &str, protocol: Option<&str>) -> TlsStream {
+        stream.set_read_timeout(Some(ANSWER_TIME)).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.data().join("ca/ca.pem")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocol.map(|name| name.as_bytes().to_vec()).into_iter().collect();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream)
+    }
+
+    pub fn request(&self, port: u16, request: &str, body: &str) -> Answer {
+        exchange(self.tls(port, None), request, body)
+    }
+
+    /// An access token for `app`, from the embedded issuer.
+    pub fn token(&self) -> String {
+        let variables = self.variables();
+        let form = format!(
+            "grant_type=client_credentials&client_id={}&client_secret={}&scope=https%3A%2F%2Fmanagedhsm.localhost%3A{}%2F.default",
+            variables["HOLDFAST_APP_CLIENT_ID"], variables["HOLDFAST_APP_CLIENT_SECRET"], self.port
+        );
+        let request = format!(
+            "POST /{}/oauth2/v2.0/token HTTP/1.1\r\nHost: localhost:{}\r\nContent-Type: application/x-www-form-urlencoded",
+            variables["TENANT_ID"],
+            self.port + ISSUER_OFFSET
+        );
+        let answer = self.request(self.port + ISSUER_OFFSET, &request, &form);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let parsed: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        parsed["access_token"].as_str().unwrap().to_owned()
+    }
+
+    pub fn call(&self, method: &str, path: &str, body: &str) -> Answer {
+        let request = format!(
+            "{method} {path}?api-version=7.4 HTTP/1.1\r\nHost: demo.managedhsm.localhost:{}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json",
+            self.port,
+            self.token()
+        );
+        self.request(self.port, &request, body)
+    }
+}
+
+impl Drop for Quickstart {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Sends a request (its lines, without the last line end) and reads all of the answer.
+pub fn exchange(mut stream: TlsStream, request: &str, body: &str) -> Answer {
+    let length = body.len();
+    let request = format!("{request}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// What a plain connection answers, to its end.
+pub fn converse(port: u16, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(ANSWER_TIME)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        // Closed with bytes unread: a reset, and as good an end.
+        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("{error}"),
+        Ok(_) | Err(_) => answer,
+    }
+}
+
+pub fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// The first of five neighbouring ports that nobody uses, below the range of outgoing connections. No two tests of this
+/// process get the same, and other processes begin elsewhere.
+fn free_ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + u16::try_from(std::process::id() % 400).unwrap() * 25;
+    loop {
+        let first = start + NEXT.fetch_add(5, Ordering::Relaxed);
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (first..first + 5).all(free) {
+            return first;
+        }
+    }
+}
