@@ -5,7 +5,7 @@
 //! the command; later ones to the log file.
 
 use crate::CommandError;
-use crate::environment::quote;
+use crate::environment::word;
 use crate::layout::Layout;
 use crate::output;
 use std::fs::{self, OpenOptions};
@@ -51,7 +51,7 @@ pub fn start<'a>(
         };
     }
     output::line(format_args!("{}", text.trim_end()))?;
-    output::line(format_args!("Its log:       {}", quote(&layout.log().display().to_string())))?;
+    output::line(format_args!("Its log:       {}", word(&layout.log().display().to_string())))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -63,8 +63,15 @@ fn export(name: &str, value: &str) -> io::Result<()> {
     output::line(format_args!("export {name}={}", quote(value)))
 }
 
+/// One shell word to paste, quoted only where it has to be.
+pub fn word(value: &str) -> String {
+    let plain = !value.is_empty()
+        && value.chars().all(|letter| letter.is_ascii_alphanumeric() || "/._-+".contains(letter));
+    if plain { value.to_owned() } else { quote(value) }
+}
+
 /// One shell word, whatever is in it.
-pub fn quote(value: &str) -> String {
+fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\'', r"'\''"))
 }
 
@@ -75,9 +82,11 @@ mod tests {
     #[test]
     fn a_shell_reads_back_what_was_quoted() {
         for value in ["plain", "it's", "$(reboot) `x` \"y\" \\", "two\nlines", "''"] {
-            let script = format!("printf %s {}", quote(value));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(output.stdout, value.as_bytes());
+            for quoted in [quote(value), word(value)] {
+                let script = format!("printf %s {quoted}");
+                let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+                assert_eq!(output.stdout, value.as_bytes(), "{quoted}");
+            }
         }
     }
 }

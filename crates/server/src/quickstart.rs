@@ -6,7 +6,7 @@
 
 use crate::CommandError;
 use crate::certificates::CertificateAuthority;
-use crate::environment::quote;
+use crate::environment::word;
 use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
@@ -382,7 +382,7 @@ fn print_welcome(layout: &Layout, settings: &Settings) -> std::io::Result<()> {
     let option = if layout.data == layout::default_directory() {
         String::new()
     } else {
-        format!(" --data {}", quote(&data))
+        format!(" --data {}", word(&data))
     };
     let (holdfast, port, issuer) = (program(), settings.port, settings.issuer_url());
     output::line(format_args!(
@@ -424,10 +424,5 @@ fn program() -> String {
     let found = std::env::split_paths(&path).map(|directory| directory.join(NAME)).find(|path| path.exists());
     let by_name = found.and_then(|path| path.canonicalize().ok()).is_some_and(|path| path == ours);
     let path = ours.display().to_string();
-    let plain = path.chars().all(|letter| letter.is_ascii_alphanumeric() || "/._-+".contains(letter));
-    match (by_name, plain) {
-        (true, _) => NAME.to_owned(),
-        (false, true) => path,
-        (false, false) => quote(&path),
-    }
+    if by_name { NAME.to_owned() } else { word(&path) }
 }
