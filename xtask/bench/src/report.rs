@@ -24,8 +24,8 @@ pub struct Round {
 pub fn render(options: &Options, rows: &[Row]) -> String {
     let mut text = String::from(
         "# Performance\n\nWritten by `cargo xtask bench --write`; figures of one run on one machine.\n\n\
-         | request | answers/s, median (min–max) | p50 | p99 | primitive alone/s | of primitive | of bare handler | server CPU per request | client's core |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+         | request | answers/s, median (min–max) | p50 | p99 | primitive alone/s | of primitive | of bare handler | server CPU per request | server's core | client's core |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     let bare = rows.last().map(rates).unwrap_or_default();
     for row in rows {
@@ -37,7 +37,8 @@ pub fn render(options: &Options, rows: &[Row]) -> String {
         "\n{} rounds, interleaved, {seconds} s for each row and round; latencies are of all rounds together. \
          {} keep-alive connections, HTTP/1.1, TLS 1.3, each with one request under way. \
          Server, bare handler and primitive take turns on core {}, the client has core {} to itself; a row whose \
-         client used more than {:.0} % of that core is invalid, for it measures the client.\n\n\
+         client used more than {:.0} % of that core is invalid, for it measures the client. A server that had much \
+         less than its whole core was held up: by the disk, by the client, or by something else on the machine.\n\n\
          - CPU: {}{}; kernel {}\n- data directory on {}; every answer waits until its audit event is synced\n\
          - bare handler: hyper and rustls as in the server, request read, fixed answer of 300 bytes\n\
          - primitive: aws-lc-rs, key parsed, one thread\n",
@@ -65,7 +66,7 @@ fn line(text: &mut String, row: &Row, bare: &[f64]) {
     let invalid = if share > MAX_CLIENT_SHARE { ", **invalid**" } else { "" };
     let _ = writeln!(
         text,
-        "| {} | {} ({}–{}){invalid} | {} | {} | {} | {} | {} | {:.1} µs | {:.0} % |",
+        "| {} | {} ({}–{}){invalid} | {} | {} | {} | {} | {} | {:.1} µs | {:.0} % | {:.0} % |",
         row.target.name,
         count(median(&own)),
         count(own.iter().copied().fold(f64::INFINITY, f64::min)),
@@ -76,6 +77,7 @@ fn line(text: &mut String, row: &Row, bare: &[f64]) {
         ratio(&own, &raw),
         ratio(&own, bare),
         cpu * 1e6,
+        cpu * median(&own) * 100.0,
         share * 100.0,
     );
 }

@@ -43,22 +43,23 @@ impl Pool {
             .stderr(log)
             .spawn()?;
         let mut pool = Self { process, variables: BTreeMap::new(), port };
-        pool.wait_until_ready(directory)?;
-        let output = Command::new(program).arg("env").arg("--data").arg(&data).output()?;
-        pool.variables = exports(&String::from_utf8_lossy(&output.stdout));
+        pool.wait_until_ready(program, directory)?;
         Ok(pool)
     }
 
-    fn wait_until_ready(&mut self, directory: &Path) -> Result<(), Failure> {
+    /// Waits for the exports of `holdfast env`. The ports are bound before and the first connection waits
+    /// until it is served, so nothing else needs asking.
+    fn wait_until_ready(&mut self, program: &Path, directory: &Path) -> Result<(), Failure> {
         let began = Instant::now();
         while began.elapsed() < READY_WITHIN {
             if let Some(status) = self.process.try_wait()? {
                 let log = directory.join("server.log");
                 return Err(Failure::new(format!("server ended with {status}; see {}", log.display())));
             }
-            // The issuer is the last that this run needs.
-            let listens = |port| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-            if listens(self.port) && listens(self.port + 3) {
+            let output =
+                Command::new(program).arg("env").arg("--data").arg(directory.join("data")).output()?;
+            self.variables = exports(&String::from_utf8_lossy(&output.stdout));
+            if output.status.success() && self.roots()?.is_file() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
