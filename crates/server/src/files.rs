@@ -6,21 +6,30 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use zeroize::Zeroizing;
 
-/// Makes `path` and what is missing above it, mode 0700.
+/// Makes `path` and what is missing above it, mode 0700, so that no power loss takes them back.
 pub fn create_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent(path);
+    create_directory(parent)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        // Made meanwhile by another process, which the lock will tell from this one.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    File::open(parent)?.sync_all()
 }
 
 /// Writes `path` through a temporary file, mode 0600: after power loss it is the old file or the new one.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
-    File::open(directory)?.sync_all()
+    File::open(parent(path))?.sync_all()
 }
 
 /// The content of `path`, or `None` where there is no such file.
@@ -43,6 +52,13 @@ pub fn read_or_make<E: From<io::Error>>(
     let content = make()?;
     write(path, &content)?;
     Ok(content)
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 #[cfg(test)]

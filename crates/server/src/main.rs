@@ -13,6 +13,7 @@ mod output;
 mod places;
 mod proxy;
 mod quickstart;
+mod remains;
 mod running;
 mod state;
 

@@ -10,8 +10,8 @@ use crate::environment::word;
 use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
-use crate::state::{Principals, Settings};
-use crate::{admin, detach, files, hardening, output, proxy, running};
+use crate::state::{LAST_PORT, Principals, Settings};
+use crate::{admin, detach, files, hardening, output, proxy, remains, running};
 use api_data::{Api, ApiConfig, Connection};
 use crypto::SecretBytes;
 use crypto::domain_secrets::DomainSecrets;
@@ -21,7 +21,7 @@ use domain::guid::Guid;
 use domain::pool::{AuditDurability, Genesis, IssuerPin, PoolClass, RetentionDays};
 use domain::principal::TenantId;
 use domain::time::Time;
-use host::Engine;
+use host::{Engine, Log};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
@@ -51,7 +51,7 @@ pub struct Arguments {
     #[arg(long = "data", value_name = "DIR", default_value_os_t = layout::default_directory())]
     data: PathBuf,
     /// The pool's port; the issuer is at this plus 3, the CONNECT proxy at this plus 4. Default 8443, or as last time.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=65_531))]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(LAST_PORT)))]
     port: Option<u16>,
     /// Serve in the background; `holdfast stop` ends it.
     #[arg(long)]
@@ -114,6 +114,7 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
             .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
     }
     let _lock = running::lock(&layout)?;
+    remains::check(&layout)?;
     let (settings, changed) = Settings::with_port(Settings::read(&layout)?, arguments.port);
     let listeners = Listeners::bind(&settings)?;
     if changed {
@@ -312,6 +313,14 @@ async fn open_pool(
     let engine: Arc<dyn Engine> = Arc::new(RedbEngine::open(layout.store(), EngineOptions::default())?);
     let log = Arc::new(FileLog::open(layout.audit(), LogOptions::default())?);
     if !Pool::is_founded(engine.as_ref(), &secrets).await? {
+        if !log.segments().await?.is_empty() {
+            return Err(format!(
+                "{} holds no pool, yet the log in {} has events of one: put the store back from a copy",
+                layout.store().display(),
+                layout.audit().display()
+            )
+            .into());
+        }
         Pool::found(engine.as_ref(), &secrets, genesis(issuer, principals)?).await?;
     }
     let parts = PoolParts {

@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 /// Issuer and proxy ports, counted from the pool's.
 pub const ISSUER_OFFSET: u16 = 3;
 pub const PROXY_OFFSET: u16 = 4;
+/// The last one that a pool can have: the others count on from it.
+pub const LAST_PORT: u16 = u16::MAX - PROXY_OFFSET;
 const VERSION: u32 = 1;
 
 /// What is to be as it was at the next start.
@@ -44,7 +46,14 @@ pub struct Principal {
 
 impl Settings {
     pub fn read(layout: &Layout) -> Result<Option<Self>, CommandError> {
-        read(&layout.settings())
+        let held: Option<Self> = read(&layout.settings())?;
+        if let Some(Self { port, .. }) = held
+            && !(1..=LAST_PORT).contains(&port)
+        {
+            let path = layout.settings();
+            return Err(format!("{} is damaged: there is no port {port} for a pool", path.display()).into());
+        }
+        Ok(held)
     }
 
     /// The settings as they were, with `port` where one is given; written where they changed.
@@ -206,5 +215,20 @@ mod tests {
         let unknown = String::from_utf8(PRINCIPALS.to_vec()).unwrap().replace("\"app\"", "\"hidden\"");
         assert!(!refusal(unknown.as_bytes()).contains("hidden"));
         assert!(refusal(br#"{"version":2,"more":[]}"#).contains("format version 2"));
+    }
+
+    #[test]
+    fn a_port_that_leaves_no_room_for_the_others_is_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        for (port, good) in
+            [(1, true), (LAST_PORT, true), (0, false), (LAST_PORT + 1, false), (u16::MAX, false)]
+        {
+            files::write(&layout.settings(), format!(r#"{{"version":1,"port":{port}}}"#).as_bytes()).unwrap();
+            match Settings::read(&layout) {
+                Ok(held) => assert!(good && held.unwrap().proxy_port() == port + PROXY_OFFSET, "{port}"),
+                Err(error) => assert!(!good && error.to_string().contains("is damaged"), "{port}: {error}"),
+            }
+        }
     }
 }
