@@ -1,4 +1,4 @@
-//! What recording costs: CPU time per event, by the number of events in a group, with a disk that takes no time.
+//! What recording costs: time per event on one core, by the number of events in a group, with a disk that takes no time.
 //!
 //! `cargo run --release -p audit --example rates`
 
