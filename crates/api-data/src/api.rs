@@ -128,7 +128,7 @@ impl Api {
         let route = match parse_head(route, &head, api_version.as_deref()) {
             Ok(route) => route,
             Err(error) => {
-                return Answer::recorded(ticket.refuse(error).await, full_receipt, |value: Value| value);
+                return refuse(ticket, error, full_receipt).await;
             }
         };
         let origin = format!("https://{host}");
@@ -244,14 +244,15 @@ impl Api {
             None => headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
         };
         let ours = |name: &str| self.config.hosts.iter().any(|host| host.eq_ignore_ascii_case(name));
-        let shown: String = written.chars().take(100).collect();
+        let shown = || written.chars().take(100).collect::<String>();
         // Names only: some clients drop the port from a host that they reached at one.
         if !ours(without_port(written)) {
-            return Err(problem::misdirected(format!("host `{shown}` is not served here")));
+            return Err(problem::misdirected(format!("host `{}` is not served here", shown())));
         }
         match connection.server_name.as_deref() {
             Some(name) if !ours(name) => Err(problem::misdirected(format!(
-                "this connection was opened for another host than `{shown}`"
+                "this connection was opened for another host than `{}`",
+                shown()
             ))),
             Some(_) | None => Ok(written.to_ascii_lowercase()),
         }

@@ -6,7 +6,7 @@
 //! (`docs/formats/instance-certificate.md`).
 
 use crate::SecretBytes;
-use crate::digest::{random, sha256};
+use crate::digest::{hex, random, sha256};
 use aws_lc_rs::encoding::{AsBigEndian, EcPrivateKeyBin};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -365,10 +365,6 @@ fn der_value(tag: u8, content: &[u8]) -> Vec<u8> {
         [short] if *short < 0x80 => [&[tag, *short], content].concat(),
         long => [&[tag, 0x80 | long.len() as u8], long, content].concat(),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {

@@ -8,6 +8,7 @@ use audit::ReceiptText;
 use audit::verify::{Report, Witness, verify};
 use clap::Subcommand;
 use crypto::certificate::OwnerPublicKey;
+use crypto::digest::hex;
 use host_embedded::FileLog;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -177,8 +178,4 @@ fn describe(report: &Report, owner: &OwnerPublicKey, given: bool) -> String {
         );
     }
     lines.join("\n")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -34,6 +34,9 @@ key_uses! {
     Unwrap => UnwrapKey,
 }
 
+/// Which algorithms go with a key for an operation.
+type Rule = fn(EncryptionAlgorithm, KeySpec) -> bool;
+
 /// A key that its grant allows to use, now.
 struct Usable {
     version: KeyVersion,
@@ -76,11 +79,7 @@ impl Pool {
             Err(error) => return ticket.record(Err(error)).await,
         };
         let view = self.view(&record.version);
-        let changed = self.change(ticket.leaf(None), || self.decide_create(&record, view.clone())).await;
-        match changed {
-            Ok(changed) => ticket.recorded_with_commit(changed.value, changed.receipt),
-            Err(error) => ticket.record(Err(error)).await,
-        }
+        self.record_change(ticket, || self.decide_create(&record, view.clone())).await
     }
 
     pub async fn read_key(self: &Arc<Self>, mut ticket: Ticket, key: KeyReference) -> Recorded<KeyView> {
@@ -125,61 +124,75 @@ impl Pool {
 
     pub async fn encrypt(
         self: &Arc<Self>,
-        mut ticket: Ticket,
+        ticket: Ticket,
         key: KeyReference,
         algorithm: EncryptionAlgorithm,
         input: EncryptInput,
     ) -> Recorded<UsedKey<Ciphertext>> {
-        ticket.with_algorithm(algorithm.as_str());
-        self.use_key::<action::Encrypt, _>(ticket, key, None, move |key| {
-            fits(algorithm, key, EncryptionAlgorithm::encrypts_with)?;
-            encrypt(key, algorithm, &input)
-        })
-        .await
+        self.hide::<action::Encrypt>(ticket, key, algorithm, EncryptionAlgorithm::encrypts_with, input).await
     }
 
     pub async fn decrypt(
         self: &Arc<Self>,
-        mut ticket: Ticket,
+        ticket: Ticket,
         key: KeyReference,
         algorithm: EncryptionAlgorithm,
         input: DecryptInput,
     ) -> Recorded<UsedKey<SecretBytes>> {
-        ticket.with_algorithm(algorithm.as_str());
-        let cost = cost_of_private(algorithm.is_rsa());
-        self.use_key::<action::Decrypt, _>(ticket, key, cost, move |key| {
-            fits(algorithm, key, EncryptionAlgorithm::encrypts_with)?;
-            decrypt(key, algorithm, &input)
-        })
-        .await
+        self.reveal::<action::Decrypt>(ticket, key, algorithm, EncryptionAlgorithm::encrypts_with, input)
+            .await
     }
 
     pub async fn wrap_key(
         self: &Arc<Self>,
-        mut ticket: Ticket,
+        ticket: Ticket,
         key: KeyReference,
         algorithm: EncryptionAlgorithm,
         input: EncryptInput,
     ) -> Recorded<UsedKey<Ciphertext>> {
+        self.hide::<action::Wrap>(ticket, key, algorithm, EncryptionAlgorithm::wraps_with, input).await
+    }
+
+    pub async fn unwrap_key(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        key: KeyReference,
+        algorithm: EncryptionAlgorithm,
+        input: DecryptInput,
+    ) -> Recorded<UsedKey<SecretBytes>> {
+        self.reveal::<action::Unwrap>(ticket, key, algorithm, EncryptionAlgorithm::wraps_with, input).await
+    }
+
+    /// Encrypt and wrapKey: one computation, two rights and two rules of which algorithms go.
+    async fn hide<A: KeyUse>(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        key: KeyReference,
+        algorithm: EncryptionAlgorithm,
+        rule: Rule,
+        input: EncryptInput,
+    ) -> Recorded<UsedKey<Ciphertext>> {
         ticket.with_algorithm(algorithm.as_str());
-        self.use_key::<action::Wrap, _>(ticket, key, None, move |key| {
-            fits(algorithm, key, EncryptionAlgorithm::wraps_with)?;
+        self.use_key::<A, _>(ticket, key, None, move |key| {
+            fits(algorithm, key, rule)?;
             encrypt(key, algorithm, &input)
         })
         .await
     }
 
-    pub async fn unwrap_key(
+    /// Decrypt and unwrapKey, likewise.
+    async fn reveal<A: KeyUse>(
         self: &Arc<Self>,
         mut ticket: Ticket,
         key: KeyReference,
         algorithm: EncryptionAlgorithm,
+        rule: Rule,
         input: DecryptInput,
     ) -> Recorded<UsedKey<SecretBytes>> {
         ticket.with_algorithm(algorithm.as_str());
         let cost = cost_of_private(algorithm.is_rsa());
-        self.use_key::<action::Unwrap, _>(ticket, key, cost, move |key| {
-            fits(algorithm, key, EncryptionAlgorithm::wraps_with)?;
+        self.use_key::<A, _>(ticket, key, cost, move |key| {
+            fits(algorithm, key, rule)?;
             decrypt(key, algorithm, &input)
         })
         .await
@@ -346,11 +359,7 @@ fn cost_of_private(is_rsa: bool) -> Option<CostClass> {
 }
 
 /// Encrypt and wrapKey share algorithms only in part: `A256KW` does not encrypt, `A256GCM` does not wrap.
-fn fits(
-    algorithm: EncryptionAlgorithm,
-    key: &dyn LoadedKey,
-    rule: fn(EncryptionAlgorithm, KeySpec) -> bool,
-) -> Result<(), PartitionError> {
+fn fits(algorithm: EncryptionAlgorithm, key: &dyn LoadedKey, rule: Rule) -> Result<(), PartitionError> {
     let spec = key.spec();
     if rule(algorithm, spec) {
         Ok(())

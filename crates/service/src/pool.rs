@@ -3,12 +3,12 @@
 use crate::clock::{Clock, Random};
 use crate::error::Error;
 use crate::index::Index;
-use crate::ticket::{RequestFacts, Ticket};
+use crate::ticket::{Recorded, RequestFacts, Ticket};
 use crate::workers::Workers;
 use audit::event::{Event, EventResult};
 use audit::{AuditConfig, AuditLog, Leaf, Receipt};
 use crypto::audit_key::AuditSealer;
-use crypto::certificate::{InstanceClaims, InstanceKey, OwnerPublicKey, Purpose};
+use crypto::certificate::{InstanceClaims, InstanceKey, Purpose};
 use crypto::domain_secrets::DomainSecrets;
 use crypto::{LoadedKey, Partition, SelfTestFailed};
 use domain::access::{BuiltInRole, RoleAssignment, RoleTable, Scope};
@@ -96,7 +96,6 @@ pub struct Pool {
     loaded: Cache<(KeyName, KeyVersion), Arc<dyn LoadedKey>>,
     workers: Workers,
     verifier: TokenVerifier,
-    owner: OwnerPublicKey,
     node: Guid,
     incarnation: Guid,
     clock: Arc<dyn Clock>,
@@ -162,7 +161,7 @@ impl Pool {
         };
         let certificate = secrets.owner_key().certify(&claims, &checkpoint_key);
         let owner = secrets.owner_key().public_key();
-        let config = AuditConfig::new(genesis.pool, store.genesis().hash(), node, incarnation, owner.clone());
+        let config = AuditConfig::new(genesis.pool, store.genesis().hash(), node, incarnation, owner);
         let expected =
             audit::CheckpointMark { size: contents.checkpoint.size, root: contents.checkpoint.root };
         let audit_clock = clock.clone();
@@ -213,7 +212,6 @@ impl Pool {
             loaded: Cache::new(limits.loaded_keys),
             workers: Workers::start(cores),
             verifier,
-            owner,
             node,
             incarnation,
             clock,
@@ -236,19 +234,6 @@ impl Pool {
 
     pub fn genesis(&self) -> &Genesis {
         self.store.genesis().genesis()
-    }
-
-    /// SHA-256 of the signed genesis record.
-    pub fn genesis_hash(&self) -> [u8; 32] {
-        self.store.genesis().hash()
-    }
-
-    pub fn owner_public_key(&self) -> &OwnerPublicKey {
-        &self.owner
-    }
-
-    pub fn node(&self) -> Guid {
-        self.node
     }
 
     pub fn now(&self) -> Time {
@@ -387,6 +372,18 @@ impl Pool {
             }
         }
         Err(Error::TooManyConflicts)
+    }
+
+    /// [`Pool::change`] for a request: the ticket's event goes with the commit, or a refusal is recorded.
+    pub(crate) async fn record_change<T: Send + 'static>(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        decide: impl Fn() -> Result<Change<T>, Error>,
+    ) -> Recorded<T> {
+        match self.change(ticket.leaf(None), decide).await {
+            Ok(changed) => ticket.recorded_with_commit(changed.value, changed.receipt),
+            Err(error) => ticket.record(Err(error)).await,
+        }
     }
 
     async fn commit<T>(&self, change: Change<T>, leaf: Leaf) -> Result<Changed<T>, storage::CommitError> {

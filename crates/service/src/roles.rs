@@ -37,20 +37,21 @@ impl Pool {
         }
         let NewAssignment { name, scope, role, principal } = new;
         let assignment = RoleAssignment { name, scope, role, principal };
-        let changed = self.change(ticket.leaf(None), || self.decide_assignment(&assignment)).await;
-        match changed {
-            Ok(changed) => ticket.recorded_with_commit(changed.value, changed.receipt),
-            Err(error) => ticket.record(Err(error)).await,
-        }
+        self.record_change(ticket, || self.decide_assignment(&assignment)).await
     }
 
     pub async fn read_assignment(
         self: &Arc<Self>,
-        ticket: Ticket,
+        mut ticket: Ticket,
         scope: Scope,
         name: Guid,
     ) -> Recorded<RoleAssignment> {
-        self.with_assignment(ticket, scope, name).await
+        ticket.asks::<action::RoleAssignmentRead>(&scope);
+        let found = ticket
+            .authorize::<action::RoleAssignmentRead>(scope)
+            .map_err(Error::from)
+            .and_then(|grant| Ok(self.assignment_at(grant.scope(), name)?.0));
+        ticket.record(found).await
     }
 
     /// Assignments made at `scope` itself.
@@ -90,10 +91,7 @@ impl Pool {
                 value: assignment,
             })
         };
-        match self.change(ticket.leaf(None), decide).await {
-            Ok(changed) => ticket.recorded_with_commit(changed.value, changed.receipt),
-            Err(error) => ticket.record(Err(error)).await,
-        }
+        self.record_change(ticket, decide).await
     }
 
     /// The roles that can be assigned.
@@ -119,20 +117,6 @@ impl Pool {
             .authorize::<action::RoleDefinitionRead>(scope)
             .map_err(Error::from)
             .and_then(|_| BuiltInRole::by_id(id).ok_or_else(|| Error::RoleNotFound(id.to_string())));
-        ticket.record(found).await
-    }
-
-    async fn with_assignment(
-        self: &Arc<Self>,
-        mut ticket: Ticket,
-        scope: Scope,
-        name: Guid,
-    ) -> Recorded<RoleAssignment> {
-        ticket.asks::<action::RoleAssignmentRead>(&scope);
-        let found = ticket
-            .authorize::<action::RoleAssignmentRead>(scope)
-            .map_err(Error::from)
-            .and_then(|grant| Ok(self.assignment_at(grant.scope(), name)?.0));
         ticket.record(found).await
     }
 

@@ -6,6 +6,7 @@ use crate::genesis::SignedGenesis;
 use crate::pool_state::{CheckpointMark, PoolState};
 use crate::record::{OutboxRecord, Record, RecordId, Stamp, UnreadableRecord, engine_key, kind};
 use crypto::SecretBytes;
+use crypto::digest::hex;
 use crypto::domain_secrets::DomainSecrets;
 use crypto::record::{DataKey, NameKey, RecordPlace, WrappedDataKey};
 use domain::access::RoleAssignment;
@@ -322,10 +323,9 @@ fn data_key_key(epoch: u32) -> Vec<u8> {
 }
 
 fn describe_key(key: &[u8]) -> String {
-    let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     match key.split_first() {
         Some((kind, name)) => {
-            format!("{}/{}", char::from(*kind).escape_default(), digits(&name[..name.len().min(8)]))
+            format!("{}/{}", char::from(*kind).escape_default(), hex(&name[..name.len().min(8)]))
         }
         None => "without a key".into(),
     }
