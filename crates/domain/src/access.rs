@@ -373,12 +373,14 @@ pub struct Denied {
 mod tests {
     use super::*;
     use crate::principal::TenantId;
+    use crate::time::IntDate;
 
     fn caller(id: u8, groups: &[u8]) -> Caller {
         Caller {
             tenant: TenantId::parse("t").unwrap(),
             object_id: Guid([id; 16]),
             groups: groups.iter().map(|id| Guid([*id; 16])).collect(),
+            issued_at: IntDate::default(),
             application_id: None,
             user_principal_name: None,
         }

@@ -1,6 +1,7 @@
 //! Who is calling: what authentication established, and nothing about rights.
 
 use crate::guid::Guid;
+use crate::time::IntDate;
 use std::fmt;
 
 /// A tenant of the issuer: a GUID as text, or a name such as `adfs`. At most 64 characters `0-9 a-z A-Z . -`;
@@ -46,6 +47,9 @@ pub struct Caller {
     pub object_id: ObjectId,
     /// `groups` of the token; empty when the token says that it has too many to list.
     pub groups: Vec<ObjectId>,
+    /// `iat` of the token; its `nbf` where it has no `iat`, and 0 where it has neither: what cannot show that it is new
+    /// counts as old.
+    pub issued_at: IntDate,
     /// `appid` or `azp` of the token, for the audit log.
     pub application_id: Option<String>,
     /// `upn` or `preferred_username` of the token, for the audit log.

@@ -231,9 +231,10 @@ impl TokenVerifier {
         self.check_tenant(claims)?;
         let expires = claims.time(Claim::EXP)?.ok_or(TokenError::MissingClaim { claim: "exp" })?;
         let issued = claims.time(Claim::IAT)?;
+        let not_before = claims.time(Claim::NBF)?;
         let leeway_ends = now.unix_milliseconds().saturating_add(CLOCK_LEEWAY_SECONDS * 1000);
         let leeway_ends = Time::from_unix_milliseconds(leeway_ends);
-        if let Some(not_before) = claims.time(Claim::NBF)?.filter(|not_before| *not_before > leeway_ends) {
+        if let Some(not_before) = not_before.filter(|not_before| *not_before > leeway_ends) {
             return Err(TokenError::NotYetValid { not_before, now });
         }
         if let Some(issued) = issued.filter(|issued| *issued > leeway_ends) {
@@ -243,6 +244,7 @@ impl TokenVerifier {
             tenant: self.config.tenant.clone(),
             object_id: claims.object_id()?,
             groups: claims.groups()?,
+            issued_at: issued.or(not_before).unwrap_or_default().int_date(),
             application_id: claims.name(Claim::APPID)?.or(claims.name(Claim::AZP)?),
             user_principal_name: claims.name(Claim::UPN)?.or(claims.name(Claim::PREFERRED_USERNAME)?),
         };

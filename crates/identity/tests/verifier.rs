@@ -53,6 +53,21 @@ fn audit_names_come_from_either_claim() {
 }
 
 #[test]
+fn a_caller_knows_when_its_token_was_issued_and_what_is_undated_counts_as_old() {
+    let issued_at = |issued: Value, not_before: Value| {
+        let mut claims = claims();
+        claims["iat"] = issued;
+        claims["nbf"] = not_before;
+        let caller = verifier().verify(&Signer::Es256.token(&claims), at(NOW)).unwrap();
+        caller.issued_at.unix_seconds()
+    };
+    assert_eq!(issued_at(json!(ISSUED), json!(ISSUED - 60)), ISSUED);
+    assert_eq!(issued_at(json!(ISSUED as f64 + 0.9), Value::Null), ISSUED);
+    assert_eq!(issued_at(Value::Null, json!(ISSUED - 60)), ISSUED - 60);
+    assert_eq!(issued_at(Value::Null, Value::Null), 0);
+}
+
+#[test]
 fn groups_count_only_when_all_of_them_are_listed() {
     let groups = |change: &dyn Fn(&mut Value)| {
         let mut claims = claims();

@@ -105,6 +105,7 @@ fn ticket(pool: &Arc<Pool>, principal: Guid) -> Ticket {
         tenant: TenantId::parse("t").unwrap(),
         object_id: principal,
         groups: vec![],
+        issued_at: IntDate::default(),
         application_id: None,
         user_principal_name: None,
     };
