@@ -1,9 +1,9 @@
 //! One request from its head to its answer.
 
 use crate::api_version::ApiVersion;
+use crate::exchange::Exchange;
 use crate::problem::{self, Problem};
-use crate::route::{KeyUse, Route, RouteRefused};
-use crate::wire;
+use crate::route::{Route, RouteRefused};
 use bytes::Bytes;
 use domain::guid::Guid;
 use domain::pool::PoolClass;
@@ -12,19 +12,15 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::Body;
 use identity::Audiences;
 use serde_json::Value;
 use service::{Error, Pool, Receipt, Recorded, RequestFacts, Ticket};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use zeroize::Zeroizing;
+use std::time::Instant;
 
-/// A body of 64 KiB of plaintext is 88 KiB of base64url.
-const MAX_BODY_BYTES: usize = 256 * 1024;
-const MAX_BODY_SECONDS: u64 = 10;
 const MAX_USER_AGENT: usize = 256;
 const MAX_CORRELATION_ID: usize = 128;
 const MAX_URI: usize = 2048;
@@ -60,7 +56,7 @@ pub struct Api {
 }
 
 /// An answer before it has headers.
-struct Answer {
+pub(crate) struct Answer {
     status: StatusCode,
     body: Value,
     challenge: Option<String>,
@@ -123,118 +119,22 @@ impl Api {
         let mut ticket = self.pool.admit(caller, facts);
         let route = Route::parse(&head.method, head.uri.path());
         if let Ok(route) = &route {
-            ticket.operation(route.operation());
+            ticket.operation(route.kind().operation());
         }
         let route = match parse_head(route, &head, api_version.as_deref()) {
             Ok(route) => route,
             Err(error) => {
-                return refuse(ticket, error, full_receipt).await;
+                return Answer::refused(ticket, error, full_receipt).await;
             }
         };
-        let origin = format!("https://{host}");
-        match route {
-            Route::ReadKey(key) => {
-                let recorded = self.pool.read_key(ticket, key).await;
-                Answer::recorded(recorded, full_receipt, |view| wire::key_bundle(&origin, &view))
-            }
-            Route::CreateKey(name) => {
-                match read_body(body).await.and_then(|body| wire::parse_create(name, &body)) {
-                    Ok(new) => {
-                        let recorded = self.pool.create_key(ticket, new).await;
-                        Answer::recorded(recorded, full_receipt, |view| wire::key_bundle(&origin, &view))
-                    }
-                    Err(error) => refuse(ticket, error, full_receipt).await,
-                }
-            }
-            Route::CreateAssignment(scope, name) => {
-                ticket.succeeds_with(StatusCode::CREATED.as_u16());
-                match read_body(body).await.and_then(|body| wire::parse_assignment(scope, name, &body)) {
-                    Ok(new) => {
-                        let recorded = self.pool.create_assignment(ticket, new).await;
-                        Answer::recorded(recorded, full_receipt, |made| wire::assignment(&made))
-                            .succeeding_with(StatusCode::CREATED)
-                    }
-                    Err(error) => refuse(ticket, error, full_receipt).await,
-                }
-            }
-            Route::ReadAssignment(scope, name) => {
-                let recorded = self.pool.read_assignment(ticket, scope, name).await;
-                Answer::recorded(recorded, full_receipt, |held| wire::assignment(&held))
-            }
-            Route::DeleteAssignment(scope, name) => {
-                let recorded = self.pool.delete_assignment(ticket, scope, name).await;
-                Answer::recorded(recorded, full_receipt, |held| wire::assignment(&held))
-            }
-            Route::ListAssignments(scope) => {
-                let recorded = self.pool.list_assignments(ticket, scope).await;
-                let list = |held: Vec<_>| wire::list(held.iter().map(wire::assignment).collect());
-                Answer::recorded(recorded, full_receipt, list)
-            }
-            Route::ReadRole(scope, id) => {
-                let recorded = self.pool.read_role(ticket, scope, id).await;
-                Answer::recorded(recorded, full_receipt, wire::role)
-            }
-            Route::ListRoles(scope) => {
-                let recorded = self.pool.list_roles(ticket, scope).await;
-                let list = |roles: Vec<_>| wire::list(roles.into_iter().map(wire::role).collect());
-                Answer::recorded(recorded, full_receipt, list)
-            }
-            Route::UseKey(operation, key) => match read_body(body).await {
-                Ok(body) => self.use_key(ticket, operation, key, &body, &origin, full_receipt).await,
-                Err(error) => refuse(ticket, error, full_receipt).await,
-            },
-        }
-    }
-
-    async fn use_key(
-        &self,
-        ticket: Ticket,
-        operation: KeyUse,
-        key: service::KeyReference,
-        body: &[u8],
-        origin: &str,
-        full: bool,
-    ) -> Answer {
-        let pool = &self.pool;
-        match operation {
-            KeyUse::Sign => match wire::parse_sign(body) {
-                Ok((algorithm, digest)) => {
-                    let recorded = pool.sign(ticket, key, algorithm, digest).await;
-                    Answer::recorded(recorded, full, |used| wire::used_key(origin, &used))
-                }
-                Err(error) => refuse(ticket, error, full).await,
-            },
-            KeyUse::Verify => match wire::parse_verify(body) {
-                Ok((algorithm, digest, signature)) => {
-                    let recorded = pool.verify(ticket, key, algorithm, digest, signature).await;
-                    Answer::recorded(recorded, full, |used| serde_json::json!({ "value": used.result }))
-                }
-                Err(error) => refuse(ticket, error, full).await,
-            },
-            KeyUse::Encrypt | KeyUse::WrapKey => match wire::parse_encrypt(body) {
-                Ok((algorithm, input)) => {
-                    let additional_data = input.additional_data.clone();
-                    let recorded = match operation {
-                        KeyUse::Encrypt => pool.encrypt(ticket, key, algorithm, input).await,
-                        _ => pool.wrap_key(ticket, key, algorithm, input).await,
-                    };
-                    Answer::recorded(recorded, full, |used| {
-                        wire::encrypted(origin, &used, additional_data.as_deref())
-                    })
-                }
-                Err(error) => refuse(ticket, error, full).await,
-            },
-            KeyUse::Decrypt | KeyUse::UnwrapKey => match wire::parse_decrypt(body) {
-                Ok((algorithm, input)) => {
-                    let recorded = match operation {
-                        KeyUse::Decrypt => pool.decrypt(ticket, key, algorithm, input).await,
-                        _ => pool.unwrap_key(ticket, key, algorithm, input).await,
-                    };
-                    Answer::recorded(recorded, full, |used| wire::decrypted(origin, &used))
-                }
-                Err(error) => refuse(ticket, error, full).await,
-            },
-        }
+        let exchange = Exchange {
+            pool: &self.pool,
+            ticket,
+            origin: format!("https://{host}"),
+            uri: &head.uri,
+            full_receipt,
+        };
+        exchange.answer(route, body).await
     }
 
     /// The host as the client wrote it, port included, if it is one of ours; the server name must be, too.
@@ -325,11 +225,19 @@ impl Answer {
         }
     }
 
-    fn succeeding_with(self, status: StatusCode) -> Self {
+    pub(crate) async fn refused(ticket: Ticket, error: Error, full_receipt: bool) -> Self {
+        Self::recorded(ticket.refuse(error).await, full_receipt, |value: Value| value)
+    }
+
+    pub(crate) fn succeeding_with(self, status: StatusCode) -> Self {
         if self.status == StatusCode::OK { Self { status, ..self } } else { self }
     }
 
-    fn recorded<T>(recorded: Recorded<T>, full_receipt: bool, body: impl FnOnce(T) -> Value) -> Self {
+    pub(crate) fn recorded<T>(
+        recorded: Recorded<T>,
+        full_receipt: bool,
+        body: impl FnOnce(T) -> Value,
+    ) -> Self {
         let (result, receipt) = recorded.into_parts();
         let receipt = receipt.map(|receipt: Receipt| receipt.header_value(full_receipt));
         match result {
@@ -337,10 +245,6 @@ impl Answer {
             Err(error) => Self { receipt, ..Self::problem(problem::problem(&error)) },
         }
     }
-}
-
-async fn refuse(ticket: Ticket, error: Error, full_receipt: bool) -> Answer {
-    Answer::recorded(ticket.refuse(error).await, full_receipt, |value: Value| value)
 }
 
 fn parse_head(
@@ -368,35 +272,18 @@ fn parse_head(
     }
 }
 
-/// The whole body, within its limits of size and time. Wiped when dropped, as it may hold keys to be wrapped.
-async fn read_body<B>(body: B) -> Result<Zeroizing<Vec<u8>>, Error>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let limited = Limited::new(body, MAX_BODY_BYTES).collect();
-    let collected = tokio::time::timeout(Duration::from_secs(MAX_BODY_SECONDS), limited)
-        .await
-        .map_err(|_| Error::BodyTooSlow { limit_seconds: MAX_BODY_SECONDS })?;
-    match collected {
-        Ok(collected) => Ok(Zeroizing::new(collected.to_bytes().to_vec())),
-        Err(error) if error.is::<LengthLimitError>() => Err(Error::BodyTooLarge { limit: MAX_BODY_BYTES }),
-        Err(_) => Err(Error::BodyIncomplete),
-    }
-}
-
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The first value of `name` in the query, percent-decoded.
-fn query(uri: &http::Uri, name: &str) -> Option<String> {
-    let pairs = uri.query()?.split('&');
-    let value =
-        pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| key.eq_ignore_ascii_case(name))?.1;
-    percent_encoding::percent_decode_str(value).decode_utf8().ok().map(String::from)
+/// The first value of `name` in the query. Both are percent-decoded, as some clients encode the `$` of `$skiptoken`.
+pub(crate) fn query(uri: &http::Uri, name: &str) -> Option<String> {
+    let decode = |text| percent_encoding::percent_decode_str(text).decode_utf8().ok();
+    let mut pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+    let named = |key| decode(key).is_some_and(|key| key.eq_ignore_ascii_case(name));
+    pairs.find(|(key, _)| named(key)).and_then(|(_, value)| decode(value)).map(String::from)
 }
 
 /// Of the query only the api-version is written down: other parameters may hold what must not be logged.

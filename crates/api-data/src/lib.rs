@@ -9,6 +9,8 @@
 
 mod api;
 mod api_version;
+mod exchange;
+mod paging;
 mod problem;
 mod route;
 mod wire;
@@ -16,4 +18,4 @@ mod wire;
 pub use api::{Api, ApiConfig, Connection};
 pub use api_version::ApiVersion;
 pub use problem::{Problem, problem};
-pub use route::{KeyUse, Route, RouteRefused};
+pub use route::{KeyUse, Route, RouteKind, RouteRefused};

@@ -1,6 +1,7 @@
 //! Errors as the service writes them. The one place that knows HTTP statuses and error codes.
 
-use domain::key::UseRefused;
+use domain::access::CustomRoleRefused;
+use domain::key::{KeyRefused, UseRefused};
 use service::{Error, Shown};
 
 /// An error answer.
@@ -25,6 +26,7 @@ impl Problem {
 pub fn problem(error: &Error) -> Problem {
     let retry_after_seconds = match error {
         Error::Busy(_) => Some(1),
+        Error::TooManyFailures { retry_after_seconds, .. } => Some(*retry_after_seconds),
         Error::AuditUnavailable(_) | Error::StoreUnavailable(_) => Some(10),
         _ => None,
     };
@@ -56,6 +58,8 @@ pub(crate) fn show(error: &Error) -> Shown {
         | Error::KeyOperations(_)
         | Error::Tags(_)
         | Error::Scope(_)
+        | Error::Window(_)
+        | Error::RoleScope
         | Error::TestClassOnly(_)
         | Error::BodyIncomplete => plain(400, "BadParameter"),
         Error::UnsupportedApiVersion(_) => inner(400, "BadParameter", "UnsupportedApiVersion"),
@@ -69,7 +73,14 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::UseRefused(UseRefused::NotPermitted { .. }) => {
             inner(403, "Forbidden", "KeyOperationForbidden")
         }
-        Error::Key(_) => inner(409, "Conflict", "TooManyKeyVersions"),
+        Error::DeletedKeyNotFound { .. } => plain(404, "KeyNotFound"),
+        Error::Key(KeyRefused::TooManyVersions { .. }) => inner(409, "Conflict", "TooManyKeyVersions"),
+        Error::Key(KeyRefused::Deleted) => inner(409, "Conflict", "ObjectIsDeletedButRecoverable"),
+        Error::Key(KeyRefused::NotDeleted) => inner(409, "Conflict", "ObjectIsNotDeleted"),
+        Error::Key(KeyRefused::PurgeProtected { .. }) => inner(403, "Forbidden", "PurgeProtectionEnabled"),
+        Error::Key(KeyRefused::InconsistentVersions) => plain(500, "InternalServerError"),
+        Error::Rsa15Off => inner(403, "Forbidden", "AlgorithmTurnedOff"),
+        Error::TooManyFailures { .. } => inner(429, "Throttled", "TooManyDecryptionFailures"),
         Error::Partition(error) => match error {
             service::PartitionError::AlgorithmMismatch { .. } => {
                 inner(400, "BadParameter", "KeySizeIncorrect")
@@ -85,6 +96,11 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::AssignmentNotFound { .. } => plain(404, "RoleAssignmentNotFound"),
         Error::AssignmentExists { .. } => plain(409, "RoleAssignmentExists"),
         Error::RoleNotFound(_) => plain(404, "RoleDefinitionNotFound"),
+        Error::RoleNameTaken(_) => inner(409, "Conflict", "RoleDefinitionWithSameNameExists"),
+        Error::CustomRole(CustomRoleRefused::BuiltIn(_)) => inner(403, "Forbidden", "RoleIsBuiltIn"),
+        Error::CustomRole(_) => plain(400, "BadParameter"),
+        Error::SettingNotFound(_) => plain(404, "SettingNotFound"),
+        Error::NotBeforeNotFound(_) => plain(404, "PrincipalNotFound"),
         Error::LimitReached { .. } => inner(403, "Forbidden", "LimitReached"),
         Error::TooManyConflicts => plain(409, "Conflict"),
         Error::Busy(_) => plain(429, "Throttled"),

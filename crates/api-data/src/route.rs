@@ -41,13 +41,91 @@ impl KeyUse {
 pub enum Route {
     CreateKey(KeyName),
     ReadKey(KeyReference),
+    UpdateKey(KeyReference),
+    ListKeys,
+    ListVersions(KeyName),
+    DeleteKey(KeyName),
+    ReadDeletedKey(KeyName),
+    ListDeletedKeys,
+    RecoverKey(KeyName),
+    PurgeKey(KeyName),
     UseKey(KeyUse, KeyReference),
+    RandomBytes,
     CreateAssignment(Scope, Guid),
     ReadAssignment(Scope, Guid),
     DeleteAssignment(Scope, Guid),
     ListAssignments(Scope),
+    DefineRole(Scope, Guid),
     ReadRole(Scope, Guid),
+    DeleteRole(Scope, Guid),
     ListRoles(Scope),
+    ListSettings,
+    ReadSetting(String),
+    UpdateSetting(String),
+    ListNotBefore,
+    SetNotBefore(Guid),
+    ClearNotBefore(Guid),
+}
+
+macro_rules! route_kinds {
+    ($($kind:ident = $method:literal $path:literal $operation:literal,)*) => {
+        /// A route without what its path names.
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        pub enum RouteKind { $($kind,)* }
+
+        impl RouteKind {
+            pub const ALL: &'static [RouteKind] = &[$(RouteKind::$kind,)*];
+
+            pub const fn method(self) -> &'static str {
+                match self { $(RouteKind::$kind => $method,)* }
+            }
+
+            /// The path, with the parts that vary in braces. `{scope}` is empty for the pool, else `/keys` or
+            /// `/keys/{key}`.
+            pub const fn path(self) -> &'static str {
+                match self { $(RouteKind::$kind => $path,)* }
+            }
+
+            /// The operation's name in the audit log (behaviour section 18.3).
+            pub const fn operation(self) -> &'static str {
+                match self { $(RouteKind::$kind => $operation,)* }
+            }
+        }
+    };
+}
+
+route_kinds! {
+    CreateKey = "POST" "/keys/{key}/create" "KeyCreate",
+    ReadKey = "GET" "/keys/{key}/{version}" "KeyGet",
+    UpdateKey = "PATCH" "/keys/{key}/{version}" "KeyUpdate",
+    ListKeys = "GET" "/keys" "KeyList",
+    ListVersions = "GET" "/keys/{key}/versions" "KeyListVersions",
+    DeleteKey = "DELETE" "/keys/{key}" "KeyDelete",
+    ReadDeletedKey = "GET" "/deletedkeys/{key}" "KeyGetDeleted",
+    ListDeletedKeys = "GET" "/deletedkeys" "KeyListDeleted",
+    RecoverKey = "POST" "/deletedkeys/{key}/recover" "KeyRecover",
+    PurgeKey = "DELETE" "/deletedkeys/{key}" "KeyPurge",
+    Sign = "POST" "/keys/{key}/{version}/sign" "KeySign",
+    Verify = "POST" "/keys/{key}/{version}/verify" "KeyVerify",
+    Encrypt = "POST" "/keys/{key}/{version}/encrypt" "KeyEncrypt",
+    Decrypt = "POST" "/keys/{key}/{version}/decrypt" "KeyDecrypt",
+    WrapKey = "POST" "/keys/{key}/{version}/wrapkey" "KeyWrap",
+    UnwrapKey = "POST" "/keys/{key}/{version}/unwrapkey" "KeyUnwrap",
+    RandomBytes = "POST" "/rng" "RandomBytesGet",
+    CreateAssignment = "PUT" "{scope}/providers/Microsoft.Authorization/roleAssignments/{id}" "RoleAssignmentCreate",
+    ReadAssignment = "GET" "{scope}/providers/Microsoft.Authorization/roleAssignments/{id}" "RoleAssignmentGet",
+    DeleteAssignment = "DELETE" "{scope}/providers/Microsoft.Authorization/roleAssignments/{id}" "RoleAssignmentDelete",
+    ListAssignments = "GET" "{scope}/providers/Microsoft.Authorization/roleAssignments" "RoleAssignmentList",
+    DefineRole = "PUT" "{scope}/providers/Microsoft.Authorization/roleDefinitions/{id}" "RoleDefinitionCreate",
+    ReadRole = "GET" "{scope}/providers/Microsoft.Authorization/roleDefinitions/{id}" "RoleDefinitionGet",
+    DeleteRole = "DELETE" "{scope}/providers/Microsoft.Authorization/roleDefinitions/{id}" "RoleDefinitionDelete",
+    ListRoles = "GET" "{scope}/providers/Microsoft.Authorization/roleDefinitions" "RoleDefinitionList",
+    ListSettings = "GET" "/settings" "SettingList",
+    ReadSetting = "GET" "/settings/{setting}" "SettingGet",
+    UpdateSetting = "PATCH" "/settings/{setting}" "SettingUpdate",
+    ListNotBefore = "GET" "/holdfast/tokens" "TokenNotBeforeList",
+    SetNotBefore = "PUT" "/holdfast/tokens/{id}" "TokenNotBeforeSet",
+    ClearNotBefore = "DELETE" "/holdfast/tokens/{id}" "TokenNotBeforeClear",
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -70,27 +148,47 @@ impl Route {
         }
         match segments.split_first() {
             Some((first, rest)) if is(first, "keys") => Self::parse_key(method, rest),
+            Some((first, rest)) if is(first, "deletedkeys") => Self::parse_deleted(method, rest),
+            Some((first, rest)) if is(first, "settings") => Self::parse_setting(method, rest),
+            Some((first, rest)) if is(first, "holdfast") => Self::parse_ours(method, rest),
+            Some((first, [])) if is(first, "rng") && method == Method::POST => Ok(Route::RandomBytes),
             Some(_) | None => Err(RouteRefused::Unknown),
         }
     }
 
-    /// The operation's name in the audit log (behaviour section 18.3).
-    pub const fn operation(&self) -> &'static str {
+    pub const fn kind(&self) -> RouteKind {
         match self {
-            Route::CreateKey(_) => "KeyCreate",
-            Route::ReadKey(_) => "KeyGet",
-            Route::UseKey(KeyUse::Sign, _) => "KeySign",
-            Route::UseKey(KeyUse::Verify, _) => "KeyVerify",
-            Route::UseKey(KeyUse::Encrypt, _) => "KeyEncrypt",
-            Route::UseKey(KeyUse::Decrypt, _) => "KeyDecrypt",
-            Route::UseKey(KeyUse::WrapKey, _) => "KeyWrap",
-            Route::UseKey(KeyUse::UnwrapKey, _) => "KeyUnwrap",
-            Route::CreateAssignment(..) => "RoleAssignmentCreate",
-            Route::ReadAssignment(..) => "RoleAssignmentGet",
-            Route::DeleteAssignment(..) => "RoleAssignmentDelete",
-            Route::ListAssignments(_) => "RoleAssignmentList",
-            Route::ReadRole(..) => "RoleDefinitionGet",
-            Route::ListRoles(_) => "RoleDefinitionList",
+            Route::CreateKey(_) => RouteKind::CreateKey,
+            Route::ReadKey(_) => RouteKind::ReadKey,
+            Route::UpdateKey(_) => RouteKind::UpdateKey,
+            Route::ListKeys => RouteKind::ListKeys,
+            Route::ListVersions(_) => RouteKind::ListVersions,
+            Route::DeleteKey(_) => RouteKind::DeleteKey,
+            Route::ReadDeletedKey(_) => RouteKind::ReadDeletedKey,
+            Route::ListDeletedKeys => RouteKind::ListDeletedKeys,
+            Route::RecoverKey(_) => RouteKind::RecoverKey,
+            Route::PurgeKey(_) => RouteKind::PurgeKey,
+            Route::UseKey(KeyUse::Sign, _) => RouteKind::Sign,
+            Route::UseKey(KeyUse::Verify, _) => RouteKind::Verify,
+            Route::UseKey(KeyUse::Encrypt, _) => RouteKind::Encrypt,
+            Route::UseKey(KeyUse::Decrypt, _) => RouteKind::Decrypt,
+            Route::UseKey(KeyUse::WrapKey, _) => RouteKind::WrapKey,
+            Route::UseKey(KeyUse::UnwrapKey, _) => RouteKind::UnwrapKey,
+            Route::RandomBytes => RouteKind::RandomBytes,
+            Route::CreateAssignment(..) => RouteKind::CreateAssignment,
+            Route::ReadAssignment(..) => RouteKind::ReadAssignment,
+            Route::DeleteAssignment(..) => RouteKind::DeleteAssignment,
+            Route::ListAssignments(_) => RouteKind::ListAssignments,
+            Route::DefineRole(..) => RouteKind::DefineRole,
+            Route::ReadRole(..) => RouteKind::ReadRole,
+            Route::DeleteRole(..) => RouteKind::DeleteRole,
+            Route::ListRoles(_) => RouteKind::ListRoles,
+            Route::ListSettings => RouteKind::ListSettings,
+            Route::ReadSetting(_) => RouteKind::ReadSetting,
+            Route::UpdateSetting(_) => RouteKind::UpdateSetting,
+            Route::ListNotBefore => RouteKind::ListNotBefore,
+            Route::SetNotBefore(_) => RouteKind::SetNotBefore,
+            Route::ClearNotBefore(_) => RouteKind::ClearNotBefore,
         }
     }
 
@@ -109,33 +207,78 @@ impl Route {
             ("roleassignments", "DELETE", Some(name)) => Ok(Route::DeleteAssignment(scope, name)),
             ("roledefinitions", "GET", None) => Ok(Route::ListRoles(scope)),
             ("roledefinitions", "GET", Some(name)) => Ok(Route::ReadRole(scope, name)),
+            ("roledefinitions", "PUT", Some(name)) => Ok(Route::DefineRole(scope, name)),
+            ("roledefinitions", "DELETE", Some(name)) => Ok(Route::DeleteRole(scope, name)),
             _ => Err(RouteRefused::Unknown),
         }
     }
 
     fn parse_key(method: &Method, segments: &[&str]) -> Result<Self, RouteRefused> {
-        let Some((name, rest)) = segments.split_first() else { return Err(RouteRefused::Unknown) };
+        let Some((name, rest)) = segments.split_first() else {
+            return if method == Method::GET { Ok(Route::ListKeys) } else { Err(RouteRefused::Unknown) };
+        };
         let name: KeyName = name.parse().map_err(malformed)?;
-        match rest {
-            [] if method == Method::GET => Ok(Route::ReadKey(KeyReference { name, version: None })),
-            [create] if create.eq_ignore_ascii_case("create") && method == Method::POST => {
-                Ok(Route::CreateKey(name))
-            }
-            [operation] if method == Method::POST => {
-                Self::key_use(operation, KeyReference { name, version: None })
-            }
-            [version] if method == Method::GET => {
-                // Words such as `versions` are other routes, not malformed versions.
-                let version: KeyVersion = version.parse().map_err(|error| match known_word(version) {
-                    true => RouteRefused::Unknown,
-                    false => malformed(error),
-                })?;
-                Ok(Route::ReadKey(KeyReference { name, version: Some(version) }))
-            }
-            [version, operation] if method == Method::POST => {
+        let is = |segment: &str, word: &str| segment.eq_ignore_ascii_case(word);
+        match (method.as_str(), rest) {
+            ("DELETE", []) => Ok(Route::DeleteKey(name)),
+            ("GET", [versions]) if is(versions, "versions") => Ok(Route::ListVersions(name)),
+            ("POST", [create]) if is(create, "create") => Ok(Route::CreateKey(name)),
+            ("POST", [operation]) => Self::key_use(operation, KeyReference { name, version: None }),
+            ("POST", [version, operation]) => {
                 let version = version.parse().map_err(malformed)?;
                 Self::key_use(operation, KeyReference { name, version: Some(version) })
             }
+            ("GET" | "PATCH", []) => Ok(Self::key_itself(method, KeyReference { name, version: None })),
+            // Words of routes to come are other routes, not malformed versions.
+            (_, [word]) if known_word(word) => Err(RouteRefused::Unknown),
+            ("GET" | "PATCH", [version]) => {
+                let version: KeyVersion = version.parse().map_err(malformed)?;
+                Ok(Self::key_itself(method, KeyReference { name, version: Some(version) }))
+            }
+            _ => Err(RouteRefused::Unknown),
+        }
+    }
+
+    fn key_itself(method: &Method, key: KeyReference) -> Self {
+        if method == Method::PATCH { Route::UpdateKey(key) } else { Route::ReadKey(key) }
+    }
+
+    fn parse_deleted(method: &Method, segments: &[&str]) -> Result<Self, RouteRefused> {
+        let Some((name, rest)) = segments.split_first() else {
+            return if method == Method::GET {
+                Ok(Route::ListDeletedKeys)
+            } else {
+                Err(RouteRefused::Unknown)
+            };
+        };
+        let name: KeyName = name.parse().map_err(malformed)?;
+        match (method.as_str(), rest) {
+            ("GET", []) => Ok(Route::ReadDeletedKey(name)),
+            ("DELETE", []) => Ok(Route::PurgeKey(name)),
+            ("POST", [recover]) if recover.eq_ignore_ascii_case("recover") => Ok(Route::RecoverKey(name)),
+            _ => Err(RouteRefused::Unknown),
+        }
+    }
+
+    fn parse_setting(method: &Method, segments: &[&str]) -> Result<Self, RouteRefused> {
+        match (method.as_str(), segments) {
+            ("GET", []) => Ok(Route::ListSettings),
+            ("GET", [name]) => Ok(Route::ReadSetting((*name).to_owned())),
+            ("PATCH", [name]) => Ok(Route::UpdateSetting((*name).to_owned())),
+            _ => Err(RouteRefused::Unknown),
+        }
+    }
+
+    /// What the service does not have.
+    fn parse_ours(method: &Method, segments: &[&str]) -> Result<Self, RouteRefused> {
+        let rest = match segments.split_first() {
+            Some((tokens, rest)) if tokens.eq_ignore_ascii_case("tokens") => rest,
+            Some(_) | None => return Err(RouteRefused::Unknown),
+        };
+        match (method.as_str(), rest) {
+            ("GET", []) => Ok(Route::ListNotBefore),
+            ("PUT", [principal]) => Ok(Route::SetNotBefore(principal.parse().map_err(malformed)?)),
+            ("DELETE", [principal]) => Ok(Route::ClearNotBefore(principal.parse().map_err(malformed)?)),
             _ => Err(RouteRefused::Unknown),
         }
     }
@@ -150,7 +293,7 @@ impl Route {
 }
 
 fn known_word(segment: &str) -> bool {
-    ["versions", "rotationpolicy", "attestation"].iter().any(|word| word.eq_ignore_ascii_case(segment))
+    ["rotationpolicy", "attestation"].iter().any(|word| word.eq_ignore_ascii_case(segment))
 }
 
 fn malformed(error: impl std::error::Error) -> RouteRefused {
@@ -222,13 +365,48 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_of_route_is_reached_by_its_method_and_path_at_each_scope() {
+        for kind in RouteKind::ALL {
+            for scope in ["", "/keys", "/keys/n"] {
+                let path = kind
+                    .path()
+                    .replace("{scope}", scope)
+                    .replace("{key}", "n")
+                    .replace("{version}", VERSION)
+                    .replace("{id}", "a290e904-7015-4bba-90c8-60543313cdb4")
+                    .replace("{setting}", "s");
+                let method = Method::from_bytes(kind.method().as_bytes()).unwrap();
+                let parsed = Route::parse(&method, &path);
+                assert_eq!(parsed.map(|route| route.kind()), Ok(*kind), "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_route_is_refused() {
-        for path in ["/", "", "/keys", "/secrets/n", "/keys/n/o/p/q", "/keys/n/nothing", "/keys/providers/x"]
-        {
+        for path in [
+            "/",
+            "",
+            "/keys",
+            "/deletedkeys/n",
+            "/settings",
+            "/holdfast/tokens",
+            "/secrets/n",
+            "/keys/n/o/p/q",
+            "/keys/n/nothing",
+            "/keys/providers/x",
+        ] {
             assert_eq!(post(path), Err(RouteRefused::Unknown), "{path}");
         }
-        assert_eq!(Route::parse(&Method::DELETE, "/keys/n"), Err(RouteRefused::Unknown));
-        assert_eq!(Route::parse(&Method::GET, "/keys/n/versions"), Err(RouteRefused::Unknown));
+        for (method, path) in [
+            (Method::DELETE, format!("/keys/n/{VERSION}")),
+            (Method::GET, "/keys/n/rotationpolicy".to_owned()),
+            (Method::PUT, "/keys/n/rotationpolicy".to_owned()),
+            (Method::GET, "/rng".to_owned()),
+            (Method::GET, "/holdfast".to_owned()),
+        ] {
+            assert_eq!(Route::parse(&method, &path), Err(RouteRefused::Unknown), "{method} {path}");
+        }
         for path in ["/keys/a_b/sign", "/keys/n/xyz/sign", "/keys/a%2Fb/sign", "/keys/%ff/sign"] {
             assert!(matches!(post(path), Err(RouteRefused::Malformed(_))), "{path}");
         }
@@ -236,8 +414,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_paths_never_panic(path in "(/|[ -~]|\\PC|%[0-9a-f]{2}|keys/|sign){0,40}") {
-            for method in [Method::GET, Method::POST, Method::PUT] {
+        fn arbitrary_paths_never_panic(path in "(/|[ -~]|\\PC|%[0-9a-f]{2}|keys/|deletedkeys/|settings/|sign){0,40}") {
+            for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
                 let _ = Route::parse(&method, &path);
             }
         }

@@ -4,26 +4,32 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use domain::access::{BuiltInRole, DataAction, RoleAssignment, Scope};
+use domain::access::{CustomRole, DataAction, Permission, Role, RoleAssignment, Scope};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use domain::guid::Guid;
-use domain::key::{KeyOperation, PublicKey, Tags};
+use domain::key::{KeyOperation, KeyOperations, PublicKey, Tags, VersionChange};
 use domain::name::KeyName;
 use domain::time::IntDate;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use service::{DecryptInput, EncryptInput, Error, KeyView, NewAssignment, NewKey, SecretBytes, UsedKey};
+use service::{
+    DecryptInput, DeletedKeyView, EncryptInput, Error, KeyView, NewAssignment, NewKey, NotBefore,
+    SecretBytes, SettingView, UsedKey,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// base64url (RFC 4648 section 5): written without padding, read with or without; strict about unused bits.
-const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+pub(crate) const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
     GeneralPurposeConfig::new()
         .with_encode_padding(false)
         .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// In one answer of `/rng`.
+const MAX_RANDOM_BYTES: usize = 128;
 
 #[derive(Deserialize)]
 struct CreateBody {
@@ -61,23 +67,146 @@ pub(crate) fn parse_create(name: KeyName, body: &[u8]) -> Result<NewKey, Error> 
     if body.release_policy.is_some_and(|policy| !policy.is_null()) || attributes.exportable == Some(true) {
         return Err(bad("release_policy and attributes.exportable are not supported by this release".into()));
     }
-    let operations = body.key_ops.map(|operations| {
-        let parse = |text: &String| {
-            KeyOperation::parse(text)
-                .ok_or_else(|| bad(format!("key_ops value `{}` is not known", shorten(text))))
-        };
-        operations.iter().map(parse).collect::<Result<_, _>>()
-    });
     Ok(NewKey {
         name,
         spec: parse_spec(body.kty.as_deref(), body.key_size, body.crv.as_deref())?,
         public_exponent: body.public_exponent,
-        operations: operations.transpose()?,
+        operations: operations(body.key_ops)?,
         enabled: attributes.enabled.unwrap_or(true),
         not_before: attributes.nbf.map(IntDate::from_unix_seconds),
         expires: attributes.exp.map(IntDate::from_unix_seconds),
         exportable: false,
         tags: Tags::new(body.tags.unwrap_or_default())?,
+    })
+}
+
+fn operations(named: Option<Vec<String>>) -> Result<Option<KeyOperations>, Error> {
+    let parse = |text: &String| {
+        KeyOperation::parse(text)
+            .ok_or_else(|| bad(format!("key_ops value `{}` is not known", shorten(text))))
+    };
+    named.map(|named| named.iter().map(parse).collect::<Result<_, _>>()).transpose()
+}
+
+#[derive(Deserialize)]
+struct UpdateBody {
+    key_ops: Option<Vec<String>>,
+    attributes: Option<AttributesBody>,
+    tags: Option<BTreeMap<String, String>>,
+    release_policy: Option<Value>,
+}
+
+/// What is not named stays as it is; `tags` are replaced as a whole.
+pub(crate) fn parse_update(body: &[u8]) -> Result<VersionChange, Error> {
+    let body: UpdateBody = parse(body)?;
+    let attributes = body.attributes.unwrap_or_default();
+    if body.release_policy.is_some_and(|policy| !policy.is_null()) {
+        return Err(bad("release_policy is not supported by this release".into()));
+    }
+    if attributes.exportable == Some(true) {
+        return Err(bad("attributes.exportable is fixed when a key is made".into()));
+    }
+    Ok(VersionChange {
+        operations: operations(body.key_ops)?,
+        enabled: attributes.enabled,
+        not_before: attributes.nbf.map(IntDate::from_unix_seconds),
+        expires: attributes.exp.map(IntDate::from_unix_seconds),
+        tags: body.tags.map(Tags::new).transpose()?,
+    })
+}
+
+#[derive(Deserialize)]
+struct RandomBody {
+    count: usize,
+}
+
+/// `{"count"}`: 1 to 128 bytes.
+pub(crate) fn parse_random(body: &[u8]) -> Result<usize, Error> {
+    let RandomBody { count } = parse(body)?;
+    if (1..=MAX_RANDOM_BYTES).contains(&count) {
+        Ok(count)
+    } else {
+        Err(bad(format!("count must be 1 to {MAX_RANDOM_BYTES}")))
+    }
+}
+
+#[derive(Deserialize)]
+struct SettingBody {
+    value: Value,
+}
+
+/// `{"value":"true"}`; a JSON boolean is taken as well.
+pub(crate) fn parse_setting(body: &[u8]) -> Result<bool, Error> {
+    match parse::<SettingBody>(body)?.value {
+        Value::Bool(value) => Ok(value),
+        Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
+        Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(false),
+        _ => Err(bad("value must be \"true\" or \"false\"".into())),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NotBeforeBody {
+    not_before: Option<i64>,
+}
+
+/// `{"notBefore"?}`: seconds since 1970.
+pub(crate) fn parse_not_before(body: &[u8]) -> Result<Option<IntDate>, Error> {
+    Ok(parse::<NotBeforeBody>(body)?.not_before.map(IntDate::from_unix_seconds))
+}
+
+#[derive(Deserialize)]
+struct RoleBody {
+    properties: RoleProperties,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RoleProperties {
+    role_name: Option<String>,
+    description: Option<String>,
+    permissions: Option<Vec<PermissionBody>>,
+    assignable_scopes: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PermissionBody {
+    actions: Option<Vec<String>>,
+    not_actions: Option<Vec<String>>,
+    data_actions: Option<Vec<String>>,
+    not_data_actions: Option<Vec<String>>,
+}
+
+pub(crate) fn parse_role(id: Guid, body: &[u8]) -> Result<CustomRole, Error> {
+    let RoleBody { properties } = parse(body)?;
+    let name = properties.role_name.ok_or_else(|| bad("properties.roleName is missing".into()))?;
+    if properties.assignable_scopes.is_some_and(|scopes| scopes.iter().any(|scope| scope != "/")) {
+        return Err(Error::RoleScope);
+    }
+    let permissions = properties.permissions.unwrap_or_default();
+    let permissions = permissions.into_iter().map(permission).collect::<Result<_, _>>()?;
+    Ok(CustomRole::new(id, name, properties.description.unwrap_or_default(), permissions)?)
+}
+
+fn permission(body: PermissionBody) -> Result<Permission, Error> {
+    let none = |actions: Option<Vec<String>>| actions.is_none_or(|actions| actions.is_empty());
+    if !(none(body.actions) && none(body.not_actions)) {
+        // The role would look as if it gave something.
+        return Err(bad("actions and notActions must be empty: a pool has data actions alone".into()));
+    }
+    let data_actions = |names: Option<Vec<String>>| {
+        let parse = |name: &String| {
+            DataAction::parse(name).ok_or_else(|| {
+                bad(format!("data action `{}` is not known", name.chars().take(100).collect::<String>()))
+            })
+        };
+        names.unwrap_or_default().iter().map(parse).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Permission {
+        data_actions: data_actions(body.data_actions)?,
+        not_data_actions: data_actions(body.not_data_actions)?,
     })
 }
 
@@ -177,27 +306,93 @@ pub(crate) fn assignment(assignment: &RoleAssignment) -> Value {
     })
 }
 
-pub(crate) fn role(role: BuiltInRole) -> Value {
-    let actions: Vec<_> =
-        DataAction::ALL.iter().filter(|action| role.allows(**action)).map(|action| action.as_str()).collect();
+pub(crate) fn role(role: &Role) -> Value {
+    let names = |actions: &[DataAction]| actions.iter().map(|action| action.as_str()).collect::<Vec<_>>();
+    let permission = |allowed: &[DataAction], excluded: &[DataAction]| {
+        json!({
+            "actions": [],
+            "notActions": [],
+            "dataActions": names(allowed),
+            "notDataActions": names(excluded),
+        })
+    };
+    let (role_type, description, permissions) = match role {
+        Role::BuiltIn(role) => {
+            let allowed: Vec<_> =
+                DataAction::ALL.iter().copied().filter(|action| role.allows(*action)).collect();
+            ("AKVBuiltInRole", "", vec![permission(&allowed, &[])])
+        }
+        Role::Custom(role) => {
+            let permissions = role.permissions().iter();
+            let permissions = permissions.map(|p| permission(&p.data_actions, &p.not_data_actions));
+            ("CustomRole", role.description(), permissions.collect())
+        }
+    };
     json!({
         "id": role_id(role.id()),
         "name": role.id().to_string(),
         "type": "Microsoft.Authorization/roleDefinitions",
         "properties": {
             "roleName": role.name(),
-            "description": "",
-            "type": "AKVBuiltInRole",
+            "description": description,
+            "type": role_type,
             "assignableScopes": ["/"],
-            "permissions": [
-                { "actions": [], "notActions": [], "dataActions": actions, "notDataActions": [] }
-            ],
+            "permissions": permissions,
         },
     })
 }
 
+pub(crate) fn setting(view: &SettingView) -> Value {
+    json!({ "name": view.setting.name(), "value": view.value.to_string(), "type": "boolean" })
+}
+
+pub(crate) fn not_before(view: &NotBefore) -> Value {
+    json!({ "principalId": view.principal.to_string(), "notBefore": view.not_before.unix_seconds() })
+}
+
 pub(crate) fn list(items: Vec<Value>) -> Value {
-    json!({ "value": items, "nextLink": null })
+    page(items, None)
+}
+
+pub(crate) fn page(items: Vec<Value>, next_link: Option<String>) -> Value {
+    json!({ "value": items, "nextLink": next_link })
+}
+
+/// A list's item for a key: its base identifier, and the attributes of its current version.
+pub(crate) fn key_item(origin: &str, view: &KeyView) -> Value {
+    item(format!("{origin}/keys/{}", view.version.name), view)
+}
+
+pub(crate) fn version_item(origin: &str, view: &KeyView) -> Value {
+    item(kid(origin, &view.version.name, &view.version.version.to_string()), view)
+}
+
+pub(crate) fn deleted_item(origin: &str, view: &DeletedKeyView) -> Value {
+    with_deletion(origin, key_item(origin, &view.key), view)
+}
+
+pub(crate) fn deleted_bundle(origin: &str, view: &DeletedKeyView) -> Value {
+    with_deletion(origin, key_bundle(origin, &view.key), view)
+}
+
+fn item(kid: String, view: &KeyView) -> Value {
+    with_tags(json!({ "kid": kid, "attributes": attributes(view) }), &view.version.tags)
+}
+
+fn with_deletion(origin: &str, mut value: Value, view: &DeletedKeyView) -> Value {
+    value["recoveryId"] = format!("{origin}/deletedkeys/{}", view.key.version.name).into();
+    value["deletedDate"] = view.deleted_at.unix_seconds().into();
+    value["scheduledPurgeDate"] = view.purge_at.unix_seconds().into();
+    value
+}
+
+fn with_tags(mut value: Value, tags: &Tags) -> Value {
+    if !tags.is_empty() {
+        let tags: Map<String, Value> =
+            tags.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+        value["tags"] = Value::Object(tags);
+    }
+    value
 }
 
 fn role_id(id: Guid) -> String {
@@ -224,13 +419,11 @@ pub(crate) fn key_bundle(origin: &str, view: &KeyView) -> Value {
         }
         PublicKey::Oct => {}
     }
-    let mut bundle = json!({ "key": key, "attributes": attributes(view) });
-    if !version.tags.is_empty() {
-        let tags: Map<String, Value> =
-            version.tags.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
-        bundle["tags"] = Value::Object(tags);
-    }
-    bundle
+    with_tags(json!({ "key": key, "attributes": attributes(view) }), &version.tags)
+}
+
+pub(crate) fn random(bytes: &SecretBytes) -> Value {
+    json!({ "value": encode(bytes.danger_expose()) })
 }
 
 pub(crate) fn used_key(origin: &str, used: &UsedKey<impl AsRef<[u8]>>) -> Value {
@@ -244,6 +437,7 @@ pub(crate) fn decrypted(origin: &str, used: &UsedKey<SecretBytes>) -> Value {
     })
 }
 
+/// `additional_data` is shown to the caller again where the algorithm took it.
 pub(crate) fn encrypted(
     origin: &str,
     used: &UsedKey<service::Ciphertext>,
@@ -355,7 +549,7 @@ fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Error> {
     })
 }
 
-fn bad(message: String) -> Error {
+pub(crate) fn bad(message: String) -> Error {
     Error::BadParameter(message)
 }
 
@@ -420,27 +614,64 @@ mod tests {
         assert!(spec("DSA", None, None).unwrap_err().contains("`DSA` is not known"));
     }
 
+    fn parse_everything(body: &[u8]) {
+        let _ = parse_create("n".parse().unwrap(), body);
+        let _ = parse_update(body);
+        let _ = parse_sign(body);
+        let _ = parse_verify(body);
+        let _ = parse_encrypt(body);
+        let _ = parse_decrypt(body);
+        let _ = parse_random(body);
+        let _ = parse_setting(body);
+        let _ = parse_not_before(body);
+        let _ = parse_role(Guid::NIL, body);
+        let _ = parse_assignment(Scope::Root, Guid::NIL, body);
+    }
+
+    #[test]
+    fn a_role_that_would_look_like_more_than_it_gives_is_refused() {
+        let role = |properties: Value| {
+            let body = serde_json::to_vec(&json!({ "properties": properties })).unwrap();
+            parse_role(Guid::NIL, &body).map(|role| role.name().to_owned()).map_err(|e| e.to_string())
+        };
+        let sign = "microsoft.keyvault/managedHSM/keys/SIGN/action";
+        assert_eq!(role(json!({"roleName": "r", "permissions": [{"dataActions": [sign]}]})), Ok("r".into()));
+        for (properties, expected) in [
+            (json!({}), "roleName is missing"),
+            (json!({"roleName": ""}), "1 to 128 characters"),
+            (json!({"roleName": "r", "permissions": [{"actions": ["*"]}]}), "must be empty"),
+            (json!({"roleName": "r", "permissions": [{"dataActions": ["*"]}]}), "`*` is not known"),
+            (json!({"roleName": "r", "assignableScopes": ["/keys"]}), "their scope is `/`"),
+        ] {
+            assert!(role(properties.clone()).unwrap_err().contains(expected), "{properties}");
+        }
+    }
+
+    #[test]
+    fn an_update_cannot_make_a_key_exportable() {
+        assert!(message(parse_update(br#"{"attributes":{"exportable":true}}"#)).contains("fixed"));
+        assert!(parse_update(br#"{"attributes":{"exportable":false},"tags":{}}"#).is_ok());
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bodies_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse_create("n".parse().unwrap(), &body);
-            let _ = parse_sign(&body);
-            let _ = parse_verify(&body);
-            let _ = parse_encrypt(&body);
-            let _ = parse_decrypt(&body);
+            parse_everything(&body);
         }
 
         #[test]
         fn arbitrary_members_never_panic(
             alg in "(RS256|A256GCM|[a-zA-Z0-9_-]{0,10})", value in "[A-Za-z0-9_=+-]{0,80}", extra in "\\PC{0,20}",
         ) {
-            let body = json!({"alg": alg, "value": value, "digest": value, "iv": extra, "kty": extra, "tags": {"a": extra}});
-            let body = serde_json::to_vec(&body).unwrap();
-            let _ = parse_create("n".parse().unwrap(), &body);
-            let _ = parse_sign(&body);
-            let _ = parse_verify(&body);
-            let _ = parse_encrypt(&body);
-            let _ = parse_decrypt(&body);
+            let body = json!({
+                "alg": alg, "value": value, "digest": value, "iv": extra, "kty": extra, "tags": {"a": extra},
+                "key_ops": [alg], "count": value.len(), "attributes": {"nbf": value.len()},
+                "properties": {
+                    "roleName": extra, "permissions": [{"dataActions": [value]}], "principalId": value,
+                    "roleDefinitionId": extra,
+                },
+            });
+            parse_everything(&serde_json::to_vec(&body).unwrap());
         }
     }
 }

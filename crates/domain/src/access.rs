@@ -6,9 +6,10 @@
 use crate::guid::Guid;
 use crate::name::KeyName;
 use crate::principal::{Caller, ObjectId};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 macro_rules! data_actions {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -54,6 +55,8 @@ data_actions! {
     KeyRestore = "/keys/restore/action",
     KeyRelease = "/keys/release/action",
     KeyImport = "/keys/import/action",
+    /// Known to clients; no operation asks for it and no built-in role has it.
+    KeyExport = "/keys/export/action",
     Encrypt = "/keys/encrypt/action",
     Decrypt = "/keys/decrypt/action",
     Wrap = "/keys/wrap/action",
@@ -70,6 +73,20 @@ data_actions! {
     BackupStatus = "/backup/status/action",
     RestoreStart = "/restore/start/action",
     RestoreStatus = "/restore/status/action",
+    SecurityDomainDownloadRead = "/securitydomain/download/read",
+    RandomBytes = "/rng/action",
+    /// Ours, as the four below: the service does not publish a name.
+    SettingRead = "/settings/read/action",
+    SettingWrite = "/settings/write/action",
+    PrincipalRead = "/principals/read/action",
+    PrincipalWrite = "/principals/write/action",
+}
+
+impl DataAction {
+    /// Without regard to case, as the documents write the prefix both ways.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|action| action.as_str().eq_ignore_ascii_case(text))
+    }
 }
 
 /// A type that stands for one data action at compile time.
@@ -189,6 +206,7 @@ impl BuiltInRole {
         use BuiltInRole as R;
         match action {
             DataAction::SecurityDomainDownload
+            | DataAction::SecurityDomainDownloadRead
             | DataAction::SecurityDomainUpload
             | DataAction::SecurityDomainUploadRead
             | DataAction::SecurityDomainTransferKeyRead => matches!(self, R::Administrator),
@@ -203,7 +221,13 @@ impl BuiltInRole {
             | DataAction::Encrypt
             | DataAction::Decrypt
             | DataAction::Sign
-            | DataAction::Verify => matches!(self, R::CryptoUser),
+            | DataAction::Verify
+            | DataAction::RandomBytes => matches!(self, R::CryptoUser),
+            DataAction::KeyExport => false,
+            DataAction::SettingRead | DataAction::PrincipalRead => {
+                matches!(self, R::Administrator | R::CryptoAuditor)
+            }
+            DataAction::SettingWrite | DataAction::PrincipalWrite => matches!(self, R::Administrator),
             // The published table gives the auditor purge but not this; its description says read-only. The purge is
             // taken for a slip (behaviour section 11.3).
             DataAction::DeletedKeyRead => matches!(self, R::CryptoOfficer | R::CryptoAuditor),
@@ -238,14 +262,10 @@ impl BuiltInRole {
     }
 
     /// The role with the fewest rights that allows `action`: what a denial suggests.
-    pub fn smallest_for(action: DataAction) -> BuiltInRole {
+    pub fn smallest_for(action: DataAction) -> Option<BuiltInRole> {
         let rights =
             |role: &BuiltInRole| DataAction::ALL.iter().filter(|action| role.allows(**action)).count();
-        Self::ALL
-            .into_iter()
-            .filter(|role| role.allows(action))
-            .min_by_key(rights)
-            .expect("each data action is allowed by some built-in role")
+        Self::ALL.into_iter().filter(|role| role.allows(action)).min_by_key(rights)
     }
 
     pub fn by_id(id: Guid) -> Option<BuiltInRole> {
@@ -263,20 +283,137 @@ pub struct RoleAssignment {
     pub principal: ObjectId,
 }
 
-/// All assignments of a pool at one moment. Immutable: a write makes a new table and swaps it in.
+/// Characters in the name of a custom role, and in its description.
+pub const MAX_ROLE_NAME_CHARACTERS: usize = 128;
+pub const MAX_ROLE_DESCRIPTION_CHARACTERS: usize = 1024;
+/// Permissions in one role definition.
+pub const MAX_PERMISSIONS: usize = 10;
+
+/// Data actions that a role allows, and those of them that it does not.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Permission {
+    pub data_actions: Vec<DataAction>,
+    pub not_data_actions: Vec<DataAction>,
+}
+
+/// A role that the pool's administrators made. Defined for the whole pool; where it holds is up to assignments.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CustomRole {
+    id: Guid,
+    name: String,
+    description: String,
+    permissions: Vec<Permission>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CustomRoleRefused {
+    #[error("a role's name has 1 to {MAX_ROLE_NAME_CHARACTERS} characters")]
+    Name,
+    #[error("a role's description has at most {MAX_ROLE_DESCRIPTION_CHARACTERS} characters")]
+    Description,
+    #[error("a role has at most {MAX_PERMISSIONS} permissions")]
+    Permissions,
+    #[error("a data action stands in one list more than once")]
+    Repeated,
+    #[error("role `{}` is built in and cannot be changed or deleted", .0.name())]
+    BuiltIn(BuiltInRole),
+}
+
+impl CustomRole {
+    pub fn new(
+        id: Guid,
+        name: String,
+        description: String,
+        permissions: Vec<Permission>,
+    ) -> Result<Self, CustomRoleRefused> {
+        if let Some(role) = BuiltInRole::by_id(id) {
+            return Err(CustomRoleRefused::BuiltIn(role));
+        }
+        if !(1..=MAX_ROLE_NAME_CHARACTERS).contains(&name.chars().count()) {
+            return Err(CustomRoleRefused::Name);
+        }
+        if description.chars().count() > MAX_ROLE_DESCRIPTION_CHARACTERS {
+            return Err(CustomRoleRefused::Description);
+        }
+        if permissions.len() > MAX_PERMISSIONS {
+            return Err(CustomRoleRefused::Permissions);
+        }
+        let repeats = |actions: &[DataAction]| {
+            let distinct: HashSet<_> = actions.iter().collect();
+            distinct.len() != actions.len()
+        };
+        if permissions.iter().any(|p| repeats(&p.data_actions) || repeats(&p.not_data_actions)) {
+            return Err(CustomRoleRefused::Repeated);
+        }
+        Ok(Self { id, name, description, permissions })
+    }
+
+    pub fn id(&self) -> Guid {
+        self.id
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    pub fn permissions(&self) -> &[Permission] {
+        &self.permissions
+    }
+
+    /// What one permission takes away another may still give: permissions are a union.
+    pub fn allows(&self, action: DataAction) -> bool {
+        self.permissions.iter().any(|permission| {
+            permission.data_actions.contains(&action) && !permission.not_data_actions.contains(&action)
+        })
+    }
+}
+
+/// A role that can be assigned.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Role {
+    BuiltIn(BuiltInRole),
+    Custom(Arc<CustomRole>),
+}
+
+impl Role {
+    pub fn id(&self) -> Guid {
+        match self {
+            Role::BuiltIn(role) => role.id(),
+            Role::Custom(role) => role.id(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        match self {
+            Role::BuiltIn(role) => role.name(),
+            Role::Custom(role) => role.name(),
+        }
+    }
+
+    pub fn allows(&self, action: DataAction) -> bool {
+        match self {
+            Role::BuiltIn(role) => role.allows(action),
+            Role::Custom(role) => role.allows(action),
+        }
+    }
+}
+
+/// All roles and assignments of a pool at one moment. Immutable: a write makes a new table and swaps it in.
 #[derive(Clone, Debug, Default)]
 pub struct RoleTable {
     by_name: HashMap<Guid, RoleAssignment>,
     by_principal: HashMap<ObjectId, Vec<Guid>>,
+    custom: BTreeMap<Guid, Arc<CustomRole>>,
 }
 
 impl RoleTable {
     pub fn new(assignments: impl IntoIterator<Item = RoleAssignment>) -> Self {
         let mut table = Self::default();
-        for assignment in assignments {
-            table.by_principal.entry(assignment.principal).or_default().push(assignment.name);
-            table.by_name.insert(assignment.name, assignment);
-        }
+        table.insert_all(assignments);
         table
     }
 
@@ -288,16 +425,49 @@ impl RoleTable {
         self.by_name.get(&name)
     }
 
-    /// The table with `assignment` added, or put in the place of the one with its name.
-    pub fn with(&self, assignment: RoleAssignment) -> Self {
-        let mut all: Vec<_> = self.without(assignment.name).by_name.into_values().collect();
-        all.push(assignment);
-        Self::new(all)
+    /// Built-in roles first, then custom ones by id.
+    pub fn roles(&self) -> impl Iterator<Item = Role> {
+        let built_in = BuiltInRole::ALL.into_iter().map(Role::BuiltIn);
+        built_in.chain(self.custom.values().cloned().map(Role::Custom))
     }
 
-    /// The table without the assignment called `name`.
-    pub fn without(&self, name: Guid) -> Self {
-        Self::new(self.assignments().filter(|held| held.name != name).cloned())
+    pub fn custom_roles(&self) -> usize {
+        self.custom.len()
+    }
+
+    pub fn role(&self, id: Guid) -> Option<Role> {
+        let custom = || self.custom.get(&id).cloned().map(Role::Custom);
+        BuiltInRole::by_id(id).map(Role::BuiltIn).or_else(custom)
+    }
+
+    /// Adds `assignments`, or puts them in the place of those with their names.
+    pub fn insert_all(&mut self, assignments: impl IntoIterator<Item = RoleAssignment>) {
+        for assignment in assignments {
+            self.remove(assignment.name);
+            self.by_principal.entry(assignment.principal).or_default().push(assignment.name);
+            self.by_name.insert(assignment.name, assignment);
+        }
+    }
+
+    /// Takes out the assignment called `name`, if there is one.
+    pub fn remove(&mut self, name: Guid) {
+        let Some(assignment) = self.by_name.remove(&name) else { return };
+        if let Some(names) = self.by_principal.get_mut(&assignment.principal) {
+            names.retain(|held| *held != name);
+            if names.is_empty() {
+                self.by_principal.remove(&assignment.principal);
+            }
+        }
+    }
+
+    /// Adds a custom role, or puts it in the place of the one with its id.
+    pub fn insert_role(&mut self, role: CustomRole) {
+        self.custom.insert(role.id, Arc::new(role));
+    }
+
+    /// Takes out a custom role. Its assignments stay, and give nothing.
+    pub fn remove_role(&mut self, id: Guid) {
+        self.custom.remove(&id);
     }
 
     /// Proof that `caller` may do `A` at `scope`, or what is missing. The only source of grants.
@@ -309,19 +479,84 @@ impl RoleTable {
         }
     }
 
-    fn allows(&self, caller: &Caller, action: DataAction, scope: &Scope) -> bool {
-        let held = |principal: &ObjectId| {
-            self.by_principal
-                .get(principal)
-                .into_iter()
-                .flatten()
-                .filter_map(|name| self.by_name.get(name))
-                .any(|assignment| {
-                    assignment.scope.covers(scope)
-                        && BuiltInRole::by_id(assignment.role).is_some_and(|role| role.allows(action))
+    /// To which keys `caller` may do `A`: what a list may show. Refused where there can be none.
+    pub fn sight<A: Action>(&self, caller: &Caller) -> Result<Sight<A>, Denied> {
+        let scopes = || self.scopes(caller, A::DATA_ACTION);
+        let names = || {
+            scopes()
+                .filter_map(|scope| match scope {
+                    Scope::Key(name) => Some(name.clone()),
+                    Scope::Root | Scope::Keys => None,
                 })
+                .collect::<HashSet<_>>()
         };
-        held(&caller.object_id) || caller.groups.iter().any(held)
+        let only = if scopes().any(|scope| scope.covers(&Scope::Keys)) { None } else { Some(names()) };
+        match only {
+            Some(names) if names.is_empty() => {
+                Err(Denied { principal: caller.object_id, action: A::DATA_ACTION, scope: Scope::Keys })
+            }
+            only => Ok(Sight { only, action: PhantomData }),
+        }
+    }
+
+    /// The assignments that let `caller` do `action` at `scope`.
+    pub fn allowing<'t>(
+        &'t self,
+        caller: &Caller,
+        action: DataAction,
+        scope: &Scope,
+    ) -> impl Iterator<Item = &'t RoleAssignment> {
+        let scope = scope.clone();
+        self.giving(caller, action).filter(move |assignment| assignment.scope.covers(&scope))
+    }
+
+    fn allows(&self, caller: &Caller, action: DataAction, scope: &Scope) -> bool {
+        self.allowing(caller, action, scope).next().is_some()
+    }
+
+    fn scopes(&self, caller: &Caller, action: DataAction) -> impl Iterator<Item = &Scope> {
+        self.giving(caller, action).map(|assignment| &assignment.scope)
+    }
+
+    /// The assignments to `caller` or one of its groups whose role has `action`, wherever.
+    fn giving<'t>(
+        &'t self,
+        caller: &Caller,
+        action: DataAction,
+    ) -> impl Iterator<Item = &'t RoleAssignment> + use<'t> {
+        let principals: Vec<ObjectId> =
+            std::iter::once(caller.object_id).chain(caller.groups.iter().copied()).collect();
+        principals
+            .into_iter()
+            .filter_map(|principal| self.by_principal.get(&principal))
+            .flatten()
+            .filter_map(|name| self.by_name.get(name))
+            .filter(move |assignment| self.role_allows(assignment.role, action))
+    }
+
+    fn role_allows(&self, id: Guid, action: DataAction) -> bool {
+        match BuiltInRole::by_id(id) {
+            Some(role) => role.allows(action),
+            None => self.custom.get(&id).is_some_and(|role| role.allows(action)),
+        }
+    }
+}
+
+/// Which keys a caller may do `A` to: all of them, or those named. Only [`RoleTable::sight`] makes one.
+#[derive(Debug)]
+pub struct Sight<A> {
+    /// `None`: every key.
+    only: Option<HashSet<KeyName>>,
+    action: PhantomData<fn() -> A>,
+}
+
+impl<A: Action> Sight<A> {
+    pub fn covers(&self, name: &KeyName) -> bool {
+        self.only.as_ref().is_none_or(|names| names.contains(name))
+    }
+
+    pub fn data_action(&self) -> DataAction {
+        A::DATA_ACTION
     }
 }
 
@@ -357,16 +592,27 @@ impl<A: Action> Grant<'_, A> {
 }
 
 /// A refusal that tells an administrator what to do about it.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "principal {principal} may not do {} at scope {scope}; the smallest assignment that would allow it is role \"{}\" at scope {scope}",
-    action.as_str(),
-    BuiltInRole::smallest_for(*action).name()
-)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Denied {
     pub principal: ObjectId,
     pub action: DataAction,
     pub scope: Scope,
+}
+
+impl std::error::Error for Denied {}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Denied { principal, action, scope } = self;
+        write!(f, "principal {principal} may not do {} at scope {scope}; ", action.as_str())?;
+        match BuiltInRole::smallest_for(*action) {
+            Some(role) => {
+                let name = role.name();
+                write!(f, "the smallest assignment that would allow it is role \"{name}\" at scope {scope}")
+            }
+            None => f.write_str("no built-in role allows it"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -449,7 +695,64 @@ mod tests {
     #[test]
     fn a_removed_assignment_gives_nothing() {
         let table = RoleTable::new([assignment(1, "/keys", BuiltInRole::CryptoUser, 1)]);
-        assert!(!may::<action::Sign>(&table.without(Guid([1; 16])), &caller(1, &[]), "/keys/k"));
+        let mut table = table;
+        assert!(may::<action::Sign>(&table, &caller(1, &[]), "/keys/k"));
+        table.remove(Guid([1; 16]));
+        assert!(!may::<action::Sign>(&table, &caller(1, &[]), "/keys/k"));
+    }
+
+    fn custom(id: u8, allowed: &[DataAction], excluded: &[DataAction]) -> CustomRole {
+        let permission = Permission { data_actions: allowed.to_vec(), not_data_actions: excluded.to_vec() };
+        CustomRole::new(Guid([id; 16]), "r".into(), String::new(), vec![permission]).unwrap()
+    }
+
+    #[test]
+    fn a_custom_role_gives_what_it_names_and_nothing_once_it_is_gone() {
+        let mut table = RoleTable::default();
+        let role = custom(7, &[DataAction::Sign, DataAction::Verify], &[DataAction::Verify]);
+        table.insert_all([RoleAssignment {
+            name: Guid([1; 16]),
+            scope: Scope::Keys,
+            role: role.id(),
+            principal: Guid([1; 16]),
+        }]);
+        let reach = |table: &RoleTable| {
+            let caller = caller(1, &[]);
+            (may::<action::Sign>(table, &caller, "/keys/k"), may::<action::Verify>(table, &caller, "/keys/k"))
+        };
+        assert_eq!(reach(&table), (false, false));
+        table.insert_role(role);
+        assert_eq!(reach(&table), (true, false));
+        table.insert_role(custom(7, &[DataAction::Verify], &[]));
+        assert_eq!(reach(&table), (false, true));
+        table.remove_role(Guid([7; 16]));
+        assert_eq!(reach(&table), (false, false));
+    }
+
+    #[test]
+    fn a_built_in_role_cannot_be_redefined() {
+        let id = BuiltInRole::CryptoUser.id();
+        let refused = CustomRole::new(id, "r".into(), String::new(), vec![]);
+        assert_eq!(refused, Err(CustomRoleRefused::BuiltIn(BuiltInRole::CryptoUser)));
+        let twice = Permission { data_actions: vec![DataAction::Sign; 2], not_data_actions: vec![] };
+        let refused = CustomRole::new(Guid([7; 16]), "r".into(), String::new(), vec![twice]);
+        assert_eq!(refused, Err(CustomRoleRefused::Repeated));
+    }
+
+    #[test]
+    fn a_list_shows_the_keys_that_its_reader_may_read() {
+        let table = RoleTable::new([
+            assignment(1, "/keys/a", BuiltInRole::CryptoUser, 1),
+            assignment(2, "/keys/b", BuiltInRole::CryptoServiceReleaseUser, 1),
+            assignment(3, "/keys", BuiltInRole::CryptoAuditor, 2),
+        ]);
+        let (a, b): (KeyName, KeyName) = ("A".parse().unwrap(), "b".parse().unwrap());
+        let one = table.sight::<action::KeyRead>(&caller(1, &[])).unwrap();
+        assert_eq!((one.covers(&a), one.covers(&b)), (true, false));
+        let all = table.sight::<action::KeyRead>(&caller(1, &[2])).unwrap();
+        assert_eq!((all.covers(&a), all.covers(&b)), (true, true));
+        let denied = table.sight::<action::DeletedKeyRead>(&caller(1, &[])).unwrap_err();
+        assert_eq!((denied.action, denied.scope), (DataAction::DeletedKeyRead, Scope::Keys));
     }
 
     #[test]
@@ -487,7 +790,8 @@ mod tests {
                 .filter(|role| role.allows(*action))
                 .map(BuiltInRole::name)
                 .collect();
-            table += &format!("{}: {}\n", action.as_str(), roles.join(", "));
+            let roles = if roles.is_empty() { "no built-in role".into() } else { roles.join(", ") };
+            table += &format!("{}: {roles}\n", action.as_str());
         }
         assert_eq!(table, include_str!("../tests/built_in_roles.txt"), "actual table:\n{table}");
     }

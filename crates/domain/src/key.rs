@@ -2,11 +2,10 @@
 
 use crate::algorithm::{Curve, KeySpec};
 use crate::name::{KeyName, KeyVersion};
+use crate::pool::RetentionDays;
 use crate::time::IntDate;
 use std::collections::BTreeMap;
 
-/// Versions that one key may have (behaviour section 17.1).
-pub const MAX_VERSIONS_PER_KEY: usize = 100;
 /// Tags that one key may have.
 pub const MAX_TAGS: usize = 15;
 /// Characters in a tag's name, and in its value.
@@ -188,6 +187,39 @@ pub struct Attributes {
     pub exportable: bool,
 }
 
+impl Attributes {
+    /// Whether the time window can ever be open.
+    pub fn check(&self) -> Result<(), EmptyWindow> {
+        match (self.not_before, self.expires) {
+            (Some(not_before), Some(expires)) if expires <= not_before => Err(EmptyWindow),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("attributes.exp must be later than attributes.nbf")]
+pub struct EmptyWindow;
+
+/// What an update changes in a key version; `None` leaves it as it is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct VersionChange {
+    pub operations: Option<KeyOperations>,
+    pub enabled: Option<bool>,
+    pub not_before: Option<IntDate>,
+    pub expires: Option<IntDate>,
+    /// All tags: those not named are gone.
+    pub tags: Option<Tags>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ChangeRefused {
+    #[error("{0}")]
+    Operations(#[from] KeyOperationsRefused),
+    #[error("{0}")]
+    Window(#[from] EmptyWindow),
+}
+
 /// One version of a key, without its material.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Version {
@@ -214,6 +246,25 @@ pub enum UseRefused {
 }
 
 impl Version {
+    /// This version after `change`.
+    pub fn changed(&self, change: &VersionChange, now: IntDate) -> Result<Self, ChangeRefused> {
+        let held = &self.attributes;
+        let attributes = Attributes {
+            enabled: change.enabled.unwrap_or(held.enabled),
+            not_before: change.not_before.or(held.not_before),
+            expires: change.expires.or(held.expires),
+            updated: now,
+            ..*held
+        };
+        attributes.check()?;
+        let operations = match change.operations {
+            Some(operations) => operations.check(self.spec)?,
+            None => self.operations,
+        };
+        let tags = change.tags.clone().unwrap_or_else(|| self.tags.clone());
+        Ok(Self { operations, attributes, tags, ..self.clone() })
+    }
+
     /// Whether this version may serve `operation` at `now`: enabled, in `key_ops`, and `nbf <= now < exp`.
     ///
     /// The time window does not bind decrypt, unwrap and verify, so that old data stays readable; `enabled` binds
@@ -245,32 +296,46 @@ impl Version {
 }
 
 /// A key: its name and its versions, oldest first. The last one is current.
+///
+/// Live or deleted, as a whole: a deleted key can be looked at, recovered and purged, and nothing else. Its name stays
+/// taken until it is purged (behaviour section 6).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Key {
     pub name: KeyName,
     versions: Vec<KeyVersion>,
+    deleted_at: Option<IntDate>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeyRefused {
-    #[error("the key has {MAX_VERSIONS_PER_KEY} versions, which is the limit")]
-    TooManyVersions,
+    #[error("the key has {limit} versions, which is the limit")]
+    TooManyVersions { limit: usize },
     #[error("a key has at least one version, and each once")]
     InconsistentVersions,
+    #[error("a deleted key holds this name; recover it, or purge it to use the name anew")]
+    Deleted,
+    #[error("the key is not deleted")]
+    NotDeleted,
+    #[error("this pool has purge protection: the key is purged by itself at {}, and not before", purge_at.unix_seconds())]
+    PurgeProtected { purge_at: IntDate },
 }
 
 impl Key {
     pub fn first(name: KeyName, version: KeyVersion) -> Self {
-        Self { name, versions: vec![version] }
+        Self { name, versions: vec![version], deleted_at: None }
     }
 
     /// A key as read from storage.
-    pub fn from_versions(name: KeyName, versions: Vec<KeyVersion>) -> Result<Self, KeyRefused> {
+    pub fn from_stored(
+        name: KeyName,
+        versions: Vec<KeyVersion>,
+        deleted_at: Option<IntDate>,
+    ) -> Result<Self, KeyRefused> {
         let mut seen = std::collections::HashSet::new();
         if versions.is_empty() || !versions.iter().all(|version| seen.insert(*version)) {
             return Err(KeyRefused::InconsistentVersions);
         }
-        Ok(Self { name, versions })
+        Ok(Self { name, versions, deleted_at })
     }
 
     pub fn versions(&self) -> &[KeyVersion] {
@@ -281,14 +346,59 @@ impl Key {
         *self.versions.last().expect("a key has at least one version")
     }
 
-    /// The key with `version` as its new current version.
-    pub fn with_version(&self, version: KeyVersion) -> Result<Self, KeyRefused> {
-        if self.versions.len() >= MAX_VERSIONS_PER_KEY {
-            return Err(KeyRefused::TooManyVersions);
+    /// When the key was deleted; `None` while it is live.
+    pub fn deleted_at(&self) -> Option<IntDate> {
+        self.deleted_at
+    }
+
+    pub fn is_deleted(&self) -> bool {
+        self.deleted_at.is_some()
+    }
+
+    /// The key with `version` as its new current version, unless it has `limit` already.
+    pub fn with_version(&self, version: KeyVersion, limit: usize) -> Result<Self, KeyRefused> {
+        if self.is_deleted() {
+            return Err(KeyRefused::Deleted);
+        }
+        if self.versions.len() >= limit {
+            return Err(KeyRefused::TooManyVersions { limit });
         }
         let mut versions = self.versions.clone();
         versions.push(version);
-        Self::from_versions(self.name.clone(), versions)
+        Self::from_stored(self.name.clone(), versions, None)
+    }
+
+    pub fn delete(&self, now: IntDate) -> Result<Self, KeyRefused> {
+        if self.is_deleted() {
+            return Err(KeyRefused::Deleted);
+        }
+        Ok(Self { deleted_at: Some(now), ..self.clone() })
+    }
+
+    pub fn recover(&self) -> Result<Self, KeyRefused> {
+        if !self.is_deleted() {
+            return Err(KeyRefused::NotDeleted);
+        }
+        Ok(Self { deleted_at: None, ..self.clone() })
+    }
+
+    /// Whether the key may be purged at `now`. Purge protection holds until retention has passed.
+    pub fn check_purge(
+        &self,
+        retention: RetentionDays,
+        purge_protection: bool,
+        now: IntDate,
+    ) -> Result<(), KeyRefused> {
+        let purge_at = retention.after(self.deleted_at.ok_or(KeyRefused::NotDeleted)?);
+        if purge_protection && now < purge_at {
+            return Err(KeyRefused::PurgeProtected { purge_at });
+        }
+        Ok(())
+    }
+
+    /// Whether retention has passed: the pool purges the key by itself.
+    pub fn is_due_for_purge(&self, retention: RetentionDays, now: IntDate) -> bool {
+        self.deleted_at.is_some_and(|deleted_at| now >= retention.after(deleted_at))
     }
 }
 
@@ -382,10 +492,57 @@ mod tests {
     fn the_hundred_and_first_version_is_refused() {
         let mut key = Key::first("k".parse().unwrap(), KeyVersion([0; 16]));
         for number in 1..100u8 {
-            key = key.with_version(KeyVersion([number; 16])).unwrap();
+            key = key.with_version(KeyVersion([number; 16]), 100).unwrap();
         }
         assert_eq!(key.current(), KeyVersion([99; 16]));
-        assert_eq!(key.with_version(KeyVersion([100; 16])), Err(KeyRefused::TooManyVersions));
+        let refused = key.with_version(KeyVersion([100; 16]), 100);
+        assert_eq!(refused, Err(KeyRefused::TooManyVersions { limit: 100 }));
+    }
+
+    #[test]
+    fn a_deleted_key_takes_no_version_and_comes_back_as_it_was() {
+        let key = Key::first("k".parse().unwrap(), KeyVersion([0; 16]));
+        assert_eq!(key.recover(), Err(KeyRefused::NotDeleted));
+        let deleted = key.delete(NOW).unwrap();
+        assert_eq!(deleted.deleted_at(), Some(NOW));
+        assert_eq!(deleted.delete(NOW), Err(KeyRefused::Deleted));
+        assert_eq!(deleted.with_version(KeyVersion([1; 16]), 100), Err(KeyRefused::Deleted));
+        assert_eq!(deleted.recover(), Ok(key));
+    }
+
+    #[test]
+    fn purge_protection_holds_to_the_last_second_of_retention() {
+        let week = RetentionDays::new(7).unwrap();
+        let key = Key::first("k".parse().unwrap(), KeyVersion([0; 16]));
+        assert_eq!(key.check_purge(week, false, NOW), Err(KeyRefused::NotDeleted));
+        let deleted = key.delete(NOW).unwrap();
+        let end = IntDate::from_unix_seconds(1_000 + 7 * 86_400);
+        let before = IntDate::from_unix_seconds(end.unix_seconds() - 1);
+        assert_eq!(deleted.check_purge(week, false, NOW), Ok(()));
+        let protected = Err(KeyRefused::PurgeProtected { purge_at: end });
+        assert_eq!(deleted.check_purge(week, true, before), protected);
+        assert_eq!(deleted.check_purge(week, true, end), Ok(()));
+        let due = [key.is_due_for_purge(week, end), deleted.is_due_for_purge(week, before)];
+        assert_eq!(due, [false, false]);
+        assert!(deleted.is_due_for_purge(week, end));
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names_and_nothing_else() {
+        let held = version(|v| v.attributes.expires = Some(IntDate::from_unix_seconds(2_000)));
+        let later = IntDate::from_unix_seconds(1_500);
+        let disabled =
+            held.changed(&VersionChange { enabled: Some(false), ..VersionChange::default() }, later).unwrap();
+        let mut expected = held.clone();
+        expected.attributes.enabled = false;
+        expected.attributes.updated = later;
+        assert_eq!(disabled, expected);
+        let too_late =
+            VersionChange { not_before: Some(IntDate::from_unix_seconds(2_000)), ..VersionChange::default() };
+        assert_eq!(held.changed(&too_late, later), Err(ChangeRefused::Window(EmptyWindow)));
+        let import = [KeyOperation::Import].into_iter().collect();
+        let change = VersionChange { operations: Some(import), ..VersionChange::default() };
+        assert!(matches!(held.changed(&change, later), Err(ChangeRefused::Operations(_))));
     }
 
     #[test]

@@ -10,4 +10,5 @@ pub mod key;
 pub mod name;
 pub mod pool;
 pub mod principal;
+pub mod setting;
 pub mod time;

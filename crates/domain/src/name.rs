@@ -1,5 +1,6 @@
 //! Names of pools, keys and key versions.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
@@ -44,6 +45,21 @@ impl PartialEq for KeyName {
 }
 
 impl Eq for KeyName {}
+
+impl Ord for KeyName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        fn lower(name: &KeyName) -> impl Iterator<Item = u8> {
+            name.0.bytes().map(|byte| byte.to_ascii_lowercase())
+        }
+        lower(self).cmp(lower(other))
+    }
+}
+
+impl PartialOrd for KeyName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Hash for KeyName {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -154,6 +170,8 @@ mod tests {
         let other: KeyName = "pAYROLL-2026".parse().unwrap();
         assert_eq!(name, other);
         assert_eq!(name.to_string(), "Payroll-2026");
+        assert_eq!(name.cmp(&other), Ordering::Equal);
+        assert!(name < "payroll-2027".parse().unwrap());
         assert!(HashSet::from([name]).contains(&other));
     }
 

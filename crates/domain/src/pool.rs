@@ -3,6 +3,9 @@
 use crate::guid::Guid;
 use crate::name::PoolName;
 use crate::principal::{ObjectId, TenantId};
+use crate::time::IntDate;
+
+const SECONDS_PER_DAY: i64 = 86_400;
 
 /// Whether keys in a pool may matter. Bound into every record, certificate and backup, so that the two never mix.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -73,6 +76,11 @@ impl RetentionDays {
 
     pub const fn days(self) -> u8 {
         self.0
+    }
+
+    /// When what was deleted at `deleted_at` is purged.
+    pub const fn after(self, deleted_at: IntDate) -> IntDate {
+        IntDate::from_unix_seconds(deleted_at.unix_seconds().saturating_add(self.0 as i64 * SECONDS_PER_DAY))
     }
 }
 

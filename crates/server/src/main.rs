@@ -15,6 +15,7 @@ mod proxy;
 mod quickstart;
 mod remains;
 mod running;
+mod schedule;
 mod state;
 
 use clap::{Parser, Subcommand};

@@ -11,7 +11,7 @@ use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
 use crate::state::{LAST_PORT, Principals, Settings};
-use crate::{admin, detach, files, hardening, output, proxy, remains, running};
+use crate::{admin, detach, files, hardening, output, proxy, remains, running, schedule};
 use api_data::{Api, ApiConfig, Connection};
 use crypto::SecretBytes;
 use crypto::domain_secrets::DomainSecrets;
@@ -59,6 +59,8 @@ pub struct Arguments {
     /// Also make a principal that holds Administrator, Crypto Officer and Crypto User, for conformance suites.
     #[arg(long)]
     with_conformance_principal: bool,
+    #[command(flatten)]
+    founding: Founding,
     /// Trust the CAs in this PEM file for calls that the pool makes (class test only; no operation makes one yet).
     #[arg(long, value_name = "FILE")]
     trust_ca: Option<PathBuf>,
@@ -68,6 +70,17 @@ pub struct Arguments {
     /// This is the process that `--detach` started.
     #[arg(long, hide = true)]
     detached: bool,
+}
+
+/// What is fixed when the pool is made; later starts pass over it.
+#[derive(Clone, Copy, clap::Args)]
+struct Founding {
+    /// Days for which a deleted key can be recovered: 7 to 90. Fixed when the pool is made.
+    #[arg(long, value_name = "DAYS", default_value_t = u32::from(RetentionDays::DEFAULT.days()), value_parser = clap::value_parser!(u32).range(7..=90))]
+    retention_days: u32,
+    /// Let nobody purge a deleted key before its retention has passed. Fixed when the pool is made.
+    #[arg(long)]
+    purge_protection: bool,
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
@@ -124,7 +137,7 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
     let principals = Principals::open(&layout, arguments.with_conformance_principal)?;
     let authority = CertificateAuthority::open(&layout)?;
     let issuer = open_issuer(&layout, &settings, &principals)?;
-    let pool = open_pool(&layout, &issuer, &principals).await?;
+    let pool = open_pool(&layout, &issuer, &principals, arguments.founding).await?;
 
     let (close, closing) = watch::channel(false);
     let mut services = JoinSet::new();
@@ -170,6 +183,7 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
     }
     let proxied = vec![settings.port, settings.issuer_port()];
     services.spawn(proxy::serve(listeners.proxy, proxied, capacity.tunnels, closing.clone()));
+    services.spawn(schedule::run(pool.clone(), closing.clone()));
     services.spawn(admin::serve(admin::bind(&layout.admin_socket())?, pool.clone(), closing));
 
     // Whoever started this may not listen any more; the pool serves all the same.
@@ -283,6 +297,7 @@ async fn open_pool(
     layout: &Layout,
     issuer: &Issuer,
     principals: &Principals,
+    founding: Founding,
 ) -> Result<Arc<Pool>, CommandError> {
     let root_key = files::read_or_make::<CommandError>(&layout.root_key(), || {
         let mut key = Zeroizing::new(vec![0; FILE_ROOT_BYTES]);
@@ -321,7 +336,7 @@ async fn open_pool(
             )
             .into());
         }
-        Pool::found(engine.as_ref(), &secrets, genesis(issuer, principals)?).await?;
+        Pool::found(engine.as_ref(), &secrets, genesis(issuer, principals, founding)?).await?;
     }
     let parts = PoolParts {
         engine,
@@ -345,7 +360,7 @@ async fn open_pool(
     Ok(pool)
 }
 
-fn genesis(issuer: &Issuer, principals: &Principals) -> Result<Genesis, CommandError> {
+fn genesis(issuer: &Issuer, principals: &Principals, founding: Founding) -> Result<Genesis, CommandError> {
     let genesis = Genesis {
         pool: SystemRandom.guid(),
         name: POOL_NAME.parse()?,
@@ -360,8 +375,8 @@ fn genesis(issuer: &Issuer, principals: &Principals) -> Result<Genesis, CommandE
         },
         initial_administrators: vec![principals.admin.object_id()?],
         break_glass_group: None,
-        retention: RetentionDays::DEFAULT,
-        purge_protection: false,
+        retention: RetentionDays::new(founding.retention_days)?,
+        purge_protection: founding.purge_protection,
         audit_durability: AuditDurability::Synced,
         allow_domain_redownload: false,
     };
@@ -379,6 +394,10 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     if arguments.with_conformance_principal {
         words.push("--with-conformance-principal".into());
+    }
+    words.extend(["--retention-days".into(), arguments.founding.retention_days.to_string().into()]);
+    if arguments.founding.purge_protection {
+        words.push("--purge-protection".into());
     }
     if let Some(path) = &arguments.trust_ca {
         words.extend(["--trust-ca".into(), std::path::absolute(path)?.into_os_string()]);

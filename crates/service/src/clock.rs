@@ -2,10 +2,14 @@
 
 use domain::guid::Guid;
 use domain::time::Time;
-use std::time::{SystemTime, UNIX_EPOCH};
+use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub trait Clock: Send + Sync {
     fn now(&self) -> Time;
+
+    /// Time since some moment in the past, suspended or not, that nobody can set.
+    fn monotonic(&self) -> Duration;
 }
 
 pub trait Random: Send + Sync {
@@ -26,6 +30,13 @@ impl Clock for SystemClock {
     fn now(&self) -> Time {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Time::from_unix_milliseconds(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// `CLOCK_BOOTTIME`: unlike `CLOCK_MONOTONIC` it goes on while a laptop sleeps.
+    fn monotonic(&self) -> Duration {
+        let since_boot = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(since_boot.tv_sec).unwrap_or_default();
+        Duration::new(seconds, u32::try_from(since_boot.tv_nsec).unwrap_or_default())
     }
 }
 

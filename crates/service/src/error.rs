@@ -1,10 +1,11 @@
 //! Why a request was refused. Only an API crate knows which HTTP status that is.
 
 use crypto::PartitionError;
-use domain::access::{Denied, MalformedScope};
-use domain::key::{KeyOperationsRefused, KeyRefused, TagsRefused, UseRefused};
+use domain::access::{CustomRoleRefused, Denied, MalformedScope};
+use domain::key::{ChangeRefused, EmptyWindow, KeyOperationsRefused, KeyRefused, TagsRefused, UseRefused};
 use domain::name::{KeyName, KeyVersion};
 use domain::pool::PoolClass;
+use domain::principal::ObjectId;
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -28,6 +29,8 @@ pub enum Error {
     KeyNotFound { name: KeyName },
     #[error("version {version} of key {name} was not found in this pool")]
     VersionNotFound { name: KeyName, version: KeyVersion },
+    #[error("a deleted key named {name} was not found in this pool")]
+    DeletedKeyNotFound { name: KeyName },
     #[error("{0}")]
     UseRefused(#[from] UseRefused),
     #[error("{0}")]
@@ -35,7 +38,15 @@ pub enum Error {
     #[error("{0}")]
     Tags(#[from] TagsRefused),
     #[error("{0}")]
+    Window(#[from] EmptyWindow),
+    #[error("{0}")]
     Key(#[from] KeyRefused),
+    #[error("this pool does not decrypt with RSA1_5: an administrator has turned it off")]
+    Rsa15Off,
+    #[error(
+        "decryption with RSA1_5 has failed {limit} times with this key version within an hour; the next attempt is allowed in {retry_after_seconds} seconds"
+    )]
+    TooManyFailures { limit: u32, retry_after_seconds: u32 },
     #[error("{0}")]
     Scope(#[from] MalformedScope),
     #[error("{0}")]
@@ -46,6 +57,16 @@ pub enum Error {
     AssignmentExists { name: domain::guid::Guid },
     #[error("role definition {0} was not found in this pool")]
     RoleNotFound(String),
+    #[error("{0}")]
+    CustomRole(#[from] CustomRoleRefused),
+    #[error("another role definition is named {0}")]
+    RoleNameTaken(String),
+    #[error("role definitions are made for the whole pool: their scope is `/`")]
+    RoleScope,
+    #[error("a setting named {0} was not found in this pool")]
+    SettingNotFound(String),
+    #[error("the tokens of principal {0} were not withdrawn")]
+    NotBeforeNotFound(ObjectId),
     #[error("this pool holds at most {limit} {what}")]
     LimitReached { what: &'static str, limit: usize },
     /// Everybody else was faster, five times in a row.
@@ -64,6 +85,15 @@ pub enum Error {
     CallerLeft,
     #[error("this is for pools of class test; this one is of class {}", .0.as_str())]
     TestClassOnly(PoolClass),
+}
+
+impl From<ChangeRefused> for Error {
+    fn from(error: ChangeRefused) -> Self {
+        match error {
+            ChangeRefused::Operations(error) => error.into(),
+            ChangeRefused::Window(error) => error.into(),
+        }
+    }
 }
 
 impl From<storage::CommitError> for Error {

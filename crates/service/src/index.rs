@@ -1,24 +1,30 @@
 //! What the store holds, in memory: every key version with its masked material, and the roles as a snapshot.
 //!
-//! Filled at start and kept by what each commit returns. An entry is replaced only by one with a later stamp, so the
-//! order in which commits report back does not matter.
+//! Filled at start, and afterwards told of each commit in the order of commits.
 
 use arc_swap::ArcSwap;
 use domain::access::{RoleAssignment, RoleTable};
 use domain::guid::Guid;
 use domain::key::Key;
 use domain::name::{KeyName, KeyVersion};
+use domain::principal::ObjectId;
+use domain::setting::Setting;
+use domain::time::IntDate;
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
-use storage::{Record, Stamp, Stamped, VersionRecord};
+use storage::{NotBeforeRecord, Record, RecordId, SettingRecord, Stamp, Stamped, VersionRecord};
 
 #[derive(Default)]
 pub(crate) struct Index {
-    keys: RwLock<HashMap<KeyName, KeyEntry>>,
+    /// In the order of names, which is that of lists.
+    keys: RwLock<BTreeMap<KeyName, KeyEntry>>,
     roles: ArcSwap<RoleTable>,
-    /// Stamps of assignments; held while a new role table is swapped in, so that none is lost.
-    assignment_stamps: Mutex<HashMap<Guid, Stamp>>,
+    /// Held while a new role table is swapped in, so that none is lost.
+    role_stamps: Mutex<RoleStamps>,
+    settings: RwLock<HashMap<Setting, Stamped<bool>>>,
+    not_before: RwLock<HashMap<ObjectId, Stamped<IntDate>>>,
 }
 
 #[derive(Default)]
@@ -27,17 +33,137 @@ struct KeyEntry {
     versions: HashMap<KeyVersion, Stamped<Arc<VersionRecord>>>,
 }
 
+#[derive(Default)]
+struct RoleStamps {
+    assignments: HashMap<Guid, Stamp>,
+    roles: HashMap<Guid, Stamp>,
+}
+
+/// A key and one of its versions, as they were at one moment.
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub key: Stamped<Arc<Key>>,
+    pub version: Stamped<Arc<VersionRecord>>,
+}
+
 impl Index {
+    /// All of `records` at once: a store's contents, in any order.
+    pub fn fill(&self, records: impl IntoIterator<Item = Stamped<Record>>) {
+        let mut keys = self.keys.write();
+        let mut stamps = self.role_stamps.lock();
+        let mut table = RoleTable::clone(&self.roles.load());
+        for Stamped { value, stamp } in records {
+            self.put(&mut keys, &mut stamps, &mut table, value, stamp);
+        }
+        self.roles.store(Arc::new(table));
+    }
+
+    /// What one transaction changed. Readers see all of a key's part in it, or none.
+    pub fn apply(&self, stamp: Stamp, puts: Vec<Record>, deletes: Vec<RecordId>) {
+        let mut keys = self.keys.write();
+        let mut stamps = self.role_stamps.lock();
+        let mut table = RoleTable::clone(&self.roles.load());
+        for record in puts {
+            self.put(&mut keys, &mut stamps, &mut table, record, stamp);
+        }
+        for id in deletes {
+            match id {
+                RecordId::Key(name) => {
+                    keys.remove(&name);
+                }
+                RecordId::Version(name, version) => {
+                    if let Some(entry) = keys.get_mut(&name) {
+                        entry.versions.remove(&version);
+                    }
+                }
+                RecordId::Assignment(name) => {
+                    stamps.assignments.remove(&name);
+                    table.remove(name);
+                }
+                RecordId::Role(id) => {
+                    stamps.roles.remove(&id);
+                    table.remove_role(id);
+                }
+                RecordId::Setting(setting) => {
+                    self.settings.write().remove(&setting);
+                }
+                RecordId::NotBefore(principal) => {
+                    self.not_before.write().remove(&principal);
+                }
+                RecordId::Outbox(_) => {}
+            }
+        }
+        self.roles.store(Arc::new(table));
+    }
+
+    fn put(
+        &self,
+        keys: &mut BTreeMap<KeyName, KeyEntry>,
+        stamps: &mut RoleStamps,
+        table: &mut RoleTable,
+        record: Record,
+        stamp: Stamp,
+    ) {
+        match record {
+            Record::Key(record) => {
+                let entry = keys.entry(record.key.name.clone()).or_default();
+                entry.key = Some(Stamped { value: Arc::new(record.key), stamp });
+            }
+            Record::Version(record) => {
+                let entry = keys.entry(record.version.name.clone()).or_default();
+                let version = record.version.version;
+                entry.versions.insert(version, Stamped { value: Arc::new(record), stamp });
+            }
+            Record::Assignment(assignment) => {
+                stamps.assignments.insert(assignment.name, stamp);
+                table.insert_all([assignment]);
+            }
+            Record::Role(role) => {
+                stamps.roles.insert(role.id(), stamp);
+                table.insert_role(role);
+            }
+            Record::Setting(SettingRecord { setting, value }) => {
+                self.settings.write().insert(setting, Stamped { value, stamp });
+            }
+            Record::NotBefore(NotBeforeRecord { principal, not_before }) => {
+                self.not_before.write().insert(principal, Stamped { value: not_before, stamp });
+            }
+            Record::Outbox(_) => {}
+        }
+    }
+
+    /// The key of that name, live or deleted.
     pub fn key(&self, name: &KeyName) -> Option<Stamped<Arc<Key>>> {
         self.keys.read().get(name)?.key.clone()
     }
 
-    /// The named version, or the current one.
-    pub fn version(&self, name: &KeyName, version: Option<KeyVersion>) -> Option<Arc<VersionRecord>> {
+    /// The named version, or the current one, of a key that is live or deleted.
+    pub fn held(&self, name: &KeyName, version: Option<KeyVersion>) -> Option<Held> {
         let keys = self.keys.read();
         let entry = keys.get(name)?;
-        let version = version.or_else(|| entry.key.as_ref().map(|key| key.value.current()))?;
-        entry.versions.get(&version).map(|version| version.value.clone())
+        let key = entry.key.clone()?;
+        let version = entry.versions.get(&version.unwrap_or_else(|| key.value.current()))?.clone();
+        Some(Held { key, version })
+    }
+
+    /// Keys behind `after` in the order of names, each with its current version, of which `wanted` is true:
+    /// at most `limit`.
+    pub fn page(
+        &self,
+        after: Option<&KeyName>,
+        limit: usize,
+        mut wanted: impl FnMut(&Key) -> bool,
+    ) -> Vec<Held> {
+        let keys = self.keys.read();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        keys.range::<KeyName, _>((start, Bound::Unbounded))
+            .filter_map(|(_, entry)| {
+                let key = entry.key.clone().filter(|key| wanted(&key.value))?;
+                let version = entry.versions.get(&key.value.current())?.clone();
+                Some(Held { key, version })
+            })
+            .take(limit)
+            .collect()
     }
 
     pub fn key_count(&self) -> usize {
@@ -49,49 +175,47 @@ impl Index {
     }
 
     pub fn assignment(&self, name: Guid) -> Option<(RoleAssignment, Stamp)> {
-        let stamps = self.assignment_stamps.lock();
-        let stamp = *stamps.get(&name)?;
+        let stamps = self.role_stamps.lock();
+        let stamp = *stamps.assignments.get(&name)?;
         Some((self.roles.load().assignment(name)?.clone(), stamp))
     }
 
-    pub fn put(&self, record: Record, stamp: Stamp) {
-        match record {
-            Record::Key(record) => {
-                let mut keys = self.keys.write();
-                let entry = keys.entry(record.key.name.clone()).or_default();
-                if entry.key.as_ref().is_none_or(|held| held.stamp < stamp) {
-                    entry.key = Some(Stamped { value: Arc::new(record.key), stamp });
-                }
-            }
-            Record::Version(record) => {
-                let mut keys = self.keys.write();
-                let entry = keys.entry(record.version.name.clone()).or_default();
-                let version = record.version.version;
-                if entry.versions.get(&version).is_none_or(|held| held.stamp < stamp) {
-                    entry.versions.insert(version, Stamped { value: Arc::new(record), stamp });
-                }
-            }
-            Record::Assignment(assignment) => self.put_assignments([(assignment, stamp)]),
-            Record::Outbox(_) => {}
-        }
+    /// The stamp of a custom role.
+    pub fn role_stamp(&self, id: Guid) -> Option<Stamp> {
+        self.role_stamps.lock().roles.get(&id).copied()
     }
 
-    /// Swaps in a role table with all of `assignments` at once.
-    pub fn put_assignments(&self, assignments: impl IntoIterator<Item = (RoleAssignment, Stamp)>) {
-        let mut stamps = self.assignment_stamps.lock();
-        let mut table = RoleTable::clone(&self.roles.load());
-        for (assignment, stamp) in assignments {
-            if stamps.get(&assignment.name).is_none_or(|held| *held < stamp) {
-                stamps.insert(assignment.name, stamp);
-                table = table.with(assignment);
-            }
-        }
-        self.roles.store(Arc::new(table));
+    /// What a setting was set to, if ever.
+    pub fn setting(&self, setting: Setting) -> Option<Stamped<bool>> {
+        self.settings.read().get(&setting).cloned()
     }
 
-    pub fn remove_assignment(&self, name: Guid) {
-        let mut stamps = self.assignment_stamps.lock();
-        stamps.remove(&name);
-        self.roles.store(Arc::new(self.roles.load().without(name)));
+    pub fn not_before(&self, principal: ObjectId) -> Option<Stamped<IntDate>> {
+        self.not_before.read().get(&principal).cloned()
+    }
+
+    /// In the order of principals.
+    pub fn all_not_before(&self) -> Vec<NotBeforeRecord> {
+        let held = self.not_before.read();
+        let mut all: Vec<_> = held
+            .iter()
+            .map(|(principal, held)| NotBeforeRecord { principal: *principal, not_before: held.value })
+            .collect();
+        all.sort_by_key(|record| record.principal);
+        all
+    }
+
+    /// Keys without their record, or without a version that they name. None, unless there is a fault in the code
+    /// that commits.
+    pub fn incomplete(&self) -> Option<KeyName> {
+        let keys = self.keys.read();
+        let complete = |entry: &KeyEntry| {
+            entry.key.as_ref().is_some_and(|key| {
+                let versions = key.value.versions();
+                versions.len() == entry.versions.len()
+                    && versions.iter().all(|version| entry.versions.contains_key(version))
+            })
+        };
+        keys.iter().find(|(_, entry)| !complete(entry)).map(|(name, _)| name.clone())
     }
 }

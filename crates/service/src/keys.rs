@@ -1,18 +1,22 @@
-//! Use cases of keys: create, read, and the six operations that use them.
+//! Use cases of live keys: create, read, list, update, and the six operations that use them.
 
 use crate::error::Error;
+use crate::failures::{Attempt, Refused};
+use crate::index::Held;
 use crate::pool::{Change, Pool};
 use crate::ticket::{Recorded, Ticket};
-use crate::views::{KeyReference, KeyView, NewKey, UsedKey};
+use crate::views::{KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey};
 use crate::workers::CostClass;
+use audit::event::{Event, EventResult};
 use crypto::{Ciphertext, Decrypt, Encrypt, LoadedKey, MaterialBinding, PartitionError, SecretBytes};
 use domain::access::{Action, Grant, Scope, action};
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
-use domain::key::{Attributes, Key, KeyOperation, KeyOperations, Version};
+use domain::key::{Attributes, Key, KeyOperation, KeyOperations, Version, VersionChange};
 use domain::name::{KeyName, KeyVersion};
+use domain::setting::Setting;
 use domain::time::IntDate;
 use std::sync::Arc;
-use storage::{KeyRecord, Record, RecordId, VersionRecord};
+use storage::{KeyRecord, Record, RecordId, Stamp, VersionRecord};
 
 /// A data action that uses a key for one of its `key_ops`.
 trait KeyUse: Action {
@@ -39,6 +43,7 @@ type Rule = fn(EncryptionAlgorithm, KeySpec) -> bool;
 
 /// A key that its grant allows to use, now.
 struct Usable {
+    name: KeyName,
     version: KeyVersion,
     spec: KeySpec,
     key: Arc<dyn LoadedKey>,
@@ -88,11 +93,108 @@ impl Pool {
         ticket.asks::<action::KeyRead>(&scope);
         let read = || {
             let grant = ticket.authorize::<action::KeyRead>(scope)?;
-            let record = self.stored(&grant, key.version)?;
-            Ok(self.view(&record.version))
+            let held = self.stored(&grant, key.version)?;
+            Ok(self.view(&held.version.value.version))
         };
         let result = read();
         ticket.record(result).await
+    }
+
+    /// Keys that the caller may read, each with its current version, by name.
+    pub async fn list_keys(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        request: PageRequest<KeyName>,
+    ) -> Recorded<Page<KeyView, KeyName>> {
+        ticket.asks::<action::KeyRead>(&Scope::Keys);
+        let listed = ticket.sight::<action::KeyRead>().map(|sight| {
+            let held = self.index().page(request.after.as_ref(), request.limit + 1, |key| {
+                !key.is_deleted() && sight.covers(&key.name)
+            });
+            let views = held.iter().map(|held| self.view(&held.version.value.version)).collect();
+            Page::new(views, request.limit, |view: &KeyView| view.version.name.clone())
+        });
+        ticket.record(listed.map_err(Error::from)).await
+    }
+
+    /// Versions of one key, oldest first.
+    pub async fn list_versions(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        name: KeyName,
+        request: PageRequest<KeyVersion>,
+    ) -> Recorded<Page<KeyView, KeyVersion>> {
+        let scope = Scope::Key(name.clone());
+        ticket.about_key(&name, None);
+        ticket.asks::<action::KeyRead>(&scope);
+        let list = || {
+            let grant = ticket.authorize::<action::KeyRead>(scope)?;
+            let versions = self.stored(&grant, None)?.key.value.versions().to_vec();
+            let start = match request.after {
+                None => 0,
+                Some(after) => versions
+                    .iter()
+                    .position(|version| *version == after)
+                    .map(|position| position + 1)
+                    .ok_or_else(|| Error::BadParameter("$skiptoken is of another key".into()))?,
+            };
+            let views = versions[start..]
+                .iter()
+                .take(request.limit + 1)
+                .map(|version| Ok(self.view(&self.stored(&grant, Some(*version))?.version.value.version)))
+                .collect::<Result<Vec<_>, Error>>()?;
+            Ok(Page::new(views, request.limit, |view: &KeyView| view.version.version))
+        };
+        let result = list();
+        ticket.record(result).await
+    }
+
+    /// Changes attributes, `key_ops` or tags of one version.
+    pub async fn update_key(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        key: KeyReference,
+        change: VersionChange,
+    ) -> Recorded<KeyView> {
+        let scope = Scope::Key(key.name.clone());
+        ticket.about_key(&key.name, key.version);
+        ticket.asks::<action::KeyWrite>(&scope);
+        let granted = ticket.authorize::<action::KeyWrite>(scope.clone()).map(|_| ());
+        if let Err(denied) = granted {
+            return ticket.record(Err(denied.into())).await;
+        }
+        // The version that is current now is the one meant, whatever becomes current meanwhile.
+        let version = key.version.or_else(|| self.index().key(&key.name).map(|key| key.value.current()));
+        ticket.about_key(&key.name, version);
+        let now = self.now().int_date();
+        let decide = || {
+            let held = self.live(&key.name, version)?;
+            let changed = VersionRecord {
+                version: held.version.value.version.changed(&change, now)?,
+                material: held.version.value.material.clone(),
+            };
+            Ok(Change {
+                expectations: vec![
+                    (RecordId::Key(key.name.clone()), Some(held.key.stamp)),
+                    (RecordId::Version(key.name.clone(), changed.version.version), Some(held.version.stamp)),
+                ],
+                value: self.view(&changed.version),
+                puts: vec![Record::Version(changed)],
+                deletes: vec![],
+            })
+        };
+        self.record_change(ticket, decide).await
+    }
+
+    /// Random bytes from the partition's generator.
+    pub async fn random_bytes(self: &Arc<Self>, mut ticket: Ticket, count: usize) -> Recorded<SecretBytes> {
+        ticket.asks::<action::RandomBytes>(&Scope::Root);
+        let bytes = ticket.authorize::<action::RandomBytes>(Scope::Root).map(|_| {
+            let mut bytes = vec![0; count];
+            crypto::digest::random(&mut bytes);
+            SecretBytes::new(bytes)
+        });
+        ticket.record(bytes.map_err(Error::from)).await
     }
 
     pub async fn sign(
@@ -104,7 +206,14 @@ impl Pool {
     ) -> Recorded<UsedKey<Vec<u8>>> {
         ticket.with_algorithm(algorithm.as_str());
         let cost = cost_of_private(algorithm.fits_rsa());
-        self.use_key::<action::Sign, _>(ticket, key, cost, move |key| key.sign(algorithm, &digest)).await
+        self.use_key::<action::Sign, _, _>(
+            ticket,
+            key,
+            cost,
+            |_| Ok(()),
+            move |key, ()| key.sign(algorithm, &digest),
+        )
+        .await
     }
 
     pub async fn verify(
@@ -116,9 +225,13 @@ impl Pool {
         signature: Vec<u8>,
     ) -> Recorded<UsedKey<bool>> {
         ticket.with_algorithm(algorithm.as_str());
-        self.use_key::<action::Verify, _>(ticket, key, None, move |key| {
-            key.verify(algorithm, &digest, &signature)
-        })
+        self.use_key::<action::Verify, _, _>(
+            ticket,
+            key,
+            None,
+            |_| Ok(()),
+            move |key, ()| key.verify(algorithm, &digest, &signature),
+        )
         .await
     }
 
@@ -173,10 +286,16 @@ impl Pool {
         input: EncryptInput,
     ) -> Recorded<UsedKey<Ciphertext>> {
         ticket.with_algorithm(algorithm.as_str());
-        self.use_key::<A, _>(ticket, key, None, move |key| {
-            fits(algorithm, key, rule)?;
-            encrypt(key, algorithm, &input)
-        })
+        self.use_key::<A, _, _>(
+            ticket,
+            key,
+            None,
+            |_| Ok(()),
+            move |key, ()| {
+                fits(algorithm, key, rule)?;
+                encrypt(key, algorithm, &input)
+            },
+        )
         .await
     }
 
@@ -191,20 +310,74 @@ impl Pool {
     ) -> Recorded<UsedKey<SecretBytes>> {
         ticket.with_algorithm(algorithm.as_str());
         let cost = cost_of_private(algorithm.is_rsa());
-        self.use_key::<A, _>(ticket, key, cost, move |key| {
+        let pool = self.clone();
+        let admit = |usable: &Usable| self.admit_decryption(algorithm, usable);
+        self.use_key::<A, _, _>(ticket, key, cost, admit, move |key, attempt| {
             fits(algorithm, key, rule)?;
-            decrypt(key, algorithm, &input)
+            let result = decrypt(key, algorithm, &input);
+            if let (Some(attempt), Err(PartitionError::DecryptionFailed)) = (attempt, &result) {
+                pool.count_failure(attempt);
+            }
+            result
         })
         .await
     }
 
+    /// Whether `RSA1_5` decrypts here, and how often it may still fail with this key: to an attacker who may choose
+    /// the ciphertext, each failure and each success is a bit of some other ciphertext's plaintext.
+    fn admit_decryption(
+        &self,
+        algorithm: EncryptionAlgorithm,
+        usable: &Usable,
+    ) -> Result<Option<Attempt>, Error> {
+        if algorithm != EncryptionAlgorithm::Rsa15 {
+            return Ok(None);
+        }
+        if !self.setting(Setting::Rsa15Decryption) {
+            return Err(Error::Rsa15Off);
+        }
+        let Some(limiter) = self.rsa15_failures() else { return Ok(None) };
+        let place = (usable.name.clone(), usable.version);
+        limiter.begin(&place, self.now()).map(Some).map_err(|refused| match refused {
+            Refused::Limit { retry_after_seconds } => {
+                let limit = self.limits().rsa15_failures_per_hour;
+                Error::TooManyFailures { limit, retry_after_seconds }
+            }
+            Refused::TooManyAtOnce => Error::Busy("decryptions with RSA1_5"),
+        })
+    }
+
+    fn count_failure(&self, attempt: Attempt) {
+        let (name, version) = attempt.place().clone();
+        if !attempt.failed() {
+            return;
+        }
+        let limit = self.limits().rsa15_failures_per_hour;
+        tracing::warn!(limit, "decryption with RSA1_5 fails too often with one key version");
+        let event = Event {
+            operation: "DecryptionFailureAlarm".into(),
+            result: EventResult::Success,
+            key_name: Some(name.to_string()),
+            key_version: Some(version.to_string()),
+            algorithm: Some(EncryptionAlgorithm::Rsa15.as_str().into()),
+            detail: format!(
+                "{limit} decryptions with RSA1_5 have failed within an hour; further ones are refused until it is over"
+            ),
+            ..self.blank_event()
+        };
+        if let Err(error) = self.audit().enqueue(self.seal_event(&event)) {
+            tracing::error!(%error, "an alarm was not recorded");
+        }
+    }
+
     /// Authorise, find, load, compute, record: in this order, and the result leaves only with its event durable.
-    async fn use_key<A: KeyUse, T: Send + 'static>(
+    async fn use_key<A: KeyUse, G: Send + 'static, T: Send + 'static>(
         self: &Arc<Self>,
         mut ticket: Ticket,
         reference: KeyReference,
         cost: Option<CostClass>,
-        operate: impl FnOnce(&dyn LoadedKey) -> Result<T, PartitionError> + Send + 'static,
+        admit: impl FnOnce(&Usable) -> Result<G, Error>,
+        operate: impl FnOnce(&dyn LoadedKey, G) -> Result<T, PartitionError> + Send + 'static,
     ) -> Recorded<UsedKey<T>> {
         let scope = Scope::Key(reference.name.clone());
         ticket.about_key(&reference.name, reference.version);
@@ -212,8 +385,9 @@ impl Pool {
         let usable = ticket
             .authorize::<A>(scope)
             .map_err(Error::from)
-            .and_then(|grant| self.usable(&grant, reference.version));
-        let usable = match usable {
+            .and_then(|grant| self.usable(&grant, reference.version))
+            .and_then(|usable| admit(&usable).map(|admitted| (usable, admitted)));
+        let (usable, admitted) = match usable {
             Ok(usable) => usable,
             Err(error) => return ticket.record(Err(error)).await,
         };
@@ -221,18 +395,17 @@ impl Pool {
         let key = usable.key;
         let result = match (cost, usable.spec) {
             (Some(class), KeySpec::Rsa(_)) => {
-                let ran = self.workers().run(class, move || operate(key.as_ref())).await;
+                let ran = self.workers().run(class, move || operate(key.as_ref(), admitted)).await;
                 ran.and_then(|result| result.map_err(Error::from))
             }
-            (Some(_) | None, _) => operate(key.as_ref()).map_err(Error::from),
+            (Some(_) | None, _) => operate(key.as_ref(), admitted).map_err(Error::from),
         };
-        let name = reference.name;
-        let version = usable.version;
+        let (name, version) = (usable.name, usable.version);
         ticket.record(result.map(|result| UsedKey { name, version, result })).await
     }
 
     fn usable<A: KeyUse>(&self, grant: &Grant<'_, A>, version: Option<KeyVersion>) -> Result<Usable, Error> {
-        let record = self.stored(grant, version)?;
+        let record = self.stored(grant, version)?.version.value;
         let held = &record.version;
         held.check_use(A::OPERATION, self.now().int_date())?;
         let place = (held.name.clone(), held.version);
@@ -244,24 +417,36 @@ impl Pool {
                     &record.material,
                     &self.binding(&held.name, held.version),
                 )?;
-                self.loaded().insert(place, key.clone());
+                self.loaded().insert(place.clone(), key.clone());
+                // Disabled or deleted meanwhile, it was taken out before it was put in.
+                let still = self.live(&held.name, Some(held.version));
+                if !still.is_ok_and(|held| held.version.value.version.attributes.enabled) {
+                    self.loaded().remove(&place);
+                }
                 key
             }
         };
-        Ok(Usable { version: held.version, spec: held.spec, key })
+        let (name, version) = place;
+        Ok(Usable { name, version, spec: held.spec, key })
     }
 
     /// The record that a grant is for. The grant names the key, so the check cannot drift from what it protects.
-    fn stored<A: Action>(
-        &self,
-        grant: &Grant<'_, A>,
-        version: Option<KeyVersion>,
-    ) -> Result<Arc<VersionRecord>, Error> {
+    fn stored<A: Action>(&self, grant: &Grant<'_, A>, version: Option<KeyVersion>) -> Result<Held, Error> {
         let name = grant.key().ok_or_else(|| Error::BadParameter("the request names no key".into()))?;
-        self.index().version(name, version).ok_or_else(|| match (version, self.index().key(name)) {
-            (Some(version), Some(_)) => Error::VersionNotFound { name: name.clone(), version },
-            (_, _) => Error::KeyNotFound { name: name.clone() },
-        })
+        self.live(name, version)
+    }
+
+    /// A version of a key that is not deleted.
+    fn live(&self, name: &KeyName, version: Option<KeyVersion>) -> Result<Held, Error> {
+        let not_found = || Error::KeyNotFound { name: name.clone() };
+        match (self.index().held(name, version), version) {
+            (Some(held), _) if held.key.value.is_deleted() => Err(not_found()),
+            (Some(held), _) => Ok(held),
+            (None, Some(version)) if self.index().key(name).is_some_and(|key| !key.value.is_deleted()) => {
+                Err(Error::VersionNotFound { name: name.clone(), version })
+            }
+            (None, _) => Err(not_found()),
+        }
     }
 
     async fn make_version(
@@ -272,13 +457,18 @@ impl Pool {
     ) -> Result<VersionRecord, Error> {
         let operations =
             new.operations.unwrap_or_else(|| KeyOperations::default_for(new.spec)).check(new.spec)?;
-        if let (Some(not_before), Some(expires)) = (new.not_before, new.expires)
-            && expires <= not_before
-        {
-            return Err(Error::BadParameter("attributes.exp must be later than attributes.nbf".into()));
-        }
+        let now: IntDate = self.now().int_date();
+        let attributes = Attributes {
+            enabled: new.enabled,
+            not_before: new.not_before,
+            expires: new.expires,
+            created: now,
+            updated: now,
+            exportable: new.exportable,
+        };
+        attributes.check()?;
         // Before the costly part; decided again, for good, when the change is committed.
-        self.check_room(&new.name)?;
+        self.extended(&new.name, version)?;
         let partition = self.partition().clone();
         let binding = self.binding(&new.name, version);
         let (spec, exponent) = (new.spec, new.public_exponent);
@@ -287,21 +477,13 @@ impl Pool {
             KeySpec::Rsa(_) => self.workers().run(CostClass::KeyGeneration, generate).await??,
             KeySpec::Ec(_) | KeySpec::Oct(_) => generate()?,
         };
-        let now: IntDate = self.now().int_date();
         let version = Version {
             name: new.name.clone(),
             version,
             spec,
             public: generated.public,
             operations,
-            attributes: Attributes {
-                enabled: new.enabled,
-                not_before: new.not_before,
-                expires: new.expires,
-                created: now,
-                updated: now,
-                exportable: new.exportable,
-            },
+            attributes,
             tags: new.tags.clone(),
         };
         Ok(VersionRecord { version, material: generated.masked })
@@ -310,18 +492,10 @@ impl Pool {
     fn decide_create(&self, record: &VersionRecord, view: KeyView) -> Result<Change<KeyView>, Error> {
         let name = &record.version.name;
         let version = record.version.version;
-        let held = self.index().key(name);
-        let key = match &held {
-            // The name stays as its first creator wrote it.
-            Some(held) => held.value.with_version(version)?,
-            None => {
-                self.check_room(name)?;
-                Key::first(name.clone(), version)
-            }
-        };
+        let (held, key) = self.extended(name, version)?;
         Ok(Change {
             expectations: vec![
-                (RecordId::Key(name.clone()), held.map(|held| held.stamp)),
+                (RecordId::Key(name.clone()), held),
                 (RecordId::Version(name.clone(), version), None),
             ],
             puts: vec![Record::Key(KeyRecord { key }), Record::Version(record.clone())],
@@ -330,15 +504,21 @@ impl Pool {
         })
     }
 
-    fn check_room(&self, name: &KeyName) -> Result<(), Error> {
+    /// The key of that name with `version` as its new current one, and the stamp of what it is made from.
+    fn extended(&self, name: &KeyName, version: KeyVersion) -> Result<(Option<Stamp>, Key), Error> {
         let limit = self.limits().keys;
-        if self.index().key(name).is_none() && self.index().key_count() >= limit {
-            return Err(Error::LimitReached { what: "keys", limit });
+        match self.index().key(name) {
+            // The name stays as its first creator wrote it.
+            Some(held) => {
+                let key = held.value.with_version(version, self.limits().versions_per_key)?;
+                Ok((Some(held.stamp), key))
+            }
+            None if self.index().key_count() >= limit => Err(Error::LimitReached { what: "keys", limit }),
+            None => Ok((None, Key::first(name.clone(), version))),
         }
-        Ok(())
     }
 
-    fn view(&self, version: &Version) -> KeyView {
+    pub(crate) fn view(&self, version: &Version) -> KeyView {
         let genesis = self.genesis();
         KeyView {
             version: version.clone(),

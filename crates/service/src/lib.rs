@@ -5,11 +5,16 @@
 //! commit (`storage`), record (`audit`). No HTTP here, and no strings that were not parsed before.
 
 mod clock;
+mod deletion;
 mod error;
+mod failures;
 mod index;
 mod keys;
 mod pool;
+mod principals;
 mod roles;
+mod schedule;
+mod settings;
 mod ticket;
 mod views;
 mod workers;
@@ -19,7 +24,10 @@ pub use clock::{Clock, Random, SystemClock, SystemRandom};
 pub use crypto::{Ciphertext, PartitionError, SecretBytes};
 pub use error::Error;
 pub use keys::{DecryptInput, EncryptInput};
-pub use pool::{OpenPoolError, Pool, PoolLimits, PoolParts};
+pub use pool::{NotAuthenticated, OpenPoolError, Pool, PoolLimits, PoolParts};
+pub use principals::NotBefore;
 pub use roles::NewAssignment;
+pub use schedule::{Schedule, Tick};
+pub use settings::SettingView;
 pub use ticket::{Recorded, RequestFacts, Shown, Ticket};
-pub use views::{KeyReference, KeyView, NewKey, UsedKey};
+pub use views::{DeletedKeyView, KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey};

@@ -2,6 +2,7 @@
 
 use crate::clock::{Clock, Random};
 use crate::error::Error;
+use crate::failures::FailureLimiter;
 use crate::index::Index;
 use crate::ticket::{Recorded, RequestFacts, Ticket};
 use crate::workers::Workers;
@@ -22,7 +23,8 @@ use identity::{Audiences, KeySet, KeySetError, MalformedSuffix, TokenError, Toke
 use quick_cache::sync::Cache;
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
-use storage::{CheckpointMark, Committed, Contents, OutboxRecord, Record, RecordId, Store, Transaction};
+use std::time::Duration;
+use storage::{CheckpointMark, Contents, OutboxRecord, Record, RecordId, Store, Transaction};
 
 /// The audit key of a pool's first years; a later one comes with key rotation.
 const AUDIT_EPOCH: u32 = 1;
@@ -36,8 +38,12 @@ const SECONDS_PER_DAY: i64 = 86_400;
 #[derive(Clone, Copy, Debug)]
 pub struct PoolLimits {
     pub keys: usize,
+    pub versions_per_key: usize,
+    pub custom_roles: usize,
     pub assignments_at_pool_scope: usize,
     pub assignments_at_key_scope: usize,
+    /// Failed `RSA1_5` decryptions per key version and hour, in class production.
+    pub rsa15_failures_per_hour: u32,
     /// Parsed keys kept ready, a few KiB each.
     pub loaded_keys: usize,
     /// Verified tokens kept.
@@ -48,8 +54,11 @@ impl Default for PoolLimits {
     fn default() -> Self {
         Self {
             keys: 5_000,
+            versions_per_key: 100,
+            custom_roles: 50,
             assignments_at_pool_scope: 50,
             assignments_at_key_scope: 10,
+            rsa15_failures_per_hour: 100,
             loaded_keys: 10_000,
             cached_tokens: identity::token::DEFAULT_CACHED_TOKENS,
         }
@@ -85,7 +94,20 @@ pub enum OpenPoolError {
     KeySet(#[from] KeySetError),
     #[error("a name of the pool is unusable")]
     Suffix(#[from] MalformedSuffix),
+    #[error("key {0} is incomplete in the store: a release with a fault wrote it")]
+    IncompleteKey(KeyName),
 }
+
+/// Why a caller is not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAuthenticated {
+    #[error("{0}")]
+    Token(#[from] TokenError),
+    #[error("the token was issued before an administrator withdrew this principal's tokens")]
+    Withdrawn,
+}
+
+type LoadedKeys = Cache<(KeyName, KeyVersion), Arc<dyn LoadedKey>>;
 
 pub struct Pool {
     store: Store,
@@ -93,8 +115,9 @@ pub struct Pool {
     audit: AuditLog,
     sealer: AuditSealer,
     partition: Arc<dyn Partition>,
-    loaded: Cache<(KeyName, KeyVersion), Arc<dyn LoadedKey>>,
+    loaded: Arc<LoadedKeys>,
     workers: Workers,
+    rsa15_failures: Option<Arc<FailureLimiter>>,
     verifier: TokenVerifier,
     node: Guid,
     incarnation: Guid,
@@ -144,7 +167,11 @@ impl Pool {
         partition.self_test()?;
 
         let opened: Arc<OnceLock<AuditLog>> = Arc::default();
-        let (store, contents) = Store::open(engine, &secrets, checkpoint_source(opened.clone())).await?;
+        let index = Arc::new(Index::default());
+        let loaded = Arc::new(Cache::new(limits.loaded_keys));
+        let observer = observer(index.clone(), loaded.clone());
+        let (store, contents) =
+            Store::open(engine, &secrets, checkpoint_source(opened.clone()), observer).await?;
         let genesis = store.genesis().genesis().clone();
         let incarnation = random.guid();
         let now = clock.now().int_date();
@@ -182,15 +209,10 @@ impl Pool {
         let (outbox, records): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| matches!(record.value, Record::Outbox(_)));
         drain_outbox(&store, &audit, outbox.into_iter().map(|record| record.value)).await?;
-        let index = Index::default();
-        let mut assignments = Vec::new();
-        for record in records {
-            match record.value {
-                Record::Assignment(assignment) => assignments.push((assignment, record.stamp)),
-                other => index.put(other, record.stamp),
-            }
+        index.fill(records);
+        if let Some(name) = index.incomplete() {
+            return Err(OpenPoolError::IncompleteKey(name));
         }
-        index.put_assignments(assignments);
 
         let verifier = TokenVerifier::new(
             VerifierConfig {
@@ -203,14 +225,19 @@ impl Pool {
         );
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let sealer = secrets.audit_sealer(&genesis, AUDIT_EPOCH);
+        let rsa15_failures = match genesis.class {
+            PoolClass::Production => Some(FailureLimiter::new(limits.rsa15_failures_per_hour)),
+            PoolClass::Test => None,
+        };
         let pool = Arc::new(Pool {
             store,
-            index: Arc::new(index),
+            index,
             audit,
             sealer,
             partition,
-            loaded: Cache::new(limits.loaded_keys),
+            loaded,
             workers: Workers::start(cores),
+            rsa15_failures,
             verifier,
             node,
             incarnation,
@@ -222,9 +249,15 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The caller that a bearer token names.
-    pub fn authenticate(&self, token: &str) -> Result<Arc<Caller>, TokenError> {
-        self.verifier.verify(token, self.clock.now())
+    /// The caller that a bearer token names. Whether the principal's tokens were withdrawn is looked up each time:
+    /// a verified token may be cached, that may not.
+    pub fn authenticate(&self, token: &str) -> Result<Arc<Caller>, NotAuthenticated> {
+        let caller = self.verifier.verify(token, self.clock.now())?;
+        match self.index.not_before(caller.object_id) {
+            // A token of the same second may be older.
+            Some(held) if caller.issued_at <= held.value => Err(NotAuthenticated::Withdrawn),
+            Some(_) | None => Ok(caller),
+        }
     }
 
     /// A ticket for an authenticated request. It leaves one event, whatever becomes of the request.
@@ -238,6 +271,10 @@ impl Pool {
 
     pub fn now(&self) -> Time {
         self.clock.now()
+    }
+
+    pub(crate) fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
     }
 
     pub fn random(&self) -> &dyn Random {
@@ -329,8 +366,13 @@ impl Pool {
         &self.workers
     }
 
-    pub(crate) fn loaded(&self) -> &Cache<(KeyName, KeyVersion), Arc<dyn LoadedKey>> {
+    pub(crate) fn loaded(&self) -> &LoadedKeys {
         &self.loaded
+    }
+
+    /// `None` in a pool whose keys may not matter.
+    pub(crate) fn rsa15_failures(&self) -> Option<&Arc<FailureLimiter>> {
+        self.rsa15_failures.as_ref()
     }
 
     pub(crate) fn seal_event(&self, event: &Event) -> Leaf {
@@ -391,24 +433,15 @@ impl Pool {
         let event_id = leaf.event_id();
         let transaction = Transaction {
             expectations,
-            puts: puts.clone(),
-            deletes: deletes.clone(),
+            puts,
+            deletes,
             event: OutboxRecord {
                 event_id,
                 not_before_index: self.audit.latest().size,
                 leaf: leaf.as_bytes().to_vec(),
             },
         };
-        let Committed { stamp } = self.store.commit(transaction).await?;
-        for record in puts {
-            self.index.put(record, stamp);
-        }
-        for id in deletes {
-            match id {
-                RecordId::Assignment(name) => self.index.remove_assignment(name),
-                RecordId::Key(_) | RecordId::Version(..) | RecordId::Outbox(_) => {}
-            }
-        }
+        self.store.commit(transaction).await?;
         let receipt = match self.audit.append(leaf).await {
             Ok(receipt) => {
                 self.store.drained(event_id).await;
@@ -452,6 +485,29 @@ fn initial_assignments(genesis: &Genesis) -> Vec<RoleAssignment> {
     genesis.initial_administrators.iter().map(assignment).collect()
 }
 
+/// Keeps the index, and drops the clear keys that may not be used any more.
+fn observer(index: Arc<Index>, loaded: Arc<LoadedKeys>) -> storage::Observer {
+    Arc::new(move |stamp, puts, deletes| {
+        let mut unusable = Vec::new();
+        for record in &puts {
+            match record {
+                Record::Version(record) if !record.version.attributes.enabled => {
+                    unusable.push((record.version.name.clone(), record.version.version));
+                }
+                Record::Key(record) if record.key.is_deleted() => {
+                    let versions = record.key.versions().iter();
+                    unusable.extend(versions.map(|version| (record.key.name.clone(), *version)));
+                }
+                _ => {}
+            }
+        }
+        index.apply(stamp, puts, deletes);
+        for place in unusable {
+            loaded.remove(&place);
+        }
+    })
+}
+
 fn checkpoint_source(opened: Arc<OnceLock<AuditLog>>) -> Arc<dyn Fn() -> CheckpointMark + Send + Sync> {
     Arc::new(move || {
         let mark = opened.get().map(AuditLog::latest).unwrap_or_default();
@@ -468,7 +524,7 @@ async fn drain_outbox(
     let waiting: Vec<OutboxRecord> = outbox
         .filter_map(|record| match record {
             Record::Outbox(record) => Some(record),
-            Record::Key(_) | Record::Version(_) | Record::Assignment(_) => None,
+            _ => None,
         })
         .collect();
     let Some(from) = waiting.iter().map(|record| record.not_before_index).min() else { return Ok(()) };

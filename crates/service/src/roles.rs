@@ -6,11 +6,13 @@
 use crate::error::Error;
 use crate::pool::{Change, Pool};
 use crate::ticket::{Recorded, Ticket};
-use domain::access::{BuiltInRole, RoleAssignment, Scope, action};
+use domain::access::{CustomRole, CustomRoleRefused, Role, RoleAssignment, Scope, action};
 use domain::guid::Guid;
+use domain::key::Key;
+use domain::name::KeyName;
 use domain::principal::ObjectId;
 use std::sync::Arc;
-use storage::{Record, RecordId, Stamp};
+use storage::{KeyRecord, Record, RecordId, Stamp};
 
 /// A wish for an assignment.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -32,10 +34,8 @@ impl Pool {
         if let Err(denied) = ticket.authorize::<action::RoleAssignmentWrite>(new.scope.clone()) {
             return ticket.record(Err(denied.into())).await;
         }
-        if BuiltInRole::by_id(new.role).is_none() {
-            return ticket.record(Err(Error::RoleNotFound(new.role.to_string()))).await;
-        }
         let NewAssignment { name, scope, role, principal } = new;
+        ticket.details(format!("assignment {name}: role {role} for principal {principal}"));
         let assignment = RoleAssignment { name, scope, role, principal };
         self.record_change(ticket, || self.decide_assignment(&assignment)).await
     }
@@ -82,6 +82,7 @@ impl Pool {
         if let Err(denied) = ticket.authorize::<action::RoleAssignmentDelete>(scope.clone()) {
             return ticket.record(Err(denied.into())).await;
         }
+        ticket.details(format!("assignment {name}"));
         let decide = || {
             let (assignment, stamp) = self.assignment_at(&scope, name)?;
             Ok(Change {
@@ -95,29 +96,85 @@ impl Pool {
     }
 
     /// The roles that can be assigned.
-    pub async fn list_roles(
-        self: &Arc<Self>,
-        mut ticket: Ticket,
-        scope: Scope,
-    ) -> Recorded<Vec<BuiltInRole>> {
+    pub async fn list_roles(self: &Arc<Self>, mut ticket: Ticket, scope: Scope) -> Recorded<Vec<Role>> {
         ticket.asks::<action::RoleDefinitionRead>(&scope);
-        let allowed =
-            ticket.authorize::<action::RoleDefinitionRead>(scope).map(|_| BuiltInRole::ALL.to_vec());
+        let allowed = ticket
+            .authorize::<action::RoleDefinitionRead>(scope)
+            .map(|_| self.roles().roles().collect::<Vec<_>>());
         ticket.record(allowed.map_err(Error::from)).await
     }
 
-    pub async fn read_role(
-        self: &Arc<Self>,
-        mut ticket: Ticket,
-        scope: Scope,
-        id: Guid,
-    ) -> Recorded<BuiltInRole> {
+    pub async fn read_role(self: &Arc<Self>, mut ticket: Ticket, scope: Scope, id: Guid) -> Recorded<Role> {
         ticket.asks::<action::RoleDefinitionRead>(&scope);
         let found = ticket
             .authorize::<action::RoleDefinitionRead>(scope)
             .map_err(Error::from)
-            .and_then(|_| BuiltInRole::by_id(id).ok_or_else(|| Error::RoleNotFound(id.to_string())));
+            .and_then(|_| self.roles().role(id).ok_or_else(|| Error::RoleNotFound(id.to_string())));
         ticket.record(found).await
+    }
+
+    /// Defines a custom role, or defines it anew: then its assignments give what it says now.
+    pub async fn define_role(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        scope: Scope,
+        role: CustomRole,
+    ) -> Recorded<Role> {
+        ticket.asks::<action::RoleDefinitionWrite>(&scope);
+        if let Err(denied) = ticket.authorize::<action::RoleDefinitionWrite>(scope.clone()) {
+            return ticket.record(Err(denied.into())).await;
+        }
+        if scope != Scope::Root {
+            return ticket.record(Err(Error::RoleScope)).await;
+        }
+        let id = role.id();
+        ticket.details(format!("role {id}: {}", role.name()));
+        let decide = || {
+            let held = self.index().role_stamp(id);
+            // Clients find roles by name, and an administrator must not mistake one for another.
+            let same_name = |other: &Role| other.id() != id && other.name().eq_ignore_ascii_case(role.name());
+            if self.roles().roles().any(|other| same_name(&other)) {
+                return Err(Error::RoleNameTaken(role.name().to_owned()));
+            }
+            let limit = self.limits().custom_roles;
+            if held.is_none() && self.roles().custom_roles() >= limit {
+                return Err(Error::LimitReached { what: "custom role definitions", limit });
+            }
+            Ok(Change {
+                expectations: vec![(RecordId::Role(id), held)],
+                puts: vec![Record::Role(role.clone())],
+                deletes: vec![],
+                value: Role::Custom(Arc::new(role.clone())),
+            })
+        };
+        self.record_change(ticket, decide).await
+    }
+
+    /// Removes a custom role. Its assignments stay, and give nothing (behaviour section 11.4).
+    pub async fn delete_role(self: &Arc<Self>, mut ticket: Ticket, scope: Scope, id: Guid) -> Recorded<Role> {
+        ticket.asks::<action::RoleDefinitionDelete>(&scope);
+        if let Err(denied) = ticket.authorize::<action::RoleDefinitionDelete>(scope.clone()) {
+            return ticket.record(Err(denied.into())).await;
+        }
+        ticket.details(format!("role {id}"));
+        let decide = || {
+            if scope != Scope::Root {
+                return Err(Error::RoleScope);
+            }
+            let not_found = || Error::RoleNotFound(id.to_string());
+            let role = match self.roles().role(id).ok_or_else(not_found)? {
+                Role::BuiltIn(role) => return Err(CustomRoleRefused::BuiltIn(role).into()),
+                role @ Role::Custom(_) => role,
+            };
+            let stamp = self.index().role_stamp(id).ok_or_else(not_found)?;
+            Ok(Change {
+                expectations: vec![(RecordId::Role(id), Some(stamp))],
+                puts: vec![],
+                deletes: vec![RecordId::Role(id)],
+                value: role,
+            })
+        };
+        self.record_change(ticket, decide).await
     }
 
     fn assignment_at(&self, scope: &Scope, name: Guid) -> Result<(RoleAssignment, Stamp), Error> {
@@ -128,20 +185,36 @@ impl Pool {
 
     fn decide_assignment(&self, wanted: &RoleAssignment) -> Result<Change<RoleAssignment>, Error> {
         let name = wanted.name;
+        let role_exists = self.roles().role(wanted.role).is_some();
         let (expected, puts) = match self.index().assignment(name) {
             Some((held, stamp)) if held == *wanted => (Some(stamp), vec![]),
             Some(_) => return Err(Error::AssignmentExists { name }),
+            None if !role_exists => return Err(Error::RoleNotFound(wanted.role.to_string())),
             None => {
                 self.check_assignment_room(&wanted.scope)?;
                 (None, vec![Record::Assignment(wanted.clone())])
             }
         };
-        Ok(Change {
+        let mut change = Change {
             expectations: vec![(RecordId::Assignment(name), expected)],
             puts,
             deletes: vec![],
             value: wanted.clone(),
-        })
+        };
+        if let Scope::Key(key) = &wanted.scope {
+            self.touch_key(key, &mut change);
+        }
+        Ok(change)
+    }
+
+    /// Writes the key of an assignment's scope again, unchanged, so that a purge which decided without this assignment
+    /// decides once more: it must not outlive the key.
+    fn touch_key<T>(&self, name: &KeyName, change: &mut Change<T>) {
+        let held = self.index().key(name);
+        change.expectations.push((RecordId::Key(name.clone()), held.as_ref().map(|held| held.stamp)));
+        if let Some(held) = held {
+            change.puts.push(Record::Key(KeyRecord { key: Key::clone(&held.value) }));
+        }
     }
 
     fn check_assignment_room(&self, scope: &Scope) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::pool::Pool;
 use audit::event::{CallerIdentity, Event, EventResult};
 use audit::{Leaf, Receipt};
-use domain::access::{Action, Denied, Grant, Scope};
+use domain::access::{Action, Denied, Grant, Scope, Sight};
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
 use domain::principal::Caller;
@@ -48,6 +48,10 @@ pub struct Recorded<T> {
 }
 
 impl<T> Recorded<T> {
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Recorded<U> {
+        Recorded { result: self.result.map(change), receipt: self.receipt }
+    }
+
     pub fn into_parts(self) -> (Result<T, Error>, Option<Receipt>) {
         (self.result, self.receipt)
     }
@@ -70,6 +74,8 @@ struct Subject {
     algorithm: Option<&'static str>,
     data_action: Option<&'static str>,
     scope: Option<String>,
+    /// What a change sets, for changes that the other members do not tell.
+    detail: String,
     /// HTTP status of a success.
     success: u16,
 }
@@ -103,6 +109,11 @@ impl Ticket {
         self.subject.algorithm = Some(algorithm);
     }
 
+    /// Says what a successful change sets.
+    pub(crate) fn details(&mut self, detail: String) {
+        self.subject.detail = detail;
+    }
+
     /// Notes what right is asked for, so that the event has it whether or not it is granted.
     pub(crate) fn asks<A: Action>(&mut self, scope: &Scope) {
         self.subject.data_action = Some(A::DATA_ACTION.as_str());
@@ -112,6 +123,11 @@ impl Ticket {
     /// The caller's right to do `A` at `scope`, by the roles of this moment.
     pub(crate) fn authorize<A: Action>(&self, scope: Scope) -> Result<Grant<'_, A>, Denied> {
         self.pool.roles().authorize(&self.caller, scope)
+    }
+
+    /// To which keys the caller may do `A`, by the roles of this moment.
+    pub(crate) fn sight<A: Action>(&self) -> Result<Sight<A>, Denied> {
+        self.pool.roles().sight(&self.caller)
     }
 
     /// Refuses a request that no use case took.
@@ -145,7 +161,7 @@ impl Ticket {
     /// The sealed event of success or of `error`, to be logged or to go with a commit.
     pub(crate) fn leaf(&self, error: Option<&Error>) -> Leaf {
         let (status, result, detail) = match error {
-            None => (self.subject.success, EventResult::Success, String::new()),
+            None => (self.subject.success, EventResult::Success, self.subject.detail.clone()),
             Some(error) => {
                 let shown = (self.facts.show)(error);
                 let inner_code = shown.inner_code.map(str::to_owned);

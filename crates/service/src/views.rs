@@ -37,6 +37,40 @@ pub struct KeyView {
     pub purge_protection: bool,
 }
 
+/// A deleted key as its readers see it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DeletedKeyView {
+    /// Its current version.
+    pub key: KeyView,
+    pub deleted_at: IntDate,
+    /// When the pool purges it by itself.
+    pub purge_at: IntDate,
+}
+
+/// Which part of a list is wanted: at most `limit` items behind `after`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PageRequest<C> {
+    pub limit: usize,
+    pub after: Option<C>,
+}
+
+/// Part of a list. `next` is the place of the last item, where others follow it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Page<T, C> {
+    pub items: Vec<T>,
+    pub next: Option<C>,
+}
+
+impl<T, C> Page<T, C> {
+    /// From one item more than `limit`, where there are as many; `place` gives an item's place.
+    pub(crate) fn new(mut items: Vec<T>, limit: usize, place: impl Fn(&T) -> C) -> Self {
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(place);
+        Self { items, next }
+    }
+}
+
 /// The result of sign, wrap and the like, with the version that did it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UsedKey<T> {

@@ -4,13 +4,16 @@
 //! and refuses what breaks a rule of `domain`.
 
 use crate::pool_state::{CheckpointMark, Digest, PoolState};
-use crate::record::{KeyRecord, OutboxRecord, Record, UnreadableRecord, VersionRecord, kind};
+use crate::record::{
+    KeyRecord, NotBeforeRecord, OutboxRecord, Record, SettingRecord, UnreadableRecord, VersionRecord, kind,
+};
 use crypto::{MaskedMaterial, SecretBytes};
-use domain::access::{RoleAssignment, Scope};
+use domain::access::{CustomRole, DataAction, Permission, RoleAssignment, Scope};
 use domain::algorithm::{Curve, KeySpec, OctSize, RsaSize};
 use domain::guid::Guid;
 use domain::key::{Attributes, Key, KeyOperations, PublicKey, Tags, Version};
 use domain::name::KeyVersion;
+use domain::setting::Setting;
 use domain::time::IntDate;
 use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
@@ -21,6 +24,9 @@ struct KeyV1 {
     name: String,
     #[cbor(n(1), with = "minicbor::bytes")]
     versions: Vec<u8>,
+    /// Absent while the key is live.
+    #[n(2)]
+    deleted_at: Option<i64>,
 }
 
 #[derive(Encode, Decode)]
@@ -74,6 +80,43 @@ struct AssignmentV1 {
 }
 
 #[derive(Encode, Decode)]
+struct RoleV1 {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    id: [u8; 16],
+    #[n(1)]
+    name: String,
+    #[n(2)]
+    description: String,
+    #[n(3)]
+    permissions: Vec<PermissionV1>,
+}
+
+/// Full names of data actions.
+#[derive(Encode, Decode)]
+struct PermissionV1 {
+    #[n(0)]
+    data_actions: Vec<String>,
+    #[n(1)]
+    not_data_actions: Vec<String>,
+}
+
+#[derive(Encode, Decode)]
+struct SettingV1 {
+    #[n(0)]
+    name: String,
+    #[n(1)]
+    value: bool,
+}
+
+#[derive(Encode, Decode)]
+struct NotBeforeV1 {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    principal: [u8; 16],
+    #[n(1)]
+    not_before: i64,
+}
+
+#[derive(Encode, Decode)]
 struct OutboxV1 {
     #[cbor(n(0), with = "minicbor::bytes")]
     event_id: [u8; 16],
@@ -102,6 +145,7 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
         Record::Key(record) => to_bytes(&KeyV1 {
             name: record.key.name.to_string(),
             versions: record.key.versions().iter().flat_map(|version| version.0).collect(),
+            deleted_at: record.key.deleted_at().map(IntDate::unix_seconds),
         }),
         Record::Version(record) => to_bytes(&version_to_wire(record)),
         Record::Assignment(record) => to_bytes(&AssignmentV1 {
@@ -109,6 +153,14 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
             scope: record.scope.to_string(),
             role: record.role.0,
             principal: record.principal.0,
+        }),
+        Record::Role(role) => to_bytes(&role_to_wire(role)),
+        Record::Setting(record) => {
+            to_bytes(&SettingV1 { name: record.setting.name().to_owned(), value: record.value })
+        }
+        Record::NotBefore(record) => to_bytes(&NotBeforeV1 {
+            principal: record.principal.0,
+            not_before: record.not_before.unix_seconds(),
         }),
         Record::Outbox(record) => to_bytes(&OutboxV1 {
             event_id: record.event_id,
@@ -128,7 +180,9 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
             }
             let versions = versions.iter().copied().map(KeyVersion).collect();
             let name = wire.name.parse().map_err(|_| UnreadableRecord::Malformed)?;
-            let key = Key::from_versions(name, versions).map_err(|_| UnreadableRecord::Malformed)?;
+            let deleted_at = wire.deleted_at.map(IntDate::from_unix_seconds);
+            let key =
+                Key::from_stored(name, versions, deleted_at).map_err(|_| UnreadableRecord::Malformed)?;
             Ok(Record::Key(KeyRecord { key }))
         }
         kind::VERSION => version_from_wire(from_bytes(bytes)?).map(Record::Version),
@@ -139,6 +193,19 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
                 scope: Scope::parse(&wire.scope).map_err(|_| UnreadableRecord::Malformed)?,
                 role: Guid(wire.role),
                 principal: Guid(wire.principal),
+            }))
+        }
+        kind::ROLE => role_from_wire(from_bytes(bytes)?).map(Record::Role),
+        kind::SETTING => {
+            let wire: SettingV1 = from_bytes(bytes)?;
+            let setting = Setting::parse(&wire.name).ok_or(UnreadableRecord::Malformed)?;
+            Ok(Record::Setting(SettingRecord { setting, value: wire.value }))
+        }
+        kind::NOT_BEFORE => {
+            let wire: NotBeforeV1 = from_bytes(bytes)?;
+            Ok(Record::NotBefore(NotBeforeRecord {
+                principal: Guid(wire.principal),
+                not_before: IntDate::from_unix_seconds(wire.not_before),
             }))
         }
         kind::OUTBOX => {
@@ -259,6 +326,35 @@ fn version_from_wire(wire: VersionV1) -> Result<VersionRecord, UnreadableRecord>
     })
 }
 
+fn role_to_wire(role: &CustomRole) -> RoleV1 {
+    let names = |actions: &[DataAction]| actions.iter().map(|action| action.as_str().to_owned()).collect();
+    let permission = |permission: &Permission| PermissionV1 {
+        data_actions: names(&permission.data_actions),
+        not_data_actions: names(&permission.not_data_actions),
+    };
+    RoleV1 {
+        id: role.id().0,
+        name: role.name().to_owned(),
+        description: role.description().to_owned(),
+        permissions: role.permissions().iter().map(permission).collect(),
+    }
+}
+
+fn role_from_wire(wire: RoleV1) -> Result<CustomRole, UnreadableRecord> {
+    let malformed = UnreadableRecord::Malformed;
+    let actions = |names: Vec<String>| {
+        names.iter().map(|name| DataAction::parse(name).ok_or(malformed)).collect::<Result<Vec<_>, _>>()
+    };
+    let permission = |wire: PermissionV1| {
+        Ok(Permission {
+            data_actions: actions(wire.data_actions)?,
+            not_data_actions: actions(wire.not_data_actions)?,
+        })
+    };
+    let permissions = wire.permissions.into_iter().map(permission).collect::<Result<_, _>>()?;
+    CustomRole::new(Guid(wire.id), wire.name, wire.description, permissions).map_err(|_| malformed)
+}
+
 fn curve_code(curve: Curve) -> u32 {
     match curve {
         Curve::P256 => 256,
@@ -302,8 +398,39 @@ mod tests {
                 "key",
                 Record::Key(KeyRecord {
                     key: Key::first("Payroll-2026".parse().unwrap(), KeyVersion([0x11; 16]))
-                        .with_version(KeyVersion([0x22; 16]))
+                        .with_version(KeyVersion([0x22; 16]), 100)
                         .unwrap(),
+                }),
+            ),
+            (
+                "key-deleted",
+                Record::Key(KeyRecord {
+                    key: Key::first("Payroll-2026".parse().unwrap(), KeyVersion([0x11; 16]))
+                        .delete(IntDate::from_unix_seconds(1_800_000_000))
+                        .unwrap(),
+                }),
+            ),
+            (
+                "role",
+                Record::Role(
+                    CustomRole::new(
+                        Guid([4; 16]),
+                        "signers".into(),
+                        "sign, and see what they sign with".into(),
+                        vec![Permission {
+                            data_actions: vec![DataAction::Sign, DataAction::KeyRead],
+                            not_data_actions: vec![DataAction::Decrypt],
+                        }],
+                    )
+                    .unwrap(),
+                ),
+            ),
+            ("setting", Record::Setting(SettingRecord { setting: Setting::Rsa15Decryption, value: false })),
+            (
+                "not-before",
+                Record::NotBefore(NotBeforeRecord {
+                    principal: Guid([5; 16]),
+                    not_before: IntDate::from_unix_seconds(1_800_000_000),
                 }),
             ),
             (
@@ -368,7 +495,7 @@ mod tests {
         }
 
         #[test]
-        fn damaged_records_never_panic(index in 0usize..6, position in 0usize..600, value in any::<u8>()) {
+        fn damaged_records_never_panic(index in 0usize..10, position in 0usize..600, value in any::<u8>()) {
             let (_, record) = samples().swap_remove(index);
             let mut bytes = encode(&record).danger_expose().to_vec();
             let position = position % bytes.len();

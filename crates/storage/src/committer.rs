@@ -5,7 +5,7 @@
 use crate::codec;
 use crate::pool_state::{CheckpointMark, PoolState};
 use crate::record::{Record, RecordId, Stamp, engine_key, kind};
-use crate::store::{CommitError, Committed, Sealing, Table, Transaction};
+use crate::store::{CommitError, Committed, Observer, Sealing, Table, Transaction};
 use crypto::SecretBytes;
 use host::{Commit, CommitOutcome, Engine, EngineError, Expectation, Mutation, OperationId, Revision};
 use std::collections::{HashSet, VecDeque};
@@ -37,10 +37,17 @@ pub(crate) struct Committer {
     state_revision: Revision,
     state_mac: [u8; 32],
     checkpoint: Arc<dyn Fn() -> CheckpointMark + Send + Sync>,
+    observer: Observer,
     waiting: VecDeque<Waiting>,
     drained: Vec<[u8; 16]>,
     /// Set once the store cannot be trusted to be ours any more; everything afterwards is refused with it.
     failed: Option<String>,
+}
+
+/// What one transaction changed, for the observer.
+struct Applied {
+    puts: Vec<Record>,
+    deletes: Vec<RecordId>,
 }
 
 /// What one group writes, built up transaction by transaction.
@@ -51,6 +58,7 @@ struct Group {
     expectations: Vec<Expectation>,
     mutations: Vec<Mutation>,
     bytes: usize,
+    changes: Vec<Applied>,
     answers: Vec<oneshot::Sender<Result<Committed, CommitError>>>,
 }
 
@@ -62,6 +70,7 @@ impl Committer {
         state: PoolState,
         state_revision: Revision,
         checkpoint: Arc<dyn Fn() -> CheckpointMark + Send + Sync>,
+        observer: Observer,
     ) -> Self {
         let state_mac = sealing.names.mac(kind::POOL_STATE, b"");
         Self {
@@ -72,6 +81,7 @@ impl Committer {
             state_revision,
             state_mac,
             checkpoint,
+            observer,
             waiting: VecDeque::new(),
             drained: Vec::new(),
             failed: None,
@@ -118,7 +128,7 @@ impl Committer {
                 let _ = waiting.answer.send(Err(CommitError::Unavailable(reason.clone())));
                 continue;
             }
-            if !group.has_room() {
+            if !group.has_room_for(&waiting.transaction) {
                 self.waiting.push_front(waiting);
                 break;
             }
@@ -150,6 +160,7 @@ impl Committer {
             expectations: Vec::new(),
             mutations: Vec::new(),
             bytes: 0,
+            changes: Vec::new(),
             answers: Vec::new(),
         }
     }
@@ -181,12 +192,14 @@ impl Committer {
     fn add(&self, group: &mut Group, waiting: Waiting, touched: Vec<Vec<u8>>) {
         group.touched.extend(touched);
         let Transaction { puts, deletes, event, .. } = waiting.transaction;
-        for record in puts.into_iter().chain([Record::Outbox(event)]) {
-            self.put(group, &record);
+        for record in &puts {
+            self.put(group, record);
         }
-        for id in deletes {
-            self.delete(group, &id);
+        self.put(group, &Record::Outbox(event));
+        for id in &deletes {
+            self.delete(group, id);
         }
+        group.changes.push(Applied { puts, deletes });
         group.answers.push(waiting.answer);
     }
 
@@ -248,6 +261,11 @@ impl Committer {
             Ok(CommitOutcome::Committed(revision)) => {
                 self.applied(group.generation, group.state, revision, &group.mutations);
                 let stamp = Stamp(group.generation);
+                // Here, where commits have their order, and before anybody hears of them: what the observer shows is
+                // never older than what was acknowledged, and a purge is never overtaken by what it purged.
+                for change in group.changes {
+                    (self.observer)(stamp, change.puts, change.deletes);
+                }
                 for answer in group.answers {
                     let _ = answer.send(Ok(Committed { stamp }));
                 }
@@ -305,9 +323,11 @@ impl Committer {
 }
 
 impl Group {
-    /// Room for the largest transaction: key, version, a handful of assignments, and its event.
-    fn has_room(&self) -> bool {
-        self.mutations.len() + 20 <= MAX_MUTATIONS && self.bytes < MAX_BYTES
+    /// A transaction that is too large for any group goes alone; the engine has the last word on it.
+    fn has_room_for(&self, transaction: &Transaction) -> bool {
+        // The event, and the pool state.
+        let more = transaction.puts.len() + transaction.deletes.len() + 2;
+        self.answers.is_empty() || (self.mutations.len() + more <= MAX_MUTATIONS && self.bytes < MAX_BYTES)
     }
 }
 

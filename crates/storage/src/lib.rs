@@ -15,7 +15,10 @@ mod store;
 
 pub use genesis::{SignedGenesis, UnreadableGenesis};
 pub use pool_state::CheckpointMark;
-pub use record::{KeyRecord, OutboxRecord, Record, RecordId, Stamp, UnreadableRecord, VersionRecord};
+pub use record::{
+    KeyRecord, NotBeforeRecord, OutboxRecord, Record, RecordId, SettingRecord, Stamp, UnreadableRecord,
+    VersionRecord,
+};
 pub use store::{
-    CommitError, Committed, Contents, OpenError, Stamped, Store, Transaction, found, read_genesis,
+    CommitError, Committed, Contents, Observer, OpenError, Stamped, Store, Transaction, found, read_genesis,
 };

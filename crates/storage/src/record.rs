@@ -2,10 +2,13 @@
 
 use crypto::MaskedMaterial;
 use crypto::record::NameKey;
-use domain::access::RoleAssignment;
+use domain::access::{CustomRole, RoleAssignment};
 use domain::guid::Guid;
 use domain::key::{Key, Version};
 use domain::name::{KeyName, KeyVersion};
+use domain::principal::ObjectId;
+use domain::setting::Setting;
+use domain::time::IntDate;
 
 /// The generation of the pool in which a record was last written: grows with every commit, over all records.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -34,11 +37,28 @@ pub struct OutboxRecord {
     pub leaf: Vec<u8>,
 }
 
+/// A setting that was changed from its default, or back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SettingRecord {
+    pub setting: Setting,
+    pub value: bool,
+}
+
+/// Tokens of a principal that were issued before this moment count for nothing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NotBeforeRecord {
+    pub principal: ObjectId,
+    pub not_before: IntDate,
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Record {
     Key(KeyRecord),
     Version(VersionRecord),
     Assignment(RoleAssignment),
+    Role(CustomRole),
+    Setting(SettingRecord),
+    NotBefore(NotBeforeRecord),
     Outbox(OutboxRecord),
 }
 
@@ -48,6 +68,9 @@ pub enum RecordId {
     Key(KeyName),
     Version(KeyName, KeyVersion),
     Assignment(Guid),
+    Role(Guid),
+    Setting(Setting),
+    NotBefore(ObjectId),
     Outbox([u8; 16]),
 }
 
@@ -66,6 +89,9 @@ pub(crate) mod kind {
     pub const KEY: u8 = b'k';
     pub const VERSION: u8 = b'v';
     pub const ASSIGNMENT: u8 = b'a';
+    pub const ROLE: u8 = b'd';
+    pub const SETTING: u8 = b's';
+    pub const NOT_BEFORE: u8 = b'n';
     pub const OUTBOX: u8 = b'o';
     /// Clear copies under `danger-test`; never counted, never read back.
     pub const CLEAR: u8 = b'!';
@@ -77,6 +103,9 @@ impl Record {
             Record::Key(record) => RecordId::Key(record.key.name.clone()),
             Record::Version(record) => RecordId::Version(record.version.name.clone(), record.version.version),
             Record::Assignment(record) => RecordId::Assignment(record.name),
+            Record::Role(role) => RecordId::Role(role.id()),
+            Record::Setting(record) => RecordId::Setting(record.setting),
+            Record::NotBefore(record) => RecordId::NotBefore(record.principal),
             Record::Outbox(record) => RecordId::Outbox(record.event_id),
         }
     }
@@ -88,6 +117,9 @@ impl RecordId {
             RecordId::Key(_) => kind::KEY,
             RecordId::Version(..) => kind::VERSION,
             RecordId::Assignment(_) => kind::ASSIGNMENT,
+            RecordId::Role(_) => kind::ROLE,
+            RecordId::Setting(_) => kind::SETTING,
+            RecordId::NotBefore(_) => kind::NOT_BEFORE,
             RecordId::Outbox(_) => kind::OUTBOX,
         }
     }
@@ -97,7 +129,8 @@ impl RecordId {
         let name = match self {
             RecordId::Key(name) => name.canonical().into_bytes(),
             RecordId::Version(name, version) => [name.canonical().as_bytes(), b"/", &version.0].concat(),
-            RecordId::Assignment(name) => name.0.to_vec(),
+            RecordId::Assignment(id) | RecordId::Role(id) | RecordId::NotBefore(id) => id.0.to_vec(),
+            RecordId::Setting(setting) => setting.name().as_bytes().to_vec(),
             RecordId::Outbox(event_id) => event_id.to_vec(),
         };
         names.mac(self.kind(), &name)

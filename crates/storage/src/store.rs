@@ -51,6 +51,9 @@ pub struct Transaction {
     pub event: OutboxRecord,
 }
 
+/// Is told what a transaction put, with the stamp that all of it has now, and what it deleted. Must not block.
+pub type Observer = Arc<dyn Fn(Stamp, Vec<Record>, Vec<RecordId>) + Send + Sync>;
+
 /// A transaction is durable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Committed {
@@ -179,10 +182,12 @@ impl Store {
     /// Reads and checks everything, then starts the committer on the current runtime.
     ///
     /// `checkpoint` tells how far the audit log has come, durably; each commit writes it into the pool state.
+    /// `observer` is told of each transaction, in the order of commits and before the transaction is acknowledged.
     pub async fn open(
         engine: Arc<dyn Engine>,
         secrets: &DomainSecrets,
         checkpoint: Arc<dyn Fn() -> CheckpointMark + Send + Sync>,
+        observer: Observer,
     ) -> Result<(Store, Contents), OpenError> {
         let genesis = read_genesis(engine.as_ref(), secrets).await?.ok_or(OpenError::Empty)?;
         let pool = genesis.genesis();
@@ -204,7 +209,8 @@ impl Store {
             return Err(OpenError::DigestMismatch { found: read.counted.records, expected: state.records });
         }
         let (requests, queue) = mpsc::channel(QUEUE);
-        let committer = Committer::new(engine, sealing, read.table, state, state_revision, checkpoint);
+        let committer =
+            Committer::new(engine, sealing, read.table, state, state_revision, checkpoint, observer);
         let committer = tokio::spawn(committer.run(queue));
         let contents = Contents { records: read.records, checkpoint: state.checkpoint };
         Ok((Store { requests, genesis, committer }, contents))

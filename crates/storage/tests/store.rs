@@ -40,7 +40,8 @@ fn engine(disk: &SimDisk) -> Arc<RedbEngine> {
 
 async fn open(engine: Arc<dyn Engine>, secrets: &DomainSecrets) -> Result<(Store, Contents), OpenError> {
     storage::found(engine.as_ref(), secrets, genesis(), vec![assignment(0)]).await?;
-    Store::open(engine, secrets, Arc::new(|| CheckpointMark { size: 7, root: [8; 32] })).await
+    let checkpoint = Arc::new(|| CheckpointMark { size: 7, root: [8; 32] });
+    Store::open(engine, secrets, checkpoint, Arc::new(|_, _, _| {})).await
 }
 
 fn assignment(number: u8) -> RoleAssignment {
@@ -72,7 +73,7 @@ fn event(number: u8) -> OutboxRecord {
 fn held(contents: &Contents) -> HashSet<u8> {
     let number = |record: &Record| match record {
         Record::Assignment(assignment) => Some(assignment.name.0[0]),
-        Record::Key(_) | Record::Version(_) | Record::Outbox(_) => None,
+        _ => None,
     };
     contents.records.iter().filter_map(|record| number(&record.value)).collect()
 }

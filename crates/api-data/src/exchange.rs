@@ -1,0 +1,275 @@
+//! One authenticated request on a known route: reads the body, calls the use case, writes the answer's body.
+
+use crate::api::{Answer, query};
+use crate::paging::{self, Place};
+use crate::route::{KeyUse, Route};
+use crate::wire;
+use bytes::Bytes;
+use http::{StatusCode, Uri};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use serde_json::Value;
+use service::{EncryptInput, Error, KeyReference, Page, PageRequest, Pool, Recorded, Ticket};
+use std::error::Error as StdError;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// A body of 64 KiB of plaintext is 88 KiB of base64url.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+const MAX_BODY_SECONDS: u64 = 10;
+
+pub(crate) struct Exchange<'a> {
+    pub pool: &'a Arc<Pool>,
+    pub ticket: Ticket,
+    /// `https://` and the host as the client wrote it.
+    pub origin: String,
+    pub uri: &'a Uri,
+    pub full_receipt: bool,
+}
+
+impl Exchange<'_> {
+    pub async fn answer<B>(self, route: Route, body: B) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let pool = self.pool;
+        let origin = self.origin.clone();
+        match route {
+            Route::CreateKey(name) => {
+                let parse = |body: &[u8]| wire::parse_create(name, body);
+                let act = |ticket, new| pool.create_key(ticket, new);
+                self.with_body(body, parse, act, |view| wire::key_bundle(&origin, &view)).await
+            }
+            Route::ReadKey(key) => {
+                let recorded = pool.read_key(self.ticket, key).await;
+                Answer::recorded(recorded, self.full_receipt, |view| wire::key_bundle(&origin, &view))
+            }
+            Route::UpdateKey(key) => {
+                let act = |ticket, change| pool.update_key(ticket, key, change);
+                self.with_body(body, wire::parse_update, act, |view| wire::key_bundle(&origin, &view)).await
+            }
+            Route::ListKeys => self.list(|ticket, page| pool.list_keys(ticket, page), wire::key_item).await,
+            Route::ListVersions(name) => {
+                let act = |ticket, page| pool.list_versions(ticket, name, page);
+                self.list(act, wire::version_item).await
+            }
+            Route::DeleteKey(name) => {
+                let recorded = pool.delete_key(self.ticket, name).await;
+                Answer::recorded(recorded, self.full_receipt, |view| wire::deleted_bundle(&origin, &view))
+            }
+            Route::ReadDeletedKey(name) => {
+                let recorded = pool.read_deleted_key(self.ticket, name).await;
+                Answer::recorded(recorded, self.full_receipt, |view| wire::deleted_bundle(&origin, &view))
+            }
+            Route::ListDeletedKeys => {
+                self.list(|ticket, page| pool.list_deleted_keys(ticket, page), wire::deleted_item).await
+            }
+            Route::RecoverKey(name) => {
+                let recorded = pool.recover_key(self.ticket, name).await;
+                Answer::recorded(recorded, self.full_receipt, |view| wire::key_bundle(&origin, &view))
+            }
+            Route::PurgeKey(name) => {
+                let mut ticket = self.ticket;
+                ticket.succeeds_with(StatusCode::NO_CONTENT.as_u16());
+                let recorded = pool.purge_key(ticket, name).await;
+                Answer::recorded(recorded, self.full_receipt, |()| Value::Null)
+                    .succeeding_with(StatusCode::NO_CONTENT)
+            }
+            Route::UseKey(operation, key) => self.use_key(operation, key, body).await,
+            Route::RandomBytes => {
+                let act = |ticket, count| pool.random_bytes(ticket, count);
+                self.with_body(body, wire::parse_random, act, |bytes| wire::random(&bytes)).await
+            }
+            Route::CreateAssignment(scope, name) => {
+                let parse = |body: &[u8]| wire::parse_assignment(scope, name, body);
+                let act = |ticket, new| pool.create_assignment(ticket, new);
+                self.creating(body, parse, act, |made| wire::assignment(&made)).await
+            }
+            Route::ReadAssignment(scope, name) => {
+                let recorded = pool.read_assignment(self.ticket, scope, name).await;
+                Answer::recorded(recorded, self.full_receipt, |held| wire::assignment(&held))
+            }
+            Route::DeleteAssignment(scope, name) => {
+                let recorded = pool.delete_assignment(self.ticket, scope, name).await;
+                Answer::recorded(recorded, self.full_receipt, |held| wire::assignment(&held))
+            }
+            Route::ListAssignments(scope) => {
+                let recorded = pool.list_assignments(self.ticket, scope).await;
+                let list = |held: Vec<_>| wire::list(held.iter().map(wire::assignment).collect());
+                Answer::recorded(recorded, self.full_receipt, list)
+            }
+            Route::DefineRole(scope, id) => {
+                let parse = |body: &[u8]| wire::parse_role(id, body);
+                let act = |ticket, role| pool.define_role(ticket, scope, role);
+                self.creating(body, parse, act, |role| wire::role(&role)).await
+            }
+            Route::ReadRole(scope, id) => {
+                let recorded = pool.read_role(self.ticket, scope, id).await;
+                Answer::recorded(recorded, self.full_receipt, |role| wire::role(&role))
+            }
+            Route::DeleteRole(scope, id) => {
+                let recorded = pool.delete_role(self.ticket, scope, id).await;
+                Answer::recorded(recorded, self.full_receipt, |role| wire::role(&role))
+            }
+            Route::ListRoles(scope) => {
+                let recorded = pool.list_roles(self.ticket, scope).await;
+                let list = |roles: Vec<_>| wire::list(roles.iter().map(wire::role).collect());
+                Answer::recorded(recorded, self.full_receipt, list)
+            }
+            Route::ListSettings => {
+                let recorded = pool.list_settings(self.ticket).await;
+                let list = |held: Vec<_>| serde_json::json!({ "settings": held.iter().map(wire::setting).collect::<Vec<_>>() });
+                Answer::recorded(recorded, self.full_receipt, list)
+            }
+            Route::ReadSetting(name) => {
+                let recorded = pool.read_setting(self.ticket, name).await;
+                Answer::recorded(recorded, self.full_receipt, |held| wire::setting(&held))
+            }
+            Route::UpdateSetting(name) => {
+                let act = |ticket, value| pool.update_setting(ticket, name, value);
+                self.with_body(body, wire::parse_setting, act, |held| wire::setting(&held)).await
+            }
+            Route::ListNotBefore => {
+                let recorded = pool.list_not_before(self.ticket).await;
+                let list = |held: Vec<_>| wire::list(held.iter().map(wire::not_before).collect());
+                Answer::recorded(recorded, self.full_receipt, list)
+            }
+            Route::SetNotBefore(principal) => {
+                let act = |ticket, not_before| pool.set_not_before(ticket, principal, not_before);
+                self.with_body(body, wire::parse_not_before, act, |held| wire::not_before(&held)).await
+            }
+            Route::ClearNotBefore(principal) => {
+                let recorded = pool.clear_not_before(self.ticket, principal).await;
+                Answer::recorded(recorded, self.full_receipt, |held| wire::not_before(&held))
+            }
+        }
+    }
+
+    async fn use_key<B>(self, operation: KeyUse, key: KeyReference, body: B) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let pool = self.pool;
+        let origin = self.origin.clone();
+        match operation {
+            KeyUse::Sign => {
+                let act = |ticket, (algorithm, digest)| pool.sign(ticket, key, algorithm, digest);
+                self.with_body(body, wire::parse_sign, act, |used| wire::used_key(&origin, &used)).await
+            }
+            KeyUse::Verify => {
+                let act = |ticket, (algorithm, digest, signature)| {
+                    pool.verify(ticket, key, algorithm, digest, signature)
+                };
+                let render = |used: service::UsedKey<bool>| serde_json::json!({ "value": used.result });
+                self.with_body(body, wire::parse_verify, act, render).await
+            }
+            KeyUse::Encrypt | KeyUse::WrapKey => {
+                let act = |ticket, (algorithm, input): (_, EncryptInput)| async move {
+                    let additional_data = input.additional_data.clone();
+                    let recorded = match operation {
+                        KeyUse::Encrypt => pool.encrypt(ticket, key, algorithm, input).await,
+                        _ => pool.wrap_key(ticket, key, algorithm, input).await,
+                    };
+                    recorded.map(|used| (used, additional_data))
+                };
+                let render = |(used, additional_data): (_, Option<Vec<u8>>)| {
+                    wire::encrypted(&origin, &used, additional_data.as_deref())
+                };
+                self.with_body(body, wire::parse_encrypt, act, render).await
+            }
+            KeyUse::Decrypt => {
+                let act = |ticket, (algorithm, input)| pool.decrypt(ticket, key, algorithm, input);
+                self.with_body(body, wire::parse_decrypt, act, |used| wire::decrypted(&origin, &used)).await
+            }
+            KeyUse::UnwrapKey => {
+                let act = |ticket, (algorithm, input)| pool.unwrap_key(ticket, key, algorithm, input);
+                self.with_body(body, wire::parse_decrypt, act, |used| wire::decrypted(&origin, &used)).await
+            }
+        }
+    }
+
+    /// A use case that takes what `parse` reads from the body.
+    async fn with_body<B, P, T, F>(
+        self,
+        body: B,
+        parse: impl FnOnce(&[u8]) -> Result<P, Error>,
+        act: impl FnOnce(Ticket, P) -> F,
+        render: impl FnOnce(T) -> Value,
+    ) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+        F: Future<Output = Recorded<T>>,
+    {
+        match read_body(body).await.and_then(|body| parse(&body)) {
+            Ok(parsed) => Answer::recorded(act(self.ticket, parsed).await, self.full_receipt, render),
+            Err(error) => Answer::refused(self.ticket, error, self.full_receipt).await,
+        }
+    }
+
+    /// Likewise, answered with 201.
+    async fn creating<B, P, T, F>(
+        mut self,
+        body: B,
+        parse: impl FnOnce(&[u8]) -> Result<P, Error>,
+        act: impl FnOnce(Ticket, P) -> F,
+        render: impl FnOnce(T) -> Value,
+    ) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+        F: Future<Output = Recorded<T>>,
+    {
+        self.ticket.succeeds_with(StatusCode::CREATED.as_u16());
+        self.with_body(body, parse, act, render).await.succeeding_with(StatusCode::CREATED)
+    }
+
+    /// A list in pages.
+    async fn list<C: Place, T, F>(
+        self,
+        act: impl FnOnce(Ticket, PageRequest<C>) -> F,
+        render: impl Fn(&str, &T) -> Value,
+    ) -> Answer
+    where
+        F: Future<Output = Recorded<Page<T, C>>>,
+    {
+        let max_results = query(self.uri, "maxresults");
+        let token = query(self.uri, "$skiptoken");
+        match paging::page_request(max_results.as_deref(), token.as_deref()) {
+            Ok(request) => {
+                let limit = request.limit;
+                let recorded = act(self.ticket, request).await;
+                let api_version = query(self.uri, "api-version").unwrap_or_default();
+                let (origin, path) = (&self.origin, self.uri.path());
+                Answer::recorded(recorded, self.full_receipt, |page| {
+                    let items = page.items.iter().map(|item| render(origin, item)).collect();
+                    let next =
+                        page.next.map(|place| paging::next_link(origin, path, &api_version, limit, &place));
+                    wire::page(items, next)
+                })
+            }
+            Err(error) => Answer::refused(self.ticket, error, self.full_receipt).await,
+        }
+    }
+}
+
+/// The whole body, within its limits of size and time. Wiped when dropped, as it may hold keys to be wrapped.
+async fn read_body<B>(body: B) -> Result<Zeroizing<Vec<u8>>, Error>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let limited = Limited::new(body, MAX_BODY_BYTES).collect();
+    let collected = tokio::time::timeout(Duration::from_secs(MAX_BODY_SECONDS), limited)
+        .await
+        .map_err(|_| Error::BodyTooSlow { limit_seconds: MAX_BODY_SECONDS })?;
+    match collected {
+        Ok(collected) => Ok(Zeroizing::new(collected.to_bytes().to_vec())),
+        Err(error) if error.is::<LengthLimitError>() => Err(Error::BodyTooLarge { limit: MAX_BODY_BYTES }),
+        Err(_) => Err(Error::BodyIncomplete),
+    }
+}

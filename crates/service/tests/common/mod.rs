@@ -1,0 +1,195 @@
+//! A pool on real parts (redb, log files, the software partition) with a clock that tests set.
+#![allow(dead_code)] // each test binary uses a part of it
+
+use crypto::domain_secrets::DomainSecrets;
+use crypto_software::SoftwarePartition;
+use domain::access::{BuiltInRole, Scope};
+use domain::algorithm::KeySpec;
+use domain::guid::Guid;
+use domain::key::Tags;
+use domain::pool::{AuditDurability, Genesis, IssuerPin, PoolClass, RetentionDays};
+use domain::principal::{Caller, TenantId};
+use domain::time::{IntDate, Time};
+use host::Engine;
+use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
+use service::{
+    Clock, Error, KeyReference, KeyView, NewKey, Pool, PoolLimits, PoolParts, Random, Recorded, RequestFacts,
+    SecretBytes, Shown, SystemRandom, Ticket,
+};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+pub const ADMIN: Guid = Guid([0xa1; 16]);
+pub const APP: Guid = Guid([0xa2; 16]);
+pub const OFFICER: Guid = Guid([0xa3; 16]);
+
+/// Wall time, and by how much it was set: monotonic time does not know of that.
+pub struct TestClock(AtomicI64, AtomicI64);
+
+impl TestClock {
+    pub fn pass(&self, milliseconds: i64) {
+        self.0.fetch_add(milliseconds, Ordering::SeqCst);
+    }
+
+    pub fn set_ahead(&self, milliseconds: i64) {
+        self.1.fetch_add(milliseconds, Ordering::SeqCst);
+        self.pass(milliseconds);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Time {
+        Time::from_unix_milliseconds(self.0.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        let passed = self.0.load(Ordering::SeqCst) - self.1.load(Ordering::SeqCst);
+        Duration::from_millis(passed.unsigned_abs())
+    }
+}
+
+/// A pool's directory and secrets, from which it can be opened again and again.
+pub struct Bench {
+    pub directory: tempfile::TempDir,
+    pub secrets: Vec<u8>,
+    pub clock: Arc<TestClock>,
+    pub limits: PoolLimits,
+    pub genesis: Genesis,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            secrets: DomainSecrets::generate().danger_export().danger_expose().to_vec(),
+            clock: Arc::new(TestClock(AtomicI64::new(1_800_000_000_000), AtomicI64::new(0))),
+            limits: PoolLimits::default(),
+            genesis: genesis(),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub async fn open(&self) -> Arc<Pool> {
+        let secrets = DomainSecrets::import(&SecretBytes::new(self.secrets.clone())).unwrap();
+        let engine: Arc<dyn Engine> =
+            Arc::new(RedbEngine::open(self.path().join("store"), EngineOptions::default()).unwrap());
+        let log = Arc::new(FileLog::open(self.path().join("audit"), LogOptions::default()).unwrap());
+        Pool::found(engine.as_ref(), &secrets, self.genesis.clone()).await.unwrap();
+        let parts = PoolParts {
+            engine,
+            log,
+            partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
+            secrets,
+            node: Guid([3; 16]),
+            clock: self.clock.clone(),
+            random: Arc::new(SystemRandom),
+            limits: self.limits,
+            resource_suffixes: vec!["managedhsm.localhost".into()],
+        };
+        let pool = Pool::open(parts).await.unwrap();
+        if self.genesis.class == PoolClass::Test {
+            let roles = [(APP, BuiltInRole::CryptoUser), (OFFICER, BuiltInRole::CryptoOfficer)];
+            let everywhere = roles.map(|(principal, role)| (principal, role, Scope::Root));
+            pool.bootstrap_assignments(everywhere.to_vec()).await.unwrap();
+        }
+        pool
+    }
+}
+
+pub fn genesis() -> Genesis {
+    Genesis {
+        pool: Guid([1; 16]),
+        name: "demo".parse().unwrap(),
+        security_domain: Guid([2; 16]),
+        class: PoolClass::Test,
+        tenant: TenantId::parse("t").unwrap(),
+        issuer: IssuerPin {
+            issuers: vec!["https://issuer.example/t/v2.0".into()],
+            authority: "https://issuer.example/t".into(),
+            key_set: include_bytes!("../issuer-key-set.json").to_vec(),
+            audiences: vec![],
+        },
+        initial_administrators: vec![ADMIN],
+        break_glass_group: None,
+        retention: RetentionDays::DEFAULT,
+        purge_protection: false,
+        audit_durability: AuditDurability::Synced,
+        allow_domain_redownload: false,
+    }
+}
+
+pub fn ticket(pool: &Arc<Pool>, principal: Guid) -> Ticket {
+    let caller = Caller {
+        tenant: TenantId::parse("t").unwrap(),
+        object_id: principal,
+        groups: vec![],
+        issued_at: IntDate::default(),
+        application_id: None,
+        user_principal_name: None,
+    };
+    let request_id = SystemRandom.guid();
+    let facts = RequestFacts {
+        request_id,
+        correlation_id: request_id.to_string(),
+        client_address: "127.0.0.1".into(),
+        user_agent: "test".into(),
+        uri: "https://demo.managedhsm.localhost/".into(),
+        api_version: "7.6".into(),
+        received: Instant::now(),
+        received_at: pool.now(),
+        show: |error| match error {
+            Error::Denied(_) => Shown { status: 403, code: "Forbidden", inner_code: None },
+            _ => Shown { status: 400, code: "Other", inner_code: None },
+        },
+    };
+    pool.admit(Arc::new(caller), facts)
+}
+
+pub fn new_key(name: &str, spec: KeySpec) -> NewKey {
+    NewKey {
+        name: name.parse().unwrap(),
+        spec,
+        public_exponent: None,
+        operations: None,
+        enabled: true,
+        not_before: None,
+        expires: None,
+        exportable: false,
+        tags: Tags::default(),
+    }
+}
+
+pub fn current(name: &str) -> KeyReference {
+    KeyReference { name: name.parse().unwrap(), version: None }
+}
+
+pub fn ok<T>(recorded: Recorded<T>) -> T {
+    let (result, receipt) = recorded.into_parts();
+    assert!(receipt.is_some(), "an answer without a receipt");
+    result.unwrap()
+}
+
+pub fn refused<T>(recorded: Recorded<T>) -> Error {
+    let (result, receipt) = recorded.into_parts();
+    assert!(receipt.is_some(), "a refusal without a receipt");
+    result.err().unwrap()
+}
+
+pub async fn create(pool: &Arc<Pool>, name: &str, spec: KeySpec) -> KeyView {
+    ok(pool.create_key(ticket(pool, APP), new_key(name, spec)).await)
+}
+
+/// Operation names and results of all events that requests left.
+pub async fn events(pool: &Arc<Pool>) -> Vec<String> {
+    let page = pool.audit_page(0, 10_000).await.unwrap();
+    let text = |event: &serde_json::Value, member: &str| event[member].as_str().unwrap().to_owned();
+    page.iter()
+        .filter(|event| event["httpStatusCode"] != 0)
+        .map(|event| format!("{} {}", text(event, "operationName"), text(event, "resultType")))
+        .collect()
+}
