@@ -58,13 +58,18 @@ impl Index {
         self.roles.store(Arc::new(table));
     }
 
-    /// What one transaction changed. Readers see all of a key's part in it, or none.
+    /// What one transaction changed. Readers see all of it in keys, or none; and likewise in roles.
     pub fn apply(&self, stamp: Stamp, puts: Vec<Record>, deletes: Vec<RecordId>) {
         let mut keys = self.keys.write();
         let mut stamps = self.role_stamps.lock();
-        let mut table = RoleTable::clone(&self.roles.load());
+        // Most transactions are about keys alone, and the table is copied to be changed.
+        let is_role = |id: &RecordId| matches!(id, RecordId::Assignment(_) | RecordId::Role(_));
+        let of_roles = puts.iter().any(|record| is_role(&record.id())) || deletes.iter().any(is_role);
+        let mut table = of_roles.then(|| RoleTable::clone(&self.roles.load()));
+        let mut unused = RoleTable::default();
+        let roles = table.as_mut().unwrap_or(&mut unused);
         for record in puts {
-            self.put(&mut keys, &mut stamps, &mut table, record, stamp);
+            self.put(&mut keys, &mut stamps, roles, record, stamp);
         }
         for id in deletes {
             match id {
@@ -78,11 +83,11 @@ impl Index {
                 }
                 RecordId::Assignment(name) => {
                     stamps.assignments.remove(&name);
-                    table.remove(name);
+                    roles.remove(name);
                 }
                 RecordId::Role(id) => {
                     stamps.roles.remove(&id);
-                    table.remove_role(id);
+                    roles.remove_role(id);
                 }
                 RecordId::Setting(setting) => {
                     self.settings.write().remove(&setting);
@@ -93,14 +98,16 @@ impl Index {
                 RecordId::Outbox(_) => {}
             }
         }
-        self.roles.store(Arc::new(table));
+        if let Some(table) = table {
+            self.roles.store(Arc::new(table));
+        }
     }
 
     fn put(
         &self,
         keys: &mut BTreeMap<KeyName, KeyEntry>,
         stamps: &mut RoleStamps,
-        table: &mut RoleTable,
+        roles: &mut RoleTable,
         record: Record,
         stamp: Stamp,
     ) {
@@ -116,11 +123,11 @@ impl Index {
             }
             Record::Assignment(assignment) => {
                 stamps.assignments.insert(assignment.name, stamp);
-                table.insert_all([assignment]);
+                roles.insert_all([assignment]);
             }
             Record::Role(role) => {
                 stamps.roles.insert(role.id(), stamp);
-                table.insert_role(role);
+                roles.insert_role(role);
             }
             Record::Setting(SettingRecord { setting, value }) => {
                 self.settings.write().insert(setting, Stamped { value, stamp });

@@ -83,8 +83,7 @@ impl Pool {
             Ok(record) => record,
             Err(error) => return ticket.record(Err(error)).await,
         };
-        let view = self.view(&record.version);
-        self.record_change(ticket, || self.decide_create(&record, view.clone())).await
+        self.record_change(ticket, || self.decide_create(&record)).await
     }
 
     pub async fn read_key(self: &Arc<Self>, mut ticket: Ticket, key: KeyReference) -> Recorded<KeyView> {
@@ -489,18 +488,20 @@ impl Pool {
         Ok(VersionRecord { version, material: generated.masked })
     }
 
-    fn decide_create(&self, record: &VersionRecord, view: KeyView) -> Result<Change<KeyView>, Error> {
-        let name = &record.version.name;
+    fn decide_create(&self, made: &VersionRecord) -> Result<Change<KeyView>, Error> {
+        let mut record = made.clone();
         let version = record.version.version;
-        let (held, key) = self.extended(name, version)?;
+        let (held, key) = self.extended(&record.version.name, version)?;
+        // As the key's first creator wrote it, so that all its versions have identifiers of one spelling.
+        record.version.name = key.name.clone();
         Ok(Change {
             expectations: vec![
-                (RecordId::Key(name.clone()), held),
-                (RecordId::Version(name.clone(), version), None),
+                (RecordId::Key(key.name.clone()), held),
+                (RecordId::Version(key.name.clone(), version), None),
             ],
-            puts: vec![Record::Key(KeyRecord { key }), Record::Version(record.clone())],
+            value: self.view(&record.version),
+            puts: vec![Record::Key(KeyRecord { key }), Record::Version(record)],
             deletes: vec![],
-            value: view,
         })
     }
 
@@ -508,7 +509,6 @@ impl Pool {
     fn extended(&self, name: &KeyName, version: KeyVersion) -> Result<(Option<Stamp>, Key), Error> {
         let limit = self.limits().keys;
         match self.index().key(name) {
-            // The name stays as its first creator wrote it.
             Some(held) => {
                 let key = held.value.with_version(version, self.limits().versions_per_key)?;
                 Ok((Some(held.stamp), key))

@@ -10,7 +10,7 @@ use domain::key::Tags;
 use domain::pool::{AuditDurability, Genesis, IssuerPin, PoolClass, RetentionDays};
 use domain::principal::{Caller, TenantId};
 use domain::time::{IntDate, Time};
-use host::Engine;
+use host::{Engine, Log};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use service::{
     Clock, Error, KeyReference, KeyView, NewKey, Pool, PoolLimits, PoolParts, Random, Recorded, RequestFacts,
@@ -75,10 +75,13 @@ impl Bench {
     }
 
     pub async fn open(&self) -> Arc<Pool> {
+        let engine = RedbEngine::open(self.path().join("store"), EngineOptions::default()).unwrap();
+        let log = FileLog::open(self.path().join("audit"), LogOptions::default()).unwrap();
+        self.open_on(Arc::new(engine), Arc::new(log)).await
+    }
+
+    pub async fn open_on(&self, engine: Arc<dyn Engine>, log: Arc<dyn Log>) -> Arc<Pool> {
         let secrets = DomainSecrets::import(&SecretBytes::new(self.secrets.clone())).unwrap();
-        let engine: Arc<dyn Engine> =
-            Arc::new(RedbEngine::open(self.path().join("store"), EngineOptions::default()).unwrap());
-        let log = Arc::new(FileLog::open(self.path().join("audit"), LogOptions::default()).unwrap());
         Pool::found(engine.as_ref(), &secrets, self.genesis.clone()).await.unwrap();
         let parts = PoolParts {
             engine,
