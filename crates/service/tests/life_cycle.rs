@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used)] // a failed check is a failed test
 mod common;
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::*;
 use domain::access::{BuiltInRole, CustomRole, DataAction, Permission, RoleAssignment, Scope};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
@@ -10,9 +14,10 @@ use domain::key::{KeyRefused, VersionChange};
 use domain::name::KeyName;
 use domain::pool::{Genesis, PoolClass, RetentionDays};
 use domain::time::IntDate;
+use serde_json::json;
 use service::{
-    DecryptInput, Error, KeyReference, NewAssignment, Page, PageRequest, Pool, PoolLimits, Recorded,
-    Schedule, Tick, UsedKey,
+    DecryptInput, Error, KeyReference, NewAssignment, NotAuthenticated, Page, PageRequest, Pool, PoolLimits,
+    Recorded, Schedule, Tick, UsedKey,
 };
 use std::sync::Arc;
 
@@ -294,6 +299,42 @@ async fn rsa15_can_be_turned_off_and_its_failures_are_limited_in_production() {
     assert!(matches!(refused(garbage().await), Error::Rsa15Off));
     let unknown = refused(pool.update_setting(ticket(&pool, ADMIN), "nothing".into(), false).await);
     assert!(matches!(unknown, Error::SettingNotFound(_)));
+}
+
+/// A token of [`APP`] issued at `issued_at`, signed as the pool's issuer would.
+fn token(key: &EcdsaKeyPair, issued_at: i64) -> String {
+    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = part(json!({ "alg": "ES256", "kid": "1", "typ": "JWT" }));
+    let claims = part(json!({
+        "iss": "https://issuer.example/t/v2.0", "aud": "https://managedhsm.localhost", "tid": "t",
+        "oid": APP.to_string(), "iat": issued_at, "nbf": issued_at, "exp": issued_at + 3_600,
+    }));
+    let signed = format!("{header}.{claims}");
+    let signature = key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn withdrawn_tokens_are_refused_at_once() {
+    let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+    let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+    let jwk = json!({ "kty": "EC", "crv": "P-256", "kid": "1", "alg": "ES256", "x": x, "y": y });
+    let mut bench = Bench::new();
+    bench.genesis.issuer.key_set = json!({ "keys": [jwk] }).to_string().into_bytes();
+    let pool = bench.open().await;
+    let now = pool.now().int_date().unix_seconds();
+    let old = token(&key, now - 10);
+    let same_second = token(&key, now);
+    assert_eq!(pool.authenticate(&old).unwrap().object_id, APP);
+    ok(pool.set_not_before(ticket(&pool, ADMIN), APP, None).await);
+    for token in [&old, &same_second] {
+        assert!(matches!(pool.authenticate(token), Err(NotAuthenticated::Withdrawn)));
+    }
+    bench.clock.pass(1_000);
+    assert!(pool.authenticate(&token(&key, now + 1)).is_ok());
+    ok(pool.clear_not_before(ticket(&pool, ADMIN), APP).await);
+    assert!(pool.authenticate(&old).is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
