@@ -11,6 +11,7 @@ mod assertion;
 mod client_certificate;
 mod documents;
 mod federation;
+mod managed_identity;
 mod problem;
 mod replay;
 mod signing_key;
@@ -22,6 +23,9 @@ pub use client_certificate::{ClientCertificate, ClientCertificateError, MAX_CERT
 pub use federation::{
     FEDERATION_AUDIENCE, FederatedCredential, FederatedCredentialError, MAX_FEDERATED_CREDENTIALS,
     MAX_FEDERATED_NAME_BYTES,
+};
+pub use managed_identity::{
+    APP_SERVICE_PATH, INSTANCE_METADATA_PATH, ManagedClient, ManagedIdentity, ManagedIdentityError,
 };
 pub use signing_key::{PublicSigningKey, SigningKey, SigningKeyError, SigningKeys};
 pub use state::{ISSUER_STATE_VERSION, IssuerState, IssuerStateError, MAX_ISSUER_STATE_BYTES};
