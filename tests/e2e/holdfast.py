@@ -40,12 +40,12 @@ def unb64(text):
 
 
 def free_ports():
-    """The first of five neighbouring ports that nobody uses, below the range of outgoing connections."""
-    start = 20000 + os.getpid() % 1000 * 5
-    for first in range(start, 32000, 5):
+    """The first of six neighbouring ports that nobody uses, below the range of outgoing connections."""
+    start = 20000 + os.getpid() % 1000 * 6
+    for first in range(start, 32000, 6):
         with contextlib.ExitStack() as stack:
             try:
-                for port in range(first, first + 5):
+                for port in range(first, first + 6):
                     probe = stack.enter_context(socket.socket())
                     # As the server itself does: a port in TIME_WAIT is free.
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -95,14 +95,17 @@ def test_no_secret_in_the_log(pool):
     # What it prints to be pasted tells where secrets are; a log file is often readable by many.
     for name in ("HOLDFAST_ADMIN_CLIENT_SECRET", "HOLDFAST_APP_CLIENT_SECRET"):
         assert pool.variables[name] not in log, name
+    assert pool.exports("--managed-identity")["IDENTITY_HEADER"] not in log
     assert pool.token() not in log
     assert "PRIVATE KEY" not in log
 
 
-@pytest.mark.parametrize("offset", [0, 3, 4], ids=["data plane", "issuer", "proxy"])
+@pytest.mark.parametrize("offset", [0, 3, 4, 5], ids=["data plane", "issuer", "proxy", "managed identity"])
 def test_a_port_in_use_is_named(own_pool, offset):
     port = own_pool.port + offset
     with socket.socket() as taken:
+        # What an earlier pool's connections left on the port is in nobody's way.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", port))
         taken.listen()
         words = [own_pool.program, "quickstart", "--data", str(own_pool.data), "--port", str(own_pool.port)]

@@ -194,6 +194,11 @@ impl VerificationKey {
         }
     }
 
+    /// The key with this modulus and exponent, without a name, for RS256 and PS256.
+    pub(crate) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, String> {
+        Ok(Self { kid: None, x5t: None, only: None, material: rsa_of(modulus, exponent)? })
+    }
+
     fn parse(jwk: serde_json::Value) -> Result<Self, String> {
         let jwk: Jwk = serde_json::from_value(jwk).map_err(|_| "a member has the wrong type".to_owned())?;
         if let Some(purpose) = jwk.r#use.as_deref().filter(|purpose| *purpose != "sig") {
@@ -262,9 +267,11 @@ struct Jwk {
 }
 
 fn rsa(jwk: &Jwk) -> Result<Material, String> {
-    let modulus = member(&jwk.n, "n")?;
-    let exponent = member(&jwk.e, "e")?;
-    let (modulus, exponent) = (without_leading_zeros(&modulus), without_leading_zeros(&exponent));
+    rsa_of(&member(&jwk.n, "n")?, &member(&jwk.e, "e")?)
+}
+
+fn rsa_of(modulus: &[u8], exponent: &[u8]) -> Result<Material, String> {
+    let (modulus, exponent) = (without_leading_zeros(modulus), without_leading_zeros(exponent));
     let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
     if !RSA_BITS.contains(&bits) {
         return Err(format!(

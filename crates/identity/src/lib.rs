@@ -9,6 +9,8 @@ pub mod issuer;
 pub mod key_set;
 pub mod token;
 
+mod der;
+mod jws;
 mod text;
 
 pub use audience::{Audiences, MalformedSuffix};

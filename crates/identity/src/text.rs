@@ -1,5 +1,6 @@
 //! Small conversions that verifier and issuer share.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use domain::time::Time;
@@ -19,6 +20,12 @@ pub(crate) fn base64url_decode(text: &str) -> Option<Vec<u8>> {
 
 pub(crate) fn base64url(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
 }
 
 /// Foreign text made fit for an error message or a log line: printable ASCII, bounded, in quotes.

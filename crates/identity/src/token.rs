@@ -9,10 +9,10 @@
 //! look-up. What is remembered is who the caller is, never what the caller may do.
 
 use crate::audience::Audiences;
+use crate::jws::{Jws, json, numeric_date, present};
 use crate::key_set::{KeySet, TokenAlgorithm, VerificationKey};
-use crate::text::{LAST_SECOND, base64url_decode, rfc3339, shown};
+use crate::text::{rfc3339, sha256, shown};
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{SHA256, digest};
 use domain::principal::{Caller, ObjectId, TenantId};
 use domain::time::Time;
 use quick_cache::sync::Cache;
@@ -193,11 +193,7 @@ impl TokenVerifier {
         let header = Header::parse(jws.header)?;
         let algorithm = header.check()?;
         let key = self.key(state, &header, &jws)?;
-        let parsed = key
-            .for_algorithm(algorithm)
-            .ok_or_else(|| TokenError::AlgorithmMismatch { algorithm, key_is_for: key.purpose() })?;
-        let signature = decode(jws.signature, "signature")?;
-        parsed.verify_sig(jws.signed.as_bytes(), &signature).map_err(|_| TokenError::BadSignature)?;
+        jws.verify(key, algorithm)?;
 
         let claims = Claims::parse(jws.payload)?;
         self.accept(&claims, state.generation, now)
@@ -329,26 +325,6 @@ impl Verified {
     }
 }
 
-/// The parts of a compact serialization, still encoded.
-struct Jws<'a> {
-    /// `header.payload`, which the signature covers.
-    signed: &'a str,
-    header: &'a str,
-    payload: &'a str,
-    signature: &'a str,
-}
-
-impl<'a> Jws<'a> {
-    fn split(token: &'a str) -> Result<Self, TokenError> {
-        let three = || {
-            let (signed, signature) = token.rsplit_once('.')?;
-            let (header, payload) = signed.split_once('.')?;
-            (!payload.contains('.')).then_some(Self { signed, header, payload, signature })
-        };
-        three().ok_or_else(|| TokenError::NotThreeParts { found: token.split('.').count() })
-    }
-}
-
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -358,10 +334,6 @@ struct Header {
     /// Present in any form, `null` included.
     #[serde(default, deserialize_with = "present")]
     crit: bool,
-}
-
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
 impl Header {
@@ -452,22 +424,10 @@ impl Claims {
         }
     }
 
-    /// A NumericDate (RFC 7519 section 2): seconds, with a fraction or without; some issuers write fractions.
     fn time(&self, Claim(claim, value): Claim) -> Result<Option<Time>, TokenError> {
         let Some(value) = value(self) else { return Ok(None) };
-        let milliseconds = match (value.as_i64(), value.as_f64()) {
-            (Some(seconds), _) if (0..=LAST_SECOND).contains(&seconds) => seconds * 1000,
-            (None, Some(seconds)) if (0.0..=LAST_SECOND as f64).contains(&seconds) => {
-                (seconds * 1000.0).floor() as i64
-            }
-            _ => {
-                return Err(TokenError::MalformedClaim {
-                    claim,
-                    expected: "seconds since 1970, up to year 9999",
-                });
-            }
-        };
-        Ok(Some(Time::from_unix_milliseconds(milliseconds)))
+        let malformed = TokenError::MalformedClaim { claim, expected: "seconds since 1970, up to year 9999" };
+        numeric_date(value).map(Some).ok_or(malformed)
     }
 
     fn object_id(&self) -> Result<ObjectId, TokenError> {
@@ -498,26 +458,6 @@ impl Claims {
         let names: Option<Vec<&str>> = groups.iter().map(Value::as_str).collect();
         Ok(names.ok_or(malformed)?.iter().filter_map(|name| name.parse().ok()).collect())
     }
-}
-
-fn decode(encoded: &str, part: &'static str) -> Result<Vec<u8>, TokenError> {
-    base64url_decode(encoded).ok_or(TokenError::NotBase64Url { part })
-}
-
-/// Only the position of a JSON error is kept: its text may repeat parts of the token.
-fn json<T: serde::de::DeserializeOwned>(encoded: &str, part: &'static str) -> Result<T, TokenError> {
-    let bytes = decode(encoded, part)?;
-    // serde would also take an array for a struct.
-    if bytes.trim_ascii_start().first() != Some(&b'{') {
-        return Err(TokenError::NotJson { part, column: 1 });
-    }
-    serde_json::from_slice(&bytes).map_err(|error| TokenError::NotJson { part, column: error.column() })
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
 }
 
 fn seconds_between(earlier: Time, later: Time) -> i64 {

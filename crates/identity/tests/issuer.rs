@@ -133,6 +133,11 @@ async fn scopes_give_their_audience_without_final_slash() {
         ("https://management.core.windows.net//.default", "https://management.core.windows.net"),
         ("https://management.azure.com/.default", "https://management.azure.com"),
         ("https://graph.microsoft.com/.default", "https://graph.microsoft.com"),
+        // As MSAL for Go writes it.
+        (
+            "https://managedhsm.localhost/.default openid offline_access profile",
+            "https://managedhsm.localhost",
+        ),
     ] {
         let (status, answer) = post(V2, &form(&[("scope", scope)])).await;
         assert_eq!(status, StatusCode::OK, "{scope}: {answer}");
@@ -250,12 +255,13 @@ async fn each_mistake_has_its_answer() {
         ),
         (replaced("scope", "/.default"), 400, "invalid_scope", 70_011, "is not valid"),
         (
-            replaced("scope", "https://managedhsm.localhost/.default openid"),
+            replaced("scope", "https://managedhsm.localhost/.default https://graph.microsoft.com/.default"),
             400,
             "invalid_scope",
             70_011,
             "is not valid",
         ),
+        (replaced("scope", "openid profile"), 400, "invalid_scope", 70_011, "is not valid"),
         (
             replaced("scope", "https://managedhsm.localhost///.default"),
             400,
@@ -273,11 +279,11 @@ async fn each_mistake_has_its_answer() {
         ([good(), vec![("resource", "x")]].concat(), 400, "invalid_request", 90_023, "exclude each other"),
         ([good(), vec![scope]].concat(), 400, "invalid_request", 90_023, "more than once"),
         (
-            [without("client_secret"), vec![("client_assertion", "x.y.z")]].concat(),
+            [good(), vec![("client_assertion", "x.y.z")]].concat(),
             400,
             "invalid_request",
             90_023,
-            "takes 'client_secret', not 'client_assertion'",
+            "exclude each other",
         ),
     ] {
         let (found, answer) = post(V2, &fields).await;
@@ -417,7 +423,9 @@ fn config() -> IssuerConfig {
             client_id: CLIENT.parse().unwrap(),
             object_id: OBJECT.parse().unwrap(),
             display_name: "app".to_owned(),
-            secret_sha256: secret_digest(SECRET),
+            secret_sha256: Some(secret_digest(SECRET)),
+            certificates: Vec::new(),
+            federated: Vec::new(),
         }],
         token_lifetime: DEFAULT_TOKEN_LIFETIME,
     }

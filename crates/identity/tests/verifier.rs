@@ -81,6 +81,10 @@ fn groups_count_only_when_all_of_them_are_listed() {
     assert_eq!(groups(&|claims| claims["groups"] = json!(vec![GROUP; 200])).len(), 200);
     assert!(groups(&|claims| claims["groups"] = json!(vec![GROUP; 201])).is_empty());
     assert!(groups(&|claims| claims["hasgroups"] = json!(true)).is_empty());
+    assert!(groups(&|claims| claims["hasgroups"] = json!(false)).is_empty(), "the mark alone counts");
+    assert_eq!(groups(&|claims| claims["_claim_names"] = Value::Null), listed);
+    assert!(groups(&|claims| claims["_claim_names"] = json!({"groups": null})).is_empty());
+    assert!(groups(&|claims| claims["groups"] = json!([GROUP.replace('-', ""), ""])).is_empty());
     assert!(groups(&|claims| claims["_claim_names"] = json!({"groups": "src1"})).is_empty());
 }
 
@@ -278,13 +282,41 @@ fn algorithm_confusion_gains_nothing() {
     let empty = format!("{}.{}.", part(&json!({"alg": "RS256", "kid": "rsa"})), part(&claims()));
     assert_eq!(refusal(&empty), TokenError::BadSignature);
 
-    let signed = format!("{}.{}", part(&json!({"alg": "HS256", "kid": "rsa"})), part(&claims()));
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &rsa_public_key_der());
-    let tag = aws_lc_rs::hmac::sign(&key, signed.as_bytes());
-    assert!(matches!(
-        refusal(&format!("{signed}.{}", base64url(tag))),
-        TokenError::UnsupportedAlgorithm { .. }
-    ));
+    // Whatever spelling of a public key serves as the secret.
+    for (kid, secret) in [
+        ("rsa", rsa_public_key_der()),
+        ("rsa", rsa_jwk("rsa").to_string().into_bytes()),
+        ("rsa", rsa_jwk("rsa")["n"].as_str().unwrap().as_bytes().to_vec()),
+        ("ec", ec_jwk("ec").to_string().into_bytes()),
+        ("rsa", Vec::new()),
+    ] {
+        let signed = format!("{}.{}", part(&json!({"alg": "HS256", "kid": kid})), part(&claims()));
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
+        let tag = aws_lc_rs::hmac::sign(&key, signed.as_bytes());
+        assert!(matches!(
+            refusal(&format!("{signed}.{}", base64url(tag))),
+            TokenError::UnsupportedAlgorithm { .. }
+        ));
+    }
+
+    // A good signature under the name of a key of another type.
+    for (signer, header) in [
+        (Signer::Es256, json!({"alg": "ES256", "kid": "rsa"})),
+        (Signer::Es256, json!({"alg": "ES256", "x5t": "dGh1bWI"})),
+        (Signer::Rs256, json!({"alg": "RS256", "kid": "ec"})),
+        (Signer::Ps256, json!({"alg": "PS256", "kid": "ec"})),
+        (Signer::Rs256, json!({"alg": "RS256", "kid": "rsa-ps"})),
+    ] {
+        let refused = refusal(&signer.token_with_header(&header, &claims()));
+        assert!(matches!(refused, TokenError::AlgorithmMismatch { .. }), "{header}: {refused}");
+    }
+    // A good signature under the name of another key of its type is as bad as none.
+    let header = json!({"alg": "RS256", "kid": "foreign"});
+    let keys = KeySet::parse(json!({"keys": [foreign_rsa_jwk()]}).to_string().as_bytes()).unwrap();
+    let refused = TokenVerifier::new(config(), keys)
+        .verify(&Signer::Rs256.token_with_header(&header, &claims()), at(NOW))
+        .unwrap_err();
+    assert_eq!(refused, TokenError::BadSignature);
 
     // Right key, right type, other scheme than the header names.
     let header = json!({"alg": "PS256", "kid": "rsa"});
@@ -553,6 +585,15 @@ proptest! {
         let _ = KeySet::parse(json!({"keys": keys}).to_string().as_bytes());
         let _ = KeySet::parse(keys[2].to_string().as_bytes());
     }
+}
+
+/// RFC 7515 appendix A.2.
+fn foreign_rsa_jwk() -> Value {
+    json!({"kty": "RSA", "kid": "foreign", "e": "AQAB",
+        "n": "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-\
+            yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-\
+            KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_\
+            h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ"})
 }
 
 fn refusal(token: &str) -> TokenError {

@@ -1,4 +1,5 @@
-//! The quickstart's CA, and the certificates that it signs for the listeners.
+//! The quickstart's CA, and the certificates that it signs for the listeners; and the certificate by which the principal
+//! `app` proves who it is, which nobody signs but itself.
 //!
 //! A listener makes its key at each start and asks for a certificate with a request (PKCS#10); the CA copies from the
 //! request nothing but the public key and names that it knows.
@@ -6,9 +7,11 @@
 use crate::CommandError;
 use crate::files;
 use crate::layout::{Layout, POOL_NAME, RESOURCE_SUFFIX};
+use identity::issuer::SigningKey;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
+    SanType,
 };
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -85,6 +88,28 @@ impl CertificateAuthority {
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         Ok(Arc::new(config))
     }
+}
+
+/// The certificate of the principal `app`, made at first with its key: whoever reads the file can be `app`. RSA, as
+/// clients sign with nothing else.
+pub fn app_certificate(layout: &Layout) -> Result<CertificateDer<'static>, CommandError> {
+    let pem = files::read_or_make::<CommandError>(&layout.app_certificate(), || {
+        let key_pem = SigningKey::generate()?.to_pkcs8_pem()?;
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&key_pem, &PKCS_RSA_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name("Holdfast quickstart app (class test)");
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        (params.not_before, params.not_after) = validity(Duration::days(365 * CA_YEARS));
+        let certificate = params.self_signed(&key)?.pem();
+        // Room for both, so that no part of the key is left behind by growing.
+        let mut pem = Zeroizing::new(Vec::with_capacity(key_pem.len() + certificate.len()));
+        pem.extend_from_slice(key_pem.as_bytes());
+        pem.extend_from_slice(certificate.as_bytes());
+        Ok(pem)
+    })?;
+    let unreadable = || format!("{} holds no certificate in PEM", layout.app_certificate().display());
+    Ok(rustls_pki_types::pem::PemObject::from_pem_slice(&pem).map_err(|_| unreadable())?)
 }
 
 fn names() -> Vec<SanType> {

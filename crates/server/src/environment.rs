@@ -1,9 +1,11 @@
 //! `holdfast env`: shell exports, so that `eval "$(holdfast env)"` points any client at a quickstart.
 
 use crate::CommandError;
+use crate::files;
 use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::output;
 use crate::state::{Principal, Principals, Settings};
+use identity::issuer::APP_SERVICE_PATH;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,6 +18,10 @@ pub struct Arguments {
     /// CLIENT_ID and CLIENT_SECRET of the principal that may do everything, for conformance suites.
     #[arg(long)]
     conformance: bool,
+    /// Also IDENTITY_ENDPOINT, IDENTITY_HEADER and AZURE_POD_IDENTITY_AUTHORITY_HOST, for managed identity. Whoever looks
+    /// for any credential it can find, as DefaultAzureCredential does, takes that one then.
+    #[arg(long)]
+    managed_identity: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
@@ -50,6 +56,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     export_principal("ADMIN", &principals.admin)?;
     export_principal("APP", &principals.app)?;
+    let certificate = std::path::absolute(layout.app_certificate())?;
+    export("HOLDFAST_APP_CERTIFICATE", &certificate.display().to_string())?;
+    if arguments.managed_identity {
+        let header = files::read(&layout.identity_header())?.ok_or_else(missing)?;
+        let url = settings.managed_identity_url();
+        export("IDENTITY_ENDPOINT", &format!("{url}{APP_SERVICE_PATH}"))?;
+        export("IDENTITY_HEADER", std::str::from_utf8(&header)?)?;
+        export("AZURE_POD_IDENTITY_AUTHORITY_HOST", &url)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

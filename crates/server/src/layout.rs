@@ -60,6 +60,16 @@ impl Layout {
         self.data.join("identity").join("principals.json")
     }
 
+    /// Key and certificate by which the principal `app` signs assertions.
+    pub fn app_certificate(&self) -> PathBuf {
+        self.data.join("identity").join("app.pem")
+    }
+
+    /// What programs on this machine show to the App Service form of managed identity.
+    pub fn identity_header(&self) -> PathBuf {
+        self.data.join("identity").join("identity-header")
+    }
+
     pub fn ca_certificate(&self) -> PathBuf {
         self.data.join("ca").join("ca.pem")
     }

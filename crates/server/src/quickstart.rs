@@ -5,13 +5,16 @@
 //! the next one goes on from there.
 
 use crate::CommandError;
-use crate::certificates::CertificateAuthority;
+use crate::certificates::{CertificateAuthority, app_certificate};
 use crate::environment::word;
 use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
 use crate::state::{LAST_PORT, Principals, Settings};
-use crate::{admin, detach, files, hardening, output, proxy, remains, running, schedule};
+use crate::{
+    admin, detach, files, hardening, issuer_federation, managed_identity, output, proxy, remains, running,
+    schedule,
+};
 use api_data::{Api, ApiConfig, Connection};
 use crypto::SecretBytes;
 use crypto::domain_secrets::DomainSecrets;
@@ -27,7 +30,8 @@ use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
 use identity::Audiences;
 use identity::issuer::{
-    DEFAULT_TOKEN_LIFETIME, GRAPH_AUDIENCE, Issuer, IssuerConfig, IssuerState, RESOURCE_MANAGER_AUDIENCES,
+    ClientCertificate, DEFAULT_TOKEN_LIFETIME, FederatedCredential, GRAPH_AUDIENCE, Issuer, IssuerConfig,
+    IssuerState, ManagedClient, ManagedIdentity, RESOURCE_MANAGER_AUDIENCES, generate_client_secret,
 };
 use seal::{FILE_ROOT_BYTES, FileRoot, Root};
 use service::{Clock, Pool, PoolLimits, PoolParts, Random, SystemClock, SystemRandom};
@@ -43,6 +47,8 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 const PUBLIC_AUDIENCE: &str = "https://managedhsm.azure.net";
+/// Under this name Go clients ask the issuer alone and no directory of clouds.
+const ALIAS_TENANT: &str = "adfs";
 const BACKLOG: u32 = 1024;
 
 #[derive(clap::Args)]
@@ -50,7 +56,8 @@ pub struct Arguments {
     /// Where everything is kept.
     #[arg(long = "data", value_name = "DIR", default_value_os_t = layout::default_directory())]
     data: PathBuf,
-    /// The pool's port; the issuer is at this plus 3, the CONNECT proxy at this plus 4. Default 8443, or as last time.
+    /// The pool's port; the issuer is at this plus 3, the CONNECT proxy at this plus 4, managed identity at this plus 5.
+    /// Default 8443, or as last time.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(LAST_PORT)))]
     port: Option<u16>,
     /// Serve in the background; `holdfast stop` ends it.
@@ -61,6 +68,14 @@ pub struct Arguments {
     with_conformance_principal: bool,
     #[command(flatten)]
     founding: Founding,
+    /// Let tokens of other issuers stand for the principal `app`: those that this file lists with their pinned keys
+    /// (docs/formats/federated-credentials.md). Replaces the list of an earlier start.
+    #[arg(long, value_name = "FILE")]
+    federate: Option<PathBuf>,
+    /// Name the tenant `adfs` in challenges, and not by its GUID: programs in Go with AZURE_TENANT_ID=adfs then ask nobody
+    /// but the issuer here.
+    #[arg(long)]
+    adfs: bool,
     /// Trust the CAs in this PEM file for calls that the pool makes (class test only; no operation makes one yet).
     #[arg(long, value_name = "FILE")]
     trust_ca: Option<PathBuf>,
@@ -134,9 +149,11 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
         settings.write(&layout)?;
     }
 
+    let federated = arguments.federate.as_deref().map(issuer_federation::read).transpose()?;
     let principals = Principals::open(&layout, arguments.with_conformance_principal)?;
     let authority = CertificateAuthority::open(&layout)?;
-    let issuer = open_issuer(&layout, &settings, &principals)?;
+    let issuer = open_issuer(&layout, &settings, &principals, federated)?;
+    let managed_identity = open_managed_identity(&layout, &issuer, &principals)?;
     let pool = open_pool(&layout, &issuer, &principals, arguments.founding).await?;
 
     let (close, closing) = watch::channel(false);
@@ -147,7 +164,7 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
             hosts: [&format!("{POOL_NAME}.{RESOURCE_SUFFIX}"), "localhost", "127.0.0.1", "[::1]"]
                 .map(String::from)
                 .to_vec(),
-            authority: format!("{}/{}", settings.issuer_url(), principals.tenant),
+            authority: challenged_authority(&settings, &principals, arguments.adfs),
             audiences: Audiences::new([RESOURCE_SUFFIX], [PUBLIC_AUDIENCE])?,
             default_resource: format!("https://{RESOURCE_SUFFIX}:{}", settings.port),
         },
@@ -182,6 +199,8 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
         services.spawn(listener::serve(listener, of_issuer.clone(), handler));
     }
     let proxied = vec![settings.port, settings.issuer_port()];
+    let router = TowerToHyperService::new(managed_identity.router());
+    services.spawn(managed_identity::serve(listeners.managed_identity, router, closing.clone()));
     services.spawn(proxy::serve(listeners.proxy, proxied, capacity.tunnels, closing.clone()));
     services.spawn(schedule::run(pool.clone(), closing.clone()));
     services.spawn(admin::serve(admin::bind(&layout.admin_socket())?, pool.clone(), closing));
@@ -213,6 +232,7 @@ struct Listeners {
     pool: Vec<TcpListener>,
     issuer: Vec<TcpListener>,
     proxy: TcpListener,
+    managed_identity: TcpListener,
 }
 
 impl Listeners {
@@ -226,10 +246,12 @@ impl Listeners {
             }
             Ok(listeners)
         };
+        let on_ipv4 = |what: &str, port: u16| bind((Ipv4Addr::LOCALHOST, port).into(), what);
         Ok(Self {
             pool: on_loopback("the pool", settings.port)?,
             issuer: on_loopback("the issuer", settings.issuer_port())?,
-            proxy: bind((Ipv4Addr::LOCALHOST, settings.proxy_port()).into(), "the CONNECT proxy")?,
+            proxy: on_ipv4("the CONNECT proxy", settings.proxy_port())?,
+            managed_identity: on_ipv4("managed identity", settings.managed_identity_port())?,
         })
     }
 }
@@ -252,7 +274,7 @@ fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, CommandError> {
             std::io::ErrorKind::AddrInUse => "is in use".to_owned(),
             _ => format!("of {} cannot be opened ({error})", address.ip()),
         };
-        format!("port {port} for {what} {reason}; choose others with `holdfast quickstart --port N` (N for the pool, N+3 for the issuer, N+4 for the CONNECT proxy)").into()
+        format!("port {port} for {what} {reason}; choose others with `holdfast quickstart --port N` (N for the pool, N+3 for the issuer, N+4 for the CONNECT proxy, N+5 for managed identity)").into()
     })
 }
 
@@ -260,6 +282,7 @@ fn open_issuer(
     layout: &Layout,
     settings: &Settings,
     principals: &Principals,
+    federated: Option<Vec<FederatedCredential>>,
 ) -> Result<Arc<Issuer>, CommandError> {
     let tenant = TenantId::parse(&principals.tenant)?;
     let held = files::read(&layout.issuer())?;
@@ -270,6 +293,12 @@ fn open_issuer(
     for (name, principal) in principals.named() {
         state.register(principal.client_id.parse()?, principal.object_id()?, name, &principal.client_secret);
     }
+    let app = &principals.app;
+    let client = state.register(app.client_id.parse()?, app.object_id()?, "app", &app.client_secret);
+    client.certificates = vec![ClientCertificate::from_der(&app_certificate(layout)?)?];
+    if let Some(federated) = federated {
+        client.federated = federated;
+    }
     let json = state.to_json()?;
     if held.is_none_or(|held| *held != *json) {
         files::write(&layout.issuer(), &json)?;
@@ -279,13 +308,32 @@ fn open_issuer(
         base_url: settings.issuer_url(),
         issuer: Some(token_issuer(&tenant)),
         tenant,
-        alias_tenant: Some(TenantId::parse("adfs")?),
+        alias_tenant: Some(TenantId::parse(ALIAS_TENANT)?),
         audiences: Audiences::new([RESOURCE_SUFFIX], exact)?,
         clients: state.clients.clone(),
         token_lifetime: DEFAULT_TOKEN_LIFETIME,
     };
     let clock = Arc::new(|| -> Time { SystemClock.now() });
-    Ok(Arc::new(Issuer::new(config, state.signing_key()?, clock)?))
+    Ok(Arc::new(Issuer::new(config, state.signing_keys()?, clock)?))
+}
+
+/// The issuer for programs on this machine that ask without a secret: they are `app`.
+fn open_managed_identity(
+    layout: &Layout,
+    issuer: &Arc<Issuer>,
+    principals: &Principals,
+) -> Result<Arc<ManagedIdentity>, CommandError> {
+    let header = files::read_or_make::<CommandError>(&layout.identity_header(), || {
+        Ok(Zeroizing::new(generate_client_secret()?.as_bytes().to_vec()))
+    })?;
+    let clients = vec![ManagedClient { client_id: principals.app.client_id.parse()?, resource_id: None }];
+    Ok(Arc::new(ManagedIdentity::new(issuer.clone(), clients, std::str::from_utf8(&header)?)?))
+}
+
+/// Where challenges send a client. It has to name the tenant as the client's own settings do, or SDKs refuse it.
+fn challenged_authority(settings: &Settings, principals: &Principals, adfs: bool) -> String {
+    let tenant = if adfs { ALIAS_TENANT } else { &principals.tenant };
+    format!("{}/{tenant}", settings.issuer_url())
 }
 
 /// `iss` of the quickstart's tokens. Genesis pins it for ever, so it says nothing of ports.
@@ -398,6 +446,12 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     words.extend(["--retention-days".into(), arguments.founding.retention_days.to_string().into()]);
     if arguments.founding.purge_protection {
         words.push("--purge-protection".into());
+    }
+    if let Some(path) = &arguments.federate {
+        words.extend(["--federate".into(), std::path::absolute(path)?.into_os_string()]);
+    }
+    if arguments.adfs {
+        words.push("--adfs".into());
     }
     if let Some(path) = &arguments.trust_ca {
         words.extend(["--trust-ca".into(), std::path::absolute(path)?.into_os_string()]);

@@ -10,11 +10,12 @@ use service::{Random, SystemRandom};
 use std::path::Path;
 use zeroize::Zeroizing;
 
-/// Issuer and proxy ports, counted from the pool's.
+/// The other listeners' ports, counted from the pool's.
 pub const ISSUER_OFFSET: u16 = 3;
 pub const PROXY_OFFSET: u16 = 4;
+pub const MANAGED_IDENTITY_OFFSET: u16 = 5;
 /// The last one that a pool can have: the others count on from it.
-pub const LAST_PORT: u16 = u16::MAX - PROXY_OFFSET;
+pub const LAST_PORT: u16 = u16::MAX - MANAGED_IDENTITY_OFFSET;
 const VERSION: u32 = 1;
 
 /// What is to be as it was at the next start.
@@ -77,6 +78,14 @@ impl Settings {
 
     pub fn proxy_port(&self) -> u16 {
         self.port + PROXY_OFFSET
+    }
+
+    pub fn managed_identity_port(&self) -> u16 {
+        self.port + MANAGED_IDENTITY_OFFSET
+    }
+
+    pub fn managed_identity_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.managed_identity_port())
     }
 }
 
@@ -226,7 +235,10 @@ mod tests {
         {
             files::write(&layout.settings(), format!(r#"{{"version":1,"port":{port}}}"#).as_bytes()).unwrap();
             match Settings::read(&layout) {
-                Ok(held) => assert!(good && held.unwrap().proxy_port() == port + PROXY_OFFSET, "{port}"),
+                Ok(held) => assert!(
+                    good && held.unwrap().managed_identity_port() == port + MANAGED_IDENTITY_OFFSET,
+                    "{port}"
+                ),
                 Err(error) => assert!(!good && error.to_string().contains("is damaged"), "{port}: {error}"),
             }
         }

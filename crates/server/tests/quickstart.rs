@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ISSUER_OFFSET, PROXY_OFFSET, Quickstart, mode};
+use common::{ISSUER_OFFSET, MANAGED_IDENTITY_OFFSET, PROXY_OFFSET, Quickstart, mode};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -46,15 +46,14 @@ fn everything_is_private_and_nothing_half_written_stays() {
         assert_eq!(mode(path), if *is_directory { 0o700 } else { 0o600 }, "{}", path.display());
         assert!(path.extension().is_none_or(|extension| extension != "new"), "{}", path.display());
     }
-    // The TLS key is in no file: the only private key in PEM is the CA's, the issuer's is in its state.
+    // The TLS keys are in no file: private keys are the CA's, that of `app`, and the issuer's in its state.
     let with_key = |path: &PathBuf| {
         std::fs::read(path).is_ok_and(|content| content.windows(11).any(|window| window == b"PRIVATE KEY"))
     };
     let holders: Vec<_> = files.keys().filter(|path| with_key(path)).collect();
-    assert_eq!(
-        holders,
-        [&quickstart.data().join("ca/ca.key"), &quickstart.data().join("identity/issuer.json")]
-    );
+    let expected =
+        ["ca/ca.key", "identity/app.pem", "identity/issuer.json"].map(|path| quickstart.data().join(path));
+    assert_eq!(holders, expected.iter().collect::<Vec<_>>());
 }
 
 fn walk(path: &Path, found: &mut BTreeMap<PathBuf, bool>) {
@@ -73,6 +72,7 @@ fn a_port_in_use_is_named_with_its_listener_and_the_way_out() {
         ("127.0.0.1", port, "the pool"),
         ("127.0.0.1", port + ISSUER_OFFSET, "the issuer"),
         ("127.0.0.1", port + PROXY_OFFSET, "the CONNECT proxy"),
+        ("127.0.0.1", port + MANAGED_IDENTITY_OFFSET, "managed identity"),
         // Who asks for `localhost` may ask here.
         ("::1", port, "the pool"),
     ] {

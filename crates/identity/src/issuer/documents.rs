@@ -1,7 +1,7 @@
 //! The issuer's public documents: discovery, key set, instance metadata.
 
 use super::Issuer;
-use super::signing_key::SigningKey;
+use super::signing_key::{PublicSigningKey, SigningKeys};
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use domain::principal::TenantId;
@@ -25,19 +25,22 @@ pub(super) fn discovery(issuer: &Issuer, tenant: &TenantId) -> Response {
         "grant_types_supported": ["client_credentials"],
         "subject_types_supported": ["pairwise"],
         "id_token_signing_alg_values_supported": ["RS256"],
-        "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
+        "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic", "private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": ["RS256", "PS256", "ES256"],
         "scopes_supported": [".default"],
         "claims_supported": ["aud", "iss", "iat", "nbf", "exp", "tid", "oid", "sub", "appid", "azp", "idtyp", "ver"],
     }))
     .into_response()
 }
 
-/// JSON Web Key Set with the one signing key. No `x5c`: there is no certificate behind the key.
-pub(super) fn key_set(key: &SigningKey) -> Value {
-    let (modulus, exponent) = key.public_components();
-    json!({"keys": [{
-        "kty": "RSA", "use": "sig", "alg": "RS256", "kid": key.key_id(), "n": modulus, "e": exponent,
-    }]})
+/// JSON Web Key Set with every key that is listed. No `x5c`: there is no certificate behind a key.
+pub(super) fn key_set(keys: &SigningKeys) -> Value {
+    let jwk = |key: &PublicSigningKey| {
+        json!({
+            "kty": "RSA", "use": "sig", "alg": "RS256", "kid": key.key_id(), "n": key.modulus(), "e": key.exponent(),
+        })
+    };
+    json!({"keys": keys.listed().map(jwk).collect::<Vec<_>>()})
 }
 
 /// Instance metadata: "this host is a known authority, and these are its names". Whatever host the client asked

@@ -1,25 +1,39 @@
 //! The embedded OIDC issuer: for machines without Entra ID or Keycloak.
 //!
-//! It serves what Azure clients call to get a token with a client secret: discovery, key set, instance metadata and
-//! the token endpoint. It issues only to registered clients and only for configured resources, and it has no
+//! It serves what Azure clients call to get a token with a client secret, with a client certificate or with a token of
+//! another issuer that vouches for them: discovery, key set, instance metadata and the token endpoint. It issues only to registered clients and only for configured resources, and it has no
 //! users, no refresh tokens and no sign-in pages. It knows nothing of pools, keys or roles: a token says who the
 //! caller is. Whoever controls it controls identity for every pool that trusts it.
 //!
 //! Here is a router without a listener. TLS, time limits and files are its owner's business.
 
+mod assertion;
+mod client_certificate;
 mod documents;
+mod federation;
+mod managed_identity;
 mod problem;
+mod replay;
 mod signing_key;
 mod state;
 mod token_endpoint;
 
-pub use signing_key::{SigningKey, SigningKeyError};
+pub use assertion::{MAX_ASSERTION_LIFETIME_SECONDS, MAX_FEDERATED_LIFETIME_SECONDS};
+pub use client_certificate::{ClientCertificate, ClientCertificateError, MAX_CERTIFICATE_BYTES};
+pub use federation::{
+    FEDERATION_AUDIENCE, FederatedCredential, FederatedCredentialError, MAX_FEDERATED_CREDENTIALS,
+    MAX_FEDERATED_NAME_BYTES,
+};
+pub use managed_identity::{
+    APP_SERVICE_PATH, INSTANCE_METADATA_PATH, ManagedClient, ManagedIdentity, ManagedIdentityError,
+};
+pub use signing_key::{PublicSigningKey, SigningKey, SigningKeyError, SigningKeys};
 pub use state::{ISSUER_STATE_VERSION, IssuerState, IssuerStateError, MAX_ISSUER_STATE_BYTES};
 
 use crate::audience::Audiences;
 use crate::key_set::KeySet;
-use crate::text::base64url;
-use aws_lc_rs::digest::{SHA256, digest};
+use crate::text::{base64url, sha256};
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{Method, header};
@@ -28,6 +42,7 @@ use domain::guid::Guid;
 use domain::principal::{ObjectId, TenantId};
 use domain::time::Time;
 use problem::Problem;
+use replay::ReplayGuard;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,8 +87,12 @@ pub struct ClientRegistration {
     pub client_id: Guid,
     pub object_id: ObjectId,
     pub display_name: String,
-    /// See [`secret_digest`].
-    pub secret_sha256: [u8; 32],
+    /// See [`secret_digest`]. `None`: this client has no secret.
+    pub secret_sha256: Option<[u8; 32]>,
+    /// By which the client may sign assertions.
+    pub certificates: Vec<ClientCertificate>,
+    /// Whose tokens stand for this client.
+    pub federated: Vec<FederatedCredential>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -89,9 +108,7 @@ pub enum IssuerConfigError {
 /// What is stored of a client secret: its SHA-256. A plain hash is enough for secrets of [`generate_client_secret`],
 /// whose 256 random bits cannot be searched; secrets that people choose are for tests.
 pub fn secret_digest(secret: &str) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, secret.as_bytes()).as_ref());
-    hash
+    sha256(secret.as_bytes())
 }
 
 /// A new client secret: 32 random bytes in base64url, 43 characters.
@@ -108,12 +125,17 @@ pub struct RandomSourceFailed;
 pub struct Issuer {
     config: IssuerConfig,
     clients: HashMap<Guid, ClientRegistration>,
-    key: SigningKey,
+    keys: ArcSwap<SigningKeys>,
+    replay: ReplayGuard,
     clock: Clock,
 }
 
 impl Issuer {
-    pub fn new(config: IssuerConfig, key: SigningKey, clock: Clock) -> Result<Self, IssuerConfigError> {
+    pub fn new(
+        config: IssuerConfig,
+        keys: impl Into<SigningKeys>,
+        clock: Clock,
+    ) -> Result<Self, IssuerConfigError> {
         if !is_base_url(&config.base_url) {
             return Err(IssuerConfigError::BaseUrl { found: config.base_url });
         }
@@ -127,7 +149,8 @@ impl Issuer {
                 return Err(IssuerConfigError::DuplicateClient { client_id: client.client_id });
             }
         }
-        Ok(Self { config, clients, key, clock })
+        let keys = ArcSwap::from_pointee(keys.into());
+        Ok(Self { config, clients, keys, replay: ReplayGuard::default(), clock })
     }
 
     /// `iss` of the tokens: `{base}/{tenant}/v2.0`.
@@ -144,12 +167,18 @@ impl Issuer {
 
     /// The key set as it is served, for pinning in a pool without a call.
     pub fn key_set_json(&self) -> Vec<u8> {
-        documents::key_set(&self.key).to_string().into_bytes()
+        documents::key_set(&self.keys.load()).to_string().into_bytes()
     }
 
     /// The key set, for a verifier in the same process.
     pub fn key_set(&self) -> KeySet {
-        KeySet::parse(&self.key_set_json()).expect("the issuer's own key set is one RSA key of accepted size")
+        KeySet::parse(&self.key_set_json()).expect("the issuer's own key set is RSA keys of accepted size")
+    }
+
+    /// Signs with other keys from now on, as after [`IssuerState::rotate`]. The state is to be kept first: a token signed
+    /// with a key that is forgotten would be good for nobody.
+    pub fn replace_keys(&self, keys: SigningKeys) {
+        self.keys.store(Arc::new(keys));
     }
 
     /// The routes. Path keywords are matched without regard to case, empty path segments are ignored.
@@ -160,6 +189,12 @@ impl Issuer {
 
     fn now(&self) -> Time {
         (self.clock)()
+    }
+
+    /// The client that `asked` names. Its name is no secret.
+    fn client(&self, asked: &str) -> Result<&ClientRegistration, Problem> {
+        let client = asked.parse().ok().and_then(|id: Guid| self.clients.get(&id));
+        client.ok_or_else(|| Problem::unknown_client(asked, &self.config.tenant))
     }
 
     /// The tenant as `asked` in a path, in its canonical spelling, if it is served here.
@@ -253,7 +288,7 @@ async fn answer(issuer: &Issuer, request: Request) -> Result<Response, Problem> 
         Route::Discovery { tenant } => Ok(documents::discovery(issuer, issuer.tenant(tenant)?)),
         Route::KeySet { tenant } => {
             issuer.tenant(tenant)?;
-            Ok(axum::Json(documents::key_set(&issuer.key)).into_response())
+            Ok(axum::Json(documents::key_set(&issuer.keys.load())).into_response())
         }
         Route::Token { tenant, form } => {
             issuer.tenant(tenant)?;

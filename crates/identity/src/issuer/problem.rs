@@ -2,9 +2,11 @@
 //!
 //! A client's mistake is never a 5xx: clients would take it for an outage and try again.
 
+use super::replay::Replay;
 use super::{RandomSourceFailed, SigningKeyError, random};
 use crate::audience::Audiences;
 use crate::text::{error_timestamp, shown};
+use crate::token::TokenError;
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +14,7 @@ use domain::guid::Guid;
 use domain::principal::TenantId;
 use domain::time::Time;
 use serde_json::json;
+use std::fmt::Display;
 
 /// A refusal.
 #[derive(Debug)]
@@ -89,6 +92,61 @@ impl Problem {
         }
     }
 
+    /// The secret is right for nobody, as this client has none.
+    pub(super) fn no_secret(client: Guid, challenge: bool) -> Self {
+        Self {
+            message: format!("Application '{client}' has no client secret."),
+            ..Self::wrong_secret(client, challenge)
+        }
+    }
+
+    /// Not a signed JWT, or one of a kind that is not taken.
+    pub(super) fn malformed_assertion(reason: &TokenError) -> Self {
+        Self::invalid_client(50_027, format!("The client assertion is not accepted: {reason}."))
+    }
+
+    /// Who the assertion is about is not the client that asks.
+    pub(super) fn assertion_of_another(claim: &'static str) -> Self {
+        let message = format!("Client assertion claim '{claim}' does not match the parameter 'client_id'.");
+        Self::invalid_client(700_021, message)
+    }
+
+    pub(super) fn assertion_audience(found: &str) -> Self {
+        let message = format!("Client assertion audience {} is not this token endpoint.", shown(found));
+        Self::invalid_client(700_023, message)
+    }
+
+    pub(super) fn assertion_time(reason: impl Display) -> Self {
+        let message = format!("Client assertion is not within its valid time range: {reason}.");
+        Self::invalid_client(700_024, message)
+    }
+
+    /// About the signature and the key it was made with.
+    pub(super) fn assertion_key(client: Guid, reason: impl Display) -> Self {
+        let message = format!("The client assertion of application '{client}' is refused: {reason}.");
+        Self::invalid_client(700_027, message)
+    }
+
+    pub(super) fn replayed(replay: &Replay) -> Self {
+        let message = format!("Client assertion is refused: {replay}.");
+        match replay {
+            Replay::Used { .. } => Self::invalid_client(700_024, message),
+            Replay::TooMany => Self {
+                extra_header: Some((header::RETRY_AFTER, "60")),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", Some(50_196), message)
+            },
+        }
+    }
+
+    /// Nobody of this issuer, subject and audience is registered for the client.
+    pub(super) fn not_federated(number: u32, claim: &'static str, found: &str) -> Self {
+        let message = format!(
+            "No matching federated identity record found for presented assertion {claim} {}.",
+            shown(found)
+        );
+        Self::invalid_client(number, message)
+    }
+
     pub(super) fn invalid_scope(asked: &str, audiences: &Audiences) -> Self {
         let message = format!(
             "Scope {} is not valid: expected '<resource>/.default', with a resource of: {}.",
@@ -127,6 +185,10 @@ impl Problem {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         response
+    }
+
+    fn invalid_client(number: u32, message: String) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_client", Some(number), message)
     }
 
     fn bad_request(error: &'static str, number: u32, message: String) -> Self {

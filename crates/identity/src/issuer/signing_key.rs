@@ -1,7 +1,9 @@
-//! The issuer's signing key: RSA, for RS256 only.
+//! The issuer's signing keys: RSA, for RS256 only. One signs; the one before and the one after it may be listed beside
+//! it, so that a rotation takes nobody by surprise.
 
-use crate::text::base64url;
-use aws_lc_rs::digest::{SHA256, digest};
+use crate::der::rsa_components;
+use crate::key_set::VerificationKey;
+use crate::text::{base64url, base64url_decode, sha256};
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
@@ -19,9 +21,24 @@ const MAX_PEM_BYTES: usize = 32 * 1024;
 /// A signing key with its public half. No `Debug`, `Clone` or serde on purpose.
 pub struct SigningKey {
     pair: RsaKeyPair,
+    public: PublicSigningKey,
+}
+
+/// The public half of a signing key, by which tokens are verified.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PublicSigningKey {
     modulus: String,
     exponent: String,
     key_id: String,
+}
+
+/// The key that signs, and those that are listed beside it. No `Debug`, like the key.
+pub struct SigningKeys {
+    pub current: SigningKey,
+    /// Will sign after the next rotation. Listed before that, so that whoever reads the set now knows it by then.
+    pub next: Option<PublicSigningKey>,
+    /// Signed before the last rotation; tokens that it signed live on.
+    pub previous: Option<PublicSigningKey>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -77,19 +94,18 @@ impl SigningKey {
         Ok(pem)
     }
 
-    /// `kid`: the key's thumbprint (RFC 7638), so that equal keys have equal names and new keys new ones.
+    /// `kid`: see [`PublicSigningKey::key_id`].
     pub fn key_id(&self) -> &str {
-        &self.key_id
+        &self.public.key_id
     }
 
-    /// Modulus and exponent in base64url, as in a JWK.
-    pub(super) fn public_components(&self) -> (&str, &str) {
-        (&self.modulus, &self.exponent)
+    pub fn public(&self) -> &PublicSigningKey {
+        &self.public
     }
 
     /// A JWT with `claims`, signed with RS256.
     pub(super) fn sign<C: Serialize>(&self, claims: &C) -> Result<String, SigningKeyError> {
-        let header = Header { typ: "JWT", alg: "RS256", kid: &self.key_id };
+        let header = Header { typ: "JWT", alg: "RS256", kid: self.key_id() };
         let header = serde_json::to_vec(&header).map_err(|_| SigningKeyError::Signing)?;
         let claims = serde_json::to_vec(claims).map_err(|_| SigningKeyError::Signing)?;
         let mut token = format!("{}.{}", base64url(header), base64url(claims));
@@ -104,10 +120,45 @@ impl SigningKey {
 
     fn new(pair: RsaKeyPair) -> Result<Self, SigningKeyError> {
         let (modulus, exponent) = rsa_components(pair.public_key().as_ref()).ok_or(SigningKeyError::Key)?;
-        let (modulus, exponent) = (base64url(modulus), base64url(exponent));
+        let public = PublicSigningKey::new(base64url(modulus), base64url(exponent))?;
+        Ok(Self { pair, public })
+    }
+}
+
+impl PublicSigningKey {
+    /// Modulus and exponent in base64url, as in a JWK.
+    pub(super) fn new(modulus: String, exponent: String) -> Result<Self, SigningKeyError> {
+        let decoded = |text: &str| base64url_decode(text).ok_or(SigningKeyError::Key);
+        VerificationKey::rsa(&decoded(&modulus)?, &decoded(&exponent)?).map_err(|_| SigningKeyError::Key)?;
         let thumbprint_input = format!(r#"{{"e":"{exponent}","kty":"RSA","n":"{modulus}"}}"#);
-        let key_id = base64url(digest(&SHA256, thumbprint_input.as_bytes()));
-        Ok(Self { pair, modulus, exponent, key_id })
+        let key_id = base64url(sha256(thumbprint_input.as_bytes()));
+        Ok(Self { modulus, exponent, key_id })
+    }
+
+    /// `kid`: the key's thumbprint (RFC 7638), so that equal keys have equal names and new keys new ones.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    pub(super) fn modulus(&self) -> &str {
+        &self.modulus
+    }
+
+    pub(super) fn exponent(&self) -> &str {
+        &self.exponent
+    }
+}
+
+impl SigningKeys {
+    /// Every key that is listed, the one that signs first.
+    pub(super) fn listed(&self) -> impl Iterator<Item = &PublicSigningKey> {
+        [Some(self.current.public()), self.next.as_ref(), self.previous.as_ref()].into_iter().flatten()
+    }
+}
+
+impl From<SigningKey> for SigningKeys {
+    fn from(current: SigningKey) -> Self {
+        Self { current, next: None, previous: None }
     }
 }
 
@@ -116,34 +167,6 @@ struct Header<'a> {
     typ: &'a str,
     alg: &'a str,
     kid: &'a str,
-}
-
-/// Modulus and exponent of a DER `RSAPublicKey` (RFC 8017 appendix A.1.1), without leading zeros. aws-lc-rs gives
-/// the public half in this form only.
-fn rsa_components(der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (sequence, after) = der_value(der, 0x30)?;
-    let (modulus, rest) = der_value(sequence, 0x02)?;
-    let (exponent, end) = der_value(rest, 0x02)?;
-    if !after.is_empty() || !end.is_empty() {
-        return None;
-    }
-    let unsigned = |integer: &'_ [u8]| usize::from(integer.first() == Some(&0));
-    Some((&modulus[unsigned(modulus)..], &exponent[unsigned(exponent)..]))
-}
-
-/// The content of the DER value with `tag` at the start of `bytes`, and what follows it.
-fn der_value(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&found, rest) = bytes.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81..=0x83 => {
-            let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (length.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte)), rest)
-        }
-        _ => return None,
-    };
-    (found == tag).then(|| rest.split_at_checked(length))?
 }
 
 #[cfg(test)]
@@ -177,20 +200,5 @@ mod tests {
         ] {
             assert_eq!(SigningKey::from_pkcs8_pem(&text).err(), Some(error), "{error}");
         }
-    }
-
-    #[test]
-    fn der_lengths_never_reach_past_the_end() {
-        for bytes in [
-            &[][..],
-            &[0x30],
-            &[0x30, 0x05, 0x02],
-            &[0x30, 0x82, 0x01],
-            &[0x30, 0x84, 0, 0, 0, 0],
-            &[0x30, 0x80],
-        ] {
-            assert_eq!(rsa_components(bytes), None, "{bytes:?}");
-        }
-        assert_eq!(rsa_components(&[0x30, 0x07, 2, 2, 0, 0x81, 2, 1, 3]), Some((&[0x81][..], &[3][..])));
     }
 }

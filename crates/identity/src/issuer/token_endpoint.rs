@@ -1,7 +1,8 @@
-//! `POST /{tenant}/oauth2/v2.0/token`: a client secret for an access token (RFC 6749 section 4.4).
+//! `POST /{tenant}/oauth2/v2.0/token`: a client secret or assertion for an access token (RFC 6749 section 4.4).
 
 use super::problem::Problem;
-use super::{ClientRegistration, Issuer, MAX_BODY_BYTES, TokenForm, random, secret_digest};
+use super::replay::Unspent;
+use super::{ClientRegistration, Issuer, MAX_BODY_BYTES, TokenForm, assertion, random, secret_digest};
 use crate::text::base64url;
 use axum::Json;
 use axum::body::Body;
@@ -9,7 +10,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use domain::guid::Guid;
+use domain::time::Time;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -33,8 +34,12 @@ pub(super) async fn answer(
         "client_credentials" => {}
         other => return Err(Problem::unsupported_grant(other)),
     }
-    let client = authenticate(issuer, headers, &fields)?;
+    let now = issuer.now();
+    let Authenticated { client, unspent } = authenticate(issuer, headers, &fields, now)?;
     let audience = audience(issuer, &fields)?;
+    if let Some(unspent) = unspent {
+        issuer.replay.spend(&unspent, &audience, now).map_err(|replay| Problem::replayed(&replay))?;
+    }
     let token = issue(issuer, client, &audience)?;
     let answer = match form {
         TokenForm::V1 => token.answer_v1(&audience),
@@ -44,12 +49,20 @@ pub(super) async fn answer(
     Ok((no_store, Json(answer)).into_response())
 }
 
-/// The client that the request's secret belongs to.
+/// A client that proved who it is.
+pub(super) struct Authenticated<'a> {
+    pub(super) client: &'a ClientRegistration,
+    /// By what it did, where that may be used once only.
+    pub(super) unspent: Option<Unspent>,
+}
+
+/// The client that the request's secret or assertion belongs to.
 fn authenticate<'a>(
     issuer: &'a Issuer,
     headers: &HeaderMap,
     fields: &Fields,
-) -> Result<&'a ClientRegistration, Problem> {
+    now: Time,
+) -> Result<Authenticated<'a>, Problem> {
     let basic = basic_credentials(headers)?;
     let in_header = basic.is_some();
     let (client_id, secret) = match basic {
@@ -64,23 +77,34 @@ fn authenticate<'a>(
                 "The client secret is in both the Authorization header and the body.",
             ));
         }
+        Some(_) if fields.optional("client_assertion").is_some() => {
+            return Err(Problem::malformed(
+                "An Authorization header and the parameter 'client_assertion' exclude each other.",
+            ));
+        }
         Some(credentials) => credentials,
         None if fields.optional("client_assertion").is_some() => {
-            return Err(Problem::malformed("This issuer takes 'client_secret', not 'client_assertion'."));
+            if fields.optional("client_secret").is_some() {
+                return Err(Problem::malformed(
+                    "Parameters 'client_secret' and 'client_assertion' exclude each other.",
+                ));
+            }
+            return assertion::authenticate(issuer, fields, now);
         }
         None => {
             let secret = fields.required("client_secret");
             (fields.required("client_id")?.to_owned(), Zeroizing::new(secret?.to_owned()))
         }
     };
-    let client = client_id.parse::<Guid>().ok().and_then(|id| issuer.clients.get(&id));
+    let client = issuer.client(&client_id);
     // The same work whether or not the client exists.
-    let expected = client.map_or(NOBODY, |client| client.secret_sha256);
+    let expected = client.as_ref().map_or(NOBODY, |client| client.secret_sha256.unwrap_or(NOBODY));
     let matches: bool = secret_digest(&secret).ct_eq(&expected).into();
-    match client {
-        None => Err(Problem::unknown_client(&client_id, &issuer.config.tenant)),
-        Some(client) if !matches => Err(Problem::wrong_secret(client.client_id, in_header)),
-        Some(client) => Ok(client),
+    let client = client?;
+    match client.secret_sha256 {
+        None => Err(Problem::no_secret(client.client_id, in_header)),
+        Some(_) if !matches => Err(Problem::wrong_secret(client.client_id, in_header)),
+        Some(_) => Ok(Authenticated { client, unspent: None }),
     }
 }
 
@@ -92,9 +116,7 @@ fn audience(issuer: &Issuer, fields: &Fields) -> Result<String, Problem> {
             Err(Problem::malformed("Parameters 'scope' and 'resource' exclude each other."))
         }
         (None, None) => Err(Problem::missing_parameter("scope")),
-        // One `/.default` only: an audience that ends in a slash gives `https://host//.default`.
-        (Some(scope), None) => scope
-            .strip_suffix("/.default")
+        (Some(scope), None) => resource_of_scope(scope)
             .and_then(|resource| audiences.canonical(resource))
             .ok_or_else(|| Problem::invalid_scope(scope, audiences)),
         (None, Some(resource)) => {
@@ -103,8 +125,22 @@ fn audience(issuer: &Issuer, fields: &Fields) -> Result<String, Problem> {
     }
 }
 
+/// The one resource that a scope names. MSAL for Go adds the scopes of OpenID Connect to every request, also where there
+/// is no user to be known by them.
+fn resource_of_scope(scope: &str) -> Option<&str> {
+    let openid = ["openid", "profile", "offline_access"];
+    let mut others = scope.split(' ').filter(|word| !word.is_empty() && !openid.contains(word));
+    let resource = others.next()?;
+    // One `/.default` only: an audience that ends in a slash gives `https://host//.default`.
+    others.next().is_none().then(|| resource.strip_suffix("/.default"))?
+}
+
 /// Signs on the thread of the request: one RSA-2048 signature, 0.7 ms where it was measured.
-fn issue(issuer: &Issuer, client: &ClientRegistration, audience: &str) -> Result<IssuedToken, Problem> {
+pub(super) fn issue(
+    issuer: &Issuer,
+    client: &ClientRegistration,
+    audience: &str,
+) -> Result<IssuedToken, Problem> {
     let now = issuer.now().int_date().unix_seconds();
     let lifetime = issuer.config.token_lifetime.as_secs() as i64;
     let object_id = client.object_id.to_string();
@@ -124,7 +160,7 @@ fn issue(issuer: &Issuer, client: &ClientRegistration, audience: &str) -> Result
         ver: "2.0",
         uti: base64url(random::<16>()?),
     };
-    let token = issuer.key.sign(&claims)?;
+    let token = issuer.keys.load().current.sign(&claims)?;
     Ok(IssuedToken { token, not_before: now, expires: claims.exp, lifetime })
 }
 
@@ -146,7 +182,7 @@ struct AccessToken<'a> {
     uti: String,
 }
 
-struct IssuedToken {
+pub(super) struct IssuedToken {
     token: String,
     not_before: i64,
     expires: i64,
@@ -166,7 +202,7 @@ impl IssuedToken {
     }
 
     /// The older form writes its numbers as strings.
-    fn answer_v1(self, resource: &str) -> Value {
+    pub(super) fn answer_v1(self, resource: &str) -> Value {
         let expires_in = (self.lifetime - 1).to_string();
         json!({
             "token_type": "Bearer",
@@ -181,7 +217,7 @@ impl IssuedToken {
 }
 
 /// The fields of a form, each at most once. Wiped on drop: one of them is the secret.
-struct Fields(Vec<(String, Zeroizing<String>)>);
+pub(super) struct Fields(Vec<(String, Zeroizing<String>)>);
 
 impl Fields {
     async fn read(headers: &HeaderMap, body: Body) -> Result<Self, Problem> {
@@ -203,7 +239,7 @@ impl Fields {
         Self::parse(&body.map_err(|_| Problem::body_too_large(MAX_BODY_BYTES))?)
     }
 
-    fn parse(body: &[u8]) -> Result<Self, Problem> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Problem> {
         let body =
             std::str::from_utf8(body).map_err(|_| Problem::malformed("The request body is not UTF-8."))?;
         let mut fields = Self(Vec::new());
@@ -226,12 +262,12 @@ impl Fields {
     }
 
     /// RFC 6749 section 3.2: a parameter without a value counts as left out.
-    fn optional(&self, name: &str) -> Option<&str> {
+    pub(super) fn optional(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(other, value)| other == name && !value.is_empty())?;
         Some(value)
     }
 
-    fn required(&self, name: &str) -> Result<&str, Problem> {
+    pub(super) fn required(&self, name: &str) -> Result<&str, Problem> {
         self.optional(name).ok_or_else(|| Problem::missing_parameter(name))
     }
 }

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 pub const ISSUER_OFFSET: u16 = 3;
 pub const PROXY_OFFSET: u16 = 4;
+pub const MANAGED_IDENTITY_OFFSET: u16 = 5;
 const ANSWER_TIME: Duration = Duration::from_secs(20);
 
 /// A quickstart in a directory of its own; killed when dropped.
@@ -201,15 +202,15 @@ pub fn mode(path: &Path) -> u32 {
     std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// The first of five neighbouring ports that nobody uses, below the range of outgoing connections. No two tests of this
+/// The first of six neighbouring ports that nobody uses, below the range of outgoing connections. No two tests of this
 /// process get the same, and other processes begin elsewhere.
 fn free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = 10_000 + u16::try_from(std::process::id() % 400).unwrap() * 25;
     loop {
-        let first = start + NEXT.fetch_add(5, Ordering::Relaxed);
+        let first = start + NEXT.fetch_add(6, Ordering::Relaxed);
         let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (first..first + 5).all(free) {
+        if (first..first + 6).all(free) {
             return first;
         }
     }
