@@ -154,6 +154,8 @@ async fn graph_names_principals_and_nothing_secret() {
         let answer = get(&format!("/v1.0/servicePrincipals?$filter={filter}"), Some(&token)).await;
         assert_eq!(answer, (StatusCode::OK, json!({"value": expected})), "{name}");
     }
+    let shown = get(&format!("/v1.0/servicePrincipals/{APP_OBJECT}"), Some(&token)).await;
+    assert_eq!(shown, (StatusCode::OK, app));
     let (_, everybody) = get("/v1.0/servicePrincipals", Some(&token)).await;
     assert_eq!(everybody["value"].as_array().unwrap().len(), 2);
 
@@ -161,6 +163,7 @@ async fn graph_names_principals_and_nothing_secret() {
     assert_eq!(users, (StatusCode::OK, json!({"value": []})));
     for (path, status, code) in [
         ("/v1.0/users/a@b", StatusCode::NOT_FOUND, "Request_ResourceNotFound"),
+        ("/v1.0/servicePrincipals/x", StatusCode::NOT_FOUND, "Request_ResourceNotFound"),
         ("/v1.0/me", StatusCode::NOT_FOUND, "Request_ResourceNotFound"),
         ("/v1.0/servicePrincipals?$filter=x", StatusCode::BAD_REQUEST, "Request_UnsupportedQuery"),
         (BY_IDS, StatusCode::METHOD_NOT_ALLOWED, "Request_BadRequest"),

@@ -126,6 +126,7 @@ enum Route<'a> {
     Pool { subscription: &'a str, group: &'a str, name: &'a str },
     ObjectsByIds,
     ServicePrincipals,
+    ServicePrincipal { id: &'a str },
     Users,
     User { user: &'a str },
     Unknown { api: Api, path: &'a str },
@@ -163,6 +164,7 @@ impl<'a> Route<'a> {
             ] => Self::Pool { subscription, group: named(3), name: named(7) },
             ["v1.0", "directoryobjects", "getbyids"] => Self::ObjectsByIds,
             ["v1.0", "serviceprincipals"] => Self::ServicePrincipals,
+            ["v1.0", "serviceprincipals", _] => Self::ServicePrincipal { id: named(2) },
             ["v1.0", "users"] => Self::Users,
             ["v1.0", "users", _] => Self::User { user: named(2) },
             ["tenants" | "subscriptions", ..] => Self::Unknown { api: Api::ResourceManager, path },
@@ -180,7 +182,11 @@ impl<'a> Route<'a> {
             | Self::Resources { .. }
             | Self::Pools { .. }
             | Self::Pool { .. } => Api::ResourceManager,
-            Self::ObjectsByIds | Self::ServicePrincipals | Self::Users | Self::User { .. } => Api::Graph,
+            Self::ObjectsByIds
+            | Self::ServicePrincipals
+            | Self::ServicePrincipal { .. }
+            | Self::Users
+            | Self::User { .. } => Api::Graph,
             Self::Unknown { api, .. } => *api,
         }
     }
@@ -239,6 +245,7 @@ impl View<'_> {
             }
             Route::ObjectsByIds => self.objects(&read_ids(&parts.headers, body).await?),
             Route::ServicePrincipals => self.service_principals(query)?,
+            Route::ServicePrincipal { id } => self.service_principal(id)?,
             Route::Users => list(Vec::new()),
             Route::User { user } => return Err(Refusal::no_user(user)),
             Route::Unknown { path, .. } => return Err(Refusal::no_such_route(path)),
@@ -389,6 +396,12 @@ impl View<'_> {
         list(self.issuer.config.clients.iter().filter(is_asked).map(service_principal).collect())
     }
 
+    fn service_principal(&self, id: &str) -> Result<Value, Refusal> {
+        let clients = &self.issuer.config.clients;
+        let client = id.parse().ok().and_then(|id| clients.iter().find(|client| client.object_id == id));
+        client.map(service_principal).ok_or_else(|| Refusal::no_object(id))
+    }
+
     fn service_principals(&self, query: &str) -> Result<Value, Refusal> {
         let clients = &self.issuer.config.clients;
         let Some(filter) = query_value(query, "$filter") else {
@@ -531,6 +544,11 @@ impl Refusal {
 
     fn no_user(asked: &str) -> Self {
         let message = format!("User {} does not exist: this issuer has no users.", shown(asked));
+        Self::new(StatusCode::NOT_FOUND, ["Request_ResourceNotFound"; 2], message)
+    }
+
+    fn no_object(asked: &str) -> Self {
+        let message = format!("Resource {} does not exist.", shown(asked));
         Self::new(StatusCode::NOT_FOUND, ["Request_ResourceNotFound"; 2], message)
     }
 
