@@ -191,6 +191,40 @@ def test_keys_are_made_shown_and_used(az, names):
         assert opened["result"] == MESSAGE
 
 
+def test_keys_are_listed_changed_deleted_and_come_back(az, names):
+    name = fresh_name("ec")
+    create = ["keyvault", "key", "create", *names.key(name), "--kty", "EC-HSM", "--curve", "P-256"]
+    versions = [az(*create)["key"]["kid"] for _ in range(2)]
+    listed = {key["name"]: key for key in az("keyvault", "key", "list", *names.pool())}
+    assert listed[name]["kid"] == f"{names.host}/keys/{name}"
+    found = az("keyvault", "key", "list-versions", *names.key(name))
+    assert sorted(version["kid"] for version in found) == sorted(versions)
+
+    changed = az("keyvault", "key", "set-attributes", *names.key(name), "--enabled", "false", "--ops", "sign")
+    assert changed["key"]["kid"] == versions[1]
+    assert (changed["attributes"]["enabled"], changed["key"]["keyOps"]) == (False, ["sign"])
+    shown = az("keyvault", "key", "show", *names.key(name))
+    assert shown["attributes"]["enabled"] is False
+    signing = ["keyvault", "key", "sign", *names.key(name), "--algorithm", "ES256", "--digest", DIGEST]
+    assert "disabled" in az.refused(*signing)
+
+    deleted = az("keyvault", "key", "delete", *names.key(name))
+    assert deleted["recoveryId"] == f"{names.host}/deletedkeys/{name}"
+    assert "KeyNotFound" in az.refused("keyvault", "key", "show", *names.key(name))
+    assert name in [key["name"] for key in az("keyvault", "key", "list-deleted", *names.pool())]
+    shown = az("keyvault", "key", "show-deleted", *names.deleted(name))
+    assert shown["key"]["kid"] == versions[1]
+    assert shown["scheduledPurgeDate"] > shown["deletedDate"]
+    recovered = az("keyvault", "key", "recover", *names.deleted(name))
+    assert recovered["key"]["kid"] == versions[1]
+    assert az("keyvault", "key", "show", *names.key(name))["key"]["kid"] == versions[1]
+
+    az("keyvault", "key", "delete", *names.key(name))
+    az("keyvault", "key", "purge", *names.deleted(name))
+    assert "KeyNotFound" in az.refused("keyvault", "key", "show-deleted", *names.deleted(name))
+    assert az(*create)["key"]["kid"] not in versions
+
+
 def test_roles_are_assigned_by_name_and_taken_away(az, app, names):
     scope, role = f"/keys/{fresh_name()}", "Managed HSM Crypto Auditor"
     words = [*names.pool(), "--scope", scope]
@@ -217,6 +251,47 @@ def test_roles_are_assigned_by_name_and_taken_away(az, app, names):
     assert "the smallest assignment that would allow it is role" in refusal
     az("keyvault", "role", "assignment", "delete", *words, "--role", role, "--assignee", "app")
     assert az("keyvault", "role", "assignment", "list", *words) == []
+
+
+def test_roles_are_defined_and_given(az, app):
+    pool, title = ["--hsm-name", "demo"], fresh_name("role")
+    definition = {
+        "roleName": title,
+        "description": "reads keys",
+        "actions": [],
+        "notActions": [],
+        "dataActions": ["Microsoft.KeyVault/managedHsm/keys/read/action"],
+        "notDataActions": [],
+    }
+    made = az("keyvault", "role", "definition", "create", *pool, "--role-definition", json.dumps(definition))
+    assert (made["roleName"], made["roleType"]) == (title, "CustomRole")
+    assert made["permissions"][0]["dataActions"] == definition["dataActions"]
+    listed = az("keyvault", "role", "definition", "list", *pool, "--custom-role-only")
+    assert [role["name"] for role in listed] == [made["name"]]
+    words = [*pool, "--scope", "/keys", "--role", title, "--assignee", "admin"]
+    assert az("keyvault", "role", "assignment", "create", *words)["roleName"] == title
+    az("keyvault", "role", "assignment", "delete", *words)
+    az("keyvault", "role", "definition", "delete", *pool, "--name", made["name"])
+    assert az("keyvault", "role", "definition", "list", *pool, "--custom-role-only") == []
+
+
+def test_settings_are_shown_and_changed(az):
+    pool, setting = ["--hsm-name", "demo"], "AllowKeyManagementOperationsThroughARM"
+    before = {found["name"]: found["value"] for found in az("keyvault", "setting", "list", *pool)}
+    wanted = "false" if str(before[setting]).lower() == "true" else "true"
+    changed = az("keyvault", "setting", "update", *pool, "--name", setting, "--value", wanted)
+    assert str(changed["value"]).lower() == wanted
+    after = {found["name"]: found["value"] for found in az("keyvault", "setting", "list", *pool)}
+    assert str(after.pop(setting)).lower() == wanted
+    before.pop(setting)
+    assert after == before
+
+
+def test_random_bytes_are_many_and_different(az, az_pool):
+    draw = ["keyvault", "key", "random", "--id", f"https://127.0.0.1:{az_pool.port}", "--count", "24"]
+    one, other = (base64.b64decode(az(*draw)["value"]) for _ in range(2))
+    assert len(one) == len(other) == 24
+    assert one != other
 
 
 def test_a_denied_command_shows_why(nobody, tmp_path):
