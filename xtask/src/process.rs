@@ -66,9 +66,18 @@ impl Workspace {
         command
     }
 
-    /// The Python of the virtual environment that `setup` makes.
+    /// Names of the virtual environments that `setup` makes in the target directory.
+    pub const PYTHON_ENVIRONMENT: &'static str = "venv";
+    pub const AZ_ENVIRONMENT: &'static str = "venv-az";
+
+    /// The Python that runs the end-to-end tests.
     pub fn python(&self) -> PathBuf {
-        self.target.join("venv").join("bin").join("python")
+        self.target.join(Self::PYTHON_ENVIRONMENT).join("bin").join("python")
+    }
+
+    /// The Azure CLI that they call.
+    pub fn az(&self) -> PathBuf {
+        self.target.join(Self::AZ_ENVIRONMENT).join("bin").join("az")
     }
 }
 

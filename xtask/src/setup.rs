@@ -5,7 +5,6 @@
 //! goes on without a tool.
 
 use std::path::Path;
-use std::process::Command;
 
 use crate::process::{Failure, Workspace, on_path, output, read, run as run_command, succeeds};
 
@@ -55,7 +54,9 @@ pub fn run(workspace: &Workspace) -> Result<(), Failure> {
             return Err(Failure::new(format!("missing: {name}; run: rustup component add {name}")));
         }
     }
-    virtual_environment(workspace)?;
+    for environment in [&TESTS, &AZURE_CLI] {
+        virtual_environment(workspace, environment)?;
+    }
     println!("setup: everything is here");
     Ok(())
 }
@@ -116,18 +117,48 @@ fn compiles_c(workspace: &Workspace) -> bool {
     succeeds(command)
 }
 
-/// The Python packages of the end-to-end tests, in an environment of their own under the target
-/// directory. Done once for each content of the requirements file and each Python.
-fn virtual_environment(workspace: &Workspace) -> Result<(), Failure> {
-    let requirements = workspace.root.join("tests").join("e2e").join("requirements.txt");
-    let directory = workspace.target.join("venv");
+/// Python packages in an environment of their own under the target directory.
+struct Environment {
+    directory: &'static str,
+    /// In `tests/e2e`; every package pinned.
+    requirements: &'static str,
+    pip: &'static [&'static str],
+    /// What shows that the environment works, run by its Python.
+    works: &'static [&'static str],
+}
+
+/// The tests and the SDK that they call.
+const TESTS: Environment = Environment {
+    directory: Workspace::PYTHON_ENVIRONMENT,
+    requirements: "requirements.txt",
+    pip: &[],
+    works: &["-c", "import pytest, azure.keyvault.keys"],
+};
+/// The Azure CLI, which pins versions of the SDK that the tests do not want. It would install a library for each
+/// service of Azure; its file of requirements is complete without them.
+const AZURE_CLI: Environment = Environment {
+    directory: Workspace::AZ_ENVIRONMENT,
+    requirements: "requirements-az.txt",
+    pip: &["--no-deps"],
+    works: &["-c", "import azure.cli.command_modules.keyvault, azure.mgmt.keyvault"],
+};
+
+/// Made once for each content of the requirements file and each Python.
+fn virtual_environment(workspace: &Workspace, environment: &Environment) -> Result<(), Failure> {
+    let requirements = workspace.root.join("tests").join("e2e").join(environment.requirements);
+    let directory = workspace.target.join(environment.directory);
     let stamp = directory.join("installed.txt");
     let mut version = workspace.command("python3");
     version.args(["-c", "import sys; print(sys.executable, sys.version)"]);
     // The stamp holds all that the environment was made from, so comparing it needs no digest.
     let wanted = format!("{}{}", output(version)?, read(&requirements)?);
+    let python = |words: &[&str]| {
+        let mut command = workspace.command(directory.join("bin").join("python"));
+        command.args(words);
+        command
+    };
     if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted)
-        && succeeds(python(workspace, &["-c", "import pytest, azure.keyvault.keys"]))
+        && succeeds(python(environment.works))
     {
         return Ok(());
     }
@@ -135,17 +166,10 @@ fn virtual_environment(workspace: &Workspace) -> Result<(), Failure> {
     let mut make = workspace.command("python3");
     make.args(["-m", "venv", "--clear"]).arg(&directory);
     run_command(make)?;
-    let mut pip =
-        python(workspace, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]);
-    pip.arg(&requirements);
+    let mut pip = python(&["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    pip.args(environment.pip).arg("-r").arg(&requirements);
     run_command(pip)?;
     write(&stamp, &wanted)
-}
-
-fn python(workspace: &Workspace, words: &[&str]) -> Command {
-    let mut command = workspace.command(workspace.python());
-    command.args(words);
-    command
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

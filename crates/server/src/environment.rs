@@ -7,6 +7,7 @@ use crate::output;
 use crate::state::{Principal, Principals, Settings};
 use identity::issuer::APP_SERVICE_PATH;
 use std::io;
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,6 +23,10 @@ pub struct Arguments {
     /// for any credential it can find, as DefaultAzureCredential does, takes that one then.
     #[arg(long)]
     managed_identity: bool,
+    /// Also what the Azure CLI needs, and as comments the commands to log in with. For a shell of its own: where the
+    /// pool's name does not resolve, all that this shell starts goes through the quickstart's proxy.
+    #[arg(long)]
+    az: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
@@ -46,7 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     export("MHSM_URL", &format!("https://{POOL_NAME}.{RESOURCE_SUFFIX}:{port}"))?;
     export("HOLDFAST_POOL_URL_IP", &format!("https://127.0.0.1:{port}"))?;
     export("AUTHORITY_HOST", &settings.issuer_url())?;
-    export("HOLDFAST_PROXY", &format!("http://127.0.0.1:{}", settings.proxy_port()))?;
+    export("HOLDFAST_PROXY", &settings.proxy_url())?;
     export("TENANT_ID", &principals.tenant)?;
     export("CLIENT_ID", &chosen.client_id)?;
     export("CLIENT_SECRET", &chosen.client_secret)?;
@@ -65,7 +70,42 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
         export("IDENTITY_HEADER", std::str::from_utf8(&header)?)?;
         export("AZURE_POD_IDENTITY_AUTHORITY_HOST", &url)?;
     }
+    if arguments.az {
+        print_for_az(&layout, &settings)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_for_az(layout: &Layout, settings: &Settings) -> Result<(), CommandError> {
+    // Absolute, as `az` remembers in it wherever it is called; never the person's own, which has other logins.
+    let directory = std::path::absolute(layout.az_configuration(settings.port))?;
+    export("AZURE_CONFIG_DIR", &directory.display().to_string())?;
+    // Else it asks Microsoft's login host about ours.
+    export("AZURE_CORE_INSTANCE_DISCOVERY", "false")?;
+    export("AZURE_CORE_COLLECT_TELEMETRY", "false")?;
+    let name = format!("{POOL_NAME}.{RESOURCE_SUFFIX}");
+    if !resolves_to_loopback(&name, settings.port) {
+        for name in ["HTTPS_PROXY", "https_proxy"] {
+            export(name, &settings.proxy_url())?;
+        }
+        // `localhost` in it would keep the pool's name from the proxy as well.
+        output::line(format_args!("unset NO_PROXY no_proxy"))?;
+    }
+    Ok(output::line(format_args!(
+        "# Once:
+#   az cloud register --name holdfast --endpoint-resource-manager \"$AUTHORITY_HOST\"
+#   az cloud set --name holdfast
+#   az login --service-principal --username \"$CLIENT_ID\" --password=\"$CLIENT_SECRET\" --tenant \"$TENANT_ID\"
+# Then for instance:
+#   az keyvault key create --hsm-name {POOL_NAME} --name first --kty EC-HSM --curve P-256"
+    ))?)
+}
+
+/// Whether clients find the pool by its name, by a resolver that knows names under localhost or a line in /etc/hosts.
+fn resolves_to_loopback(name: &str, port: u16) -> bool {
+    let Ok(addresses) = (name, port).to_socket_addrs() else { return false };
+    let mut addresses = addresses.peekable();
+    addresses.peek().is_some() && addresses.all(|address| address.ip().is_loopback())
 }
 
 fn export_principal(name: &str, principal: &Principal) -> io::Result<()> {

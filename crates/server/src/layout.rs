@@ -86,6 +86,11 @@ impl Layout {
         self.data.join("quickstart.json")
     }
 
+    /// What `az` remembers: logins, and addresses with the port that they had.
+    pub fn az_configuration(&self, port: u16) -> PathBuf {
+        self.data.join("az").join(port.to_string())
+    }
+
     pub fn process(&self) -> PathBuf {
         self.data.join("run").join("holdfast.pid")
     }

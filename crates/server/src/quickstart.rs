@@ -30,8 +30,9 @@ use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
 use identity::Audiences;
 use identity::issuer::{
-    ClientCertificate, DEFAULT_TOKEN_LIFETIME, FederatedCredential, GRAPH_AUDIENCE, Issuer, IssuerConfig,
-    IssuerState, ManagedClient, ManagedIdentity, RESOURCE_MANAGER_AUDIENCES, generate_client_secret,
+    ClientCertificate, CloudConfig, DEFAULT_TOKEN_LIFETIME, FederatedCredential, GRAPH_AUDIENCE, Issuer,
+    IssuerConfig, IssuerState, ManagedClient, ManagedIdentity, PoolView, RESOURCE_MANAGER_AUDIENCES,
+    generate_client_secret,
 };
 use seal::{FILE_ROOT_BYTES, FileRoot, Root};
 use service::{Clock, Pool, PoolLimits, PoolParts, Random, SystemClock, SystemRandom};
@@ -153,8 +154,9 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
     let principals = Principals::open(&layout, arguments.with_conformance_principal)?;
     let authority = CertificateAuthority::open(&layout)?;
     let issuer = open_issuer(&layout, &settings, &principals, federated)?;
-    let managed_identity = open_managed_identity(&layout, &issuer, &principals)?;
     let pool = open_pool(&layout, &issuer, &principals, arguments.founding).await?;
+    let issuer = Arc::new(issuer.with_cloud(cloud(&settings, pool.genesis()))?);
+    let managed_identity = open_managed_identity(&layout, &issuer, &principals)?;
 
     let (close, closing) = watch::channel(false);
     let mut services = JoinSet::new();
@@ -283,7 +285,7 @@ fn open_issuer(
     settings: &Settings,
     principals: &Principals,
     federated: Option<Vec<FederatedCredential>>,
-) -> Result<Arc<Issuer>, CommandError> {
+) -> Result<Issuer, CommandError> {
     let tenant = TenantId::parse(&principals.tenant)?;
     let held = files::read(&layout.issuer())?;
     let mut state = match &held {
@@ -303,9 +305,10 @@ fn open_issuer(
     if held.is_none_or(|held| *held != *json) {
         files::write(&layout.issuer(), &json)?;
     }
-    let exact = RESOURCE_MANAGER_AUDIENCES.into_iter().chain([GRAPH_AUDIENCE, PUBLIC_AUDIENCE]);
+    let base_url = settings.issuer_url();
+    let exact = RESOURCE_MANAGER_AUDIENCES.into_iter().chain([GRAPH_AUDIENCE, &base_url, PUBLIC_AUDIENCE]);
     let config = IssuerConfig {
-        base_url: settings.issuer_url(),
+        base_url: base_url.clone(),
         issuer: Some(token_issuer(&tenant)),
         tenant,
         alias_tenant: Some(TenantId::parse(ALIAS_TENANT)?),
@@ -314,7 +317,7 @@ fn open_issuer(
         token_lifetime: DEFAULT_TOKEN_LIFETIME,
     };
     let clock = Arc::new(|| -> Time { SystemClock.now() });
-    Ok(Arc::new(Issuer::new(config, state.signing_keys()?, clock)?))
+    Ok(Issuer::new(config, state.signing_keys()?, clock)?)
 }
 
 /// The issuer for programs on this machine that ask without a secret: they are `app`.
@@ -334,6 +337,22 @@ fn open_managed_identity(
 fn challenged_authority(settings: &Settings, principals: &Principals, adfs: bool) -> String {
     let tenant = if adfs { ALIAS_TENANT } else { &principals.tenant };
     format!("{}/{tenant}", settings.issuer_url())
+}
+
+/// The pool as `az` finds it.
+fn cloud(settings: &Settings, genesis: &Genesis) -> CloudConfig {
+    CloudConfig {
+        name: "Holdfast".to_owned(),
+        pool_suffix: format!("{RESOURCE_SUFFIX}:{}", settings.port),
+        resource_group: "quickstart".to_owned(),
+        location: "local".to_owned(),
+        pools: vec![PoolView {
+            name: genesis.name.to_string(),
+            initial_administrators: genesis.initial_administrators.clone(),
+            retention_days: genesis.retention.days(),
+            purge_protection: genesis.purge_protection,
+        }],
+    }
 }
 
 /// `iss` of the quickstart's tokens. Genesis pins it for ever, so it says nothing of ports.

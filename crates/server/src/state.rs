@@ -87,6 +87,10 @@ impl Settings {
     pub fn managed_identity_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.managed_identity_port())
     }
+
+    pub fn proxy_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.proxy_port())
+    }
 }
 
 impl Principals {

@@ -9,6 +9,7 @@
 
 mod assertion;
 mod client_certificate;
+mod cloud;
 mod documents;
 mod federation;
 mod managed_identity;
@@ -20,6 +21,7 @@ mod token_endpoint;
 
 pub use assertion::{MAX_ASSERTION_LIFETIME_SECONDS, MAX_FEDERATED_LIFETIME_SECONDS};
 pub use client_certificate::{ClientCertificate, ClientCertificateError, MAX_CERTIFICATE_BYTES};
+pub use cloud::{CloudConfig, MAX_IDS, PoolView, subscription_id};
 pub use federation::{
     FEDERATION_AUDIENCE, FederatedCredential, FederatedCredentialError, MAX_FEDERATED_CREDENTIALS,
     MAX_FEDERATED_NAME_BYTES,
@@ -128,6 +130,7 @@ pub struct Issuer {
     keys: ArcSwap<SigningKeys>,
     replay: ReplayGuard,
     clock: Clock,
+    cloud: Option<cloud::Cloud>,
 }
 
 impl Issuer {
@@ -150,7 +153,7 @@ impl Issuer {
             }
         }
         let keys = ArcSwap::from_pointee(keys.into());
-        Ok(Self { config, clients, keys, replay: ReplayGuard::default(), clock })
+        Ok(Self { config, clients, keys, replay: ReplayGuard::default(), clock, cloud: None })
     }
 
     /// `iss` of the tokens: `{base}/{tenant}/v2.0`.
@@ -271,6 +274,9 @@ impl<'a> Route<'a> {
 }
 
 async fn serve(State(issuer): State<Arc<Issuer>>, request: Request) -> Response {
+    if cloud::is_asked(&issuer, request.uri().path()) {
+        return cloud::serve(&issuer, request).await;
+    }
     let correlation = problem::correlation_id(request.headers());
     let answer = answer(&issuer, request).await;
     answer.unwrap_or_else(|problem| problem.response(issuer.now(), correlation))
