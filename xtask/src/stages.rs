@@ -54,17 +54,29 @@ pub fn soak(workspace: &Workspace) -> Result<(), Failure> {
     clock.stage("setup", || setup::run(workspace))?;
     clock.stage("build for end to end", || e2e::build(workspace))?;
     // Set before any thread is started would still be `unsafe`: hand the variable to the children alone.
-    let rounds = std::env::var("HOLDFAST_KILL_ROUNDS").unwrap_or_else(|_| "500".to_owned());
-    let words = ["-k".to_owned(), "kill".to_owned(), "--timeout=7200".to_owned()];
-    let kills = clock
-        .stage("kills", || e2e::run_with(workspace, &words, &[("HOLDFAST_KILL_ROUNDS", rounds.as_str())]))?;
-    let cases = std::env::var("PROPTEST_CASES").unwrap_or_else(|_| "5000".to_owned());
+    let kill_rounds = or("HOLDFAST_KILL_ROUNDS", "500");
+    let signatures = or("HOLDFAST_SIGNATURES", "10000");
+    let life_cycles = or("HOLDFAST_LIFE_CYCLES", "10000");
+    let variables = [
+        ("HOLDFAST_KILL_ROUNDS", kill_rounds.as_str()),
+        ("HOLDFAST_SIGNATURES", signatures.as_str()),
+        ("HOLDFAST_LIFE_CYCLES", life_cycles.as_str()),
+    ];
+    let words = ["-k", "kill or verify_elsewhere or again_and_again", "--timeout=7200"].map(str::to_owned);
+    let end_to_end =
+        clock.stage("end to end, for longer", || e2e::run_with(workspace, &words, &variables))?;
+    let cases = or("PROPTEST_CASES", "5000");
     let variables = [("HOLDFAST_SOAK", "1"), ("PROPTEST_CASES", cases.as_str())];
     let units = clock.stage("properties", || rust_tests(workspace, &variables))?;
     clock.print();
     println!("{units}");
-    println!("{kills}");
+    println!("{end_to_end}");
     Ok(())
+}
+
+/// What the person's shell says, else our own figure.
+fn or(variable: &str, figure: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| figure.to_owned())
 }
 
 fn rust_tests(workspace: &Workspace, variables: &[(&str, &str)]) -> Result<String, Failure> {

@@ -1,0 +1,138 @@
+//! Every route there is, from the router's own list: found at its path, closed to callers without a token and without a
+//! right, and named in the audit log. A route that is added is here at once; what it takes is for `matrix.rs` to say.
+#![allow(clippy::unwrap_used)] // a failed check is a failed test
+
+mod common;
+
+use api_data::{Route, RouteKind};
+use common::Bench;
+use domain::guid::Guid;
+use http::Method;
+use serde_json::json;
+use std::collections::HashSet;
+
+const STRANGER: Guid = Guid([9; 16]);
+
+/// The route's path for a key, an id and a setting, at the pool's scope and at a key's.
+fn paths(kind: RouteKind) -> Vec<String> {
+    let fill = |scope: &str, version: &str| {
+        kind.path()
+            .replace("{scope}", scope)
+            .replace("{key}", "there")
+            .replace("{version}", version)
+            .replace("{id}", "c1c1c1c1-c1c1-c1c1-c1c1-c1c1c1c1c1c1")
+            .replace("{setting}", "AllowKeyManagementOperationsThroughARM")
+    };
+    let all: HashSet<String> = ["", "/keys", "/keys/there"]
+        .into_iter()
+        .flat_map(|scope| ["", "0123456789abcdef0123456789abcdef"].map(|version| fill(scope, version)))
+        .collect();
+    all.into_iter().collect()
+}
+
+#[test]
+fn every_route_is_found_at_its_path_and_no_two_share_one() {
+    let mut places = HashSet::new();
+    for kind in RouteKind::ALL {
+        assert!(places.insert((kind.method(), kind.path())), "{kind:?}");
+        for path in paths(*kind) {
+            let method = Method::from_bytes(kind.method().as_bytes()).unwrap();
+            let route = Route::parse(&method, &path).unwrap_or_else(|error| panic!("{path}: {error:?}"));
+            assert_eq!(route.kind(), *kind, "{path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_route_is_open_without_a_token() {
+    let bench = Bench::new().await;
+    bench.arrange("POST", "/keys/there/create", json!({ "kty": "EC" })).await;
+    let before = bench.events().await.len();
+    for kind in RouteKind::ALL {
+        for path in paths(*kind) {
+            for token in [None, Some("nonsense")] {
+                let answer = bench.send(kind.method(), &path, Some(&json!({})), token).await;
+                assert_eq!(answer.status, 401, "{path}");
+                assert!(answer.challenge.unwrap().starts_with("Bearer authorization="), "{path}");
+                assert_eq!(answer.body["error"]["code"], "Unauthorized");
+            }
+        }
+    }
+    assert_eq!(bench.events().await.len(), before, "an event without a caller");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_is_closed_to_who_holds_no_right_and_says_so_in_the_log() {
+    let bench = Bench::new().await;
+    bench.arrange("POST", "/keys/there/create", json!({ "kty": "EC" })).await;
+    let token = bench.token(STRANGER);
+    for kind in RouteKind::ALL {
+        for path in paths(*kind) {
+            let before = bench.events().await.len();
+            let body = body(*kind);
+            let answer = bench.send(kind.method(), &path, Some(&body), Some(&token)).await;
+            assert_eq!(answer.to_string(), "403 Forbidden/ForbiddenByRbac", "{kind:?} {path}: {answer:?}");
+            assert_eq!(answer.challenge, None, "{path}");
+            let message = answer.body["error"]["message"].as_str().unwrap();
+            for part in [&STRANGER.to_string(), "Microsoft.KeyVault/managedHsm/", "at scope /"] {
+                assert!(message.contains(part), "{path}: {message}");
+            }
+            let events = bench.events().await;
+            let [event] = &events[before..] else { panic!("{path}: {} events", events.len() - before) };
+            assert_eq!(event["operationName"], kind.operation(), "{path}");
+            assert_eq!(event["httpStatusCode"], 403, "{path}");
+            assert_eq!(event["resultType"], "Forbidden", "{path}");
+            assert!(event["identity"].to_string().contains(&STRANGER.to_string()), "{path}");
+        }
+    }
+    // Nothing of it happened.
+    assert_eq!(bench.as_root("GET", "/keys/there", None).await.status, 200);
+    let keys = bench.as_root("GET", "/keys/there/versions", None).await;
+    assert_eq!(keys.body["value"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_route_is_refused_and_recorded() {
+    let bench = Bench::new().await;
+    let known: HashSet<_> = RouteKind::ALL.iter().map(|kind| (kind.method(), kind.path())).collect();
+    let token = bench.token(STRANGER);
+    for path in RouteKind::ALL.iter().map(|kind| kind.path()).collect::<HashSet<_>>() {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "PROPFIND"] {
+            if known.contains(&(method, path)) {
+                continue;
+            }
+            let kind = RouteKind::ALL.iter().find(|kind| kind.path() == path).unwrap();
+            for path in paths(*kind) {
+                let method_known = Method::from_bytes(method.as_bytes()).unwrap();
+                if Route::parse(&method_known, &path).is_ok() {
+                    // `/keys/{key}` is `/keys/{key}/{version}` without a version.
+                    continue;
+                }
+                let before = bench.events().await.len();
+                let answer = bench.send(method, &path, Some(&json!({})), Some(&token)).await;
+                // In `GET /keys/{key}/sign`, `sign` stands where a version belongs: malformed, not unknown.
+                assert!([400, 404].contains(&answer.status), "{method} {path}: {answer:?}");
+                assert_eq!(bench.events().await.len(), before + 1, "{method} {path}");
+            }
+        }
+    }
+}
+
+/// A body that parses, so that a refusal is for the right that is missing and for nothing else.
+fn body(kind: RouteKind) -> serde_json::Value {
+    let digest = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+    match kind {
+        RouteKind::CreateKey => json!({ "kty": "EC" }),
+        RouteKind::Sign => json!({ "alg": "ES256", "value": digest }),
+        RouteKind::Verify => json!({ "alg": "ES256", "digest": digest, "value": digest }),
+        RouteKind::Encrypt | RouteKind::Decrypt => json!({ "alg": "A256GCM", "value": digest }),
+        RouteKind::WrapKey | RouteKind::UnwrapKey => json!({ "alg": "A256KW", "value": digest }),
+        RouteKind::RandomBytes => json!({ "count": 16 }),
+        RouteKind::CreateAssignment => json!({ "properties": {
+            "principalId": STRANGER.to_string(), "roleDefinitionId": STRANGER.to_string(),
+        }}),
+        RouteKind::DefineRole => json!({ "properties": { "roleName": "r" } }),
+        RouteKind::UpdateSetting => json!({ "value": "true" }),
+        _ => json!({}),
+    }
+}
