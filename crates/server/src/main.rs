@@ -3,6 +3,7 @@
 mod admin;
 mod audit_command;
 mod certificates;
+mod client;
 mod detach;
 mod environment;
 mod files;
@@ -44,6 +45,10 @@ enum Command {
     /// Read or verify a pool's audit log.
     #[command(subcommand)]
     Audit(audit_command::Arguments),
+    /// Make, show, use and remove keys, over the wire API.
+    Key(client::key::Arguments),
+    /// Give, take and explain rights, over the wire API.
+    Role(client::role::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -62,6 +67,8 @@ fn main() -> ExitCode {
         Command::Stop(arguments) => running::stop(&layout::Layout::new(arguments.data)),
         Command::Env(arguments) => environment::run(&arguments),
         Command::Audit(arguments) => audit_command::run(arguments),
+        Command::Key(arguments) => client::key::run(arguments),
+        Command::Role(arguments) => client::role::run(arguments),
     };
     match result {
         Ok(code) => code,
@@ -73,7 +80,10 @@ fn main() -> ExitCode {
                 eprintln!("  because: {error}");
                 source = error.source();
             }
-            ExitCode::FAILURE
+            for hint in client::hints(&error) {
+                eprintln!("  {hint}");
+            }
+            client::exit_code(&error)
         }
     }
 }
