@@ -5,6 +5,7 @@ mod audit_command;
 mod certificates;
 mod client;
 mod detach;
+mod doctor;
 mod environment;
 mod files;
 mod hardening;
@@ -49,6 +50,8 @@ enum Command {
     Key(client::key::Arguments),
     /// Give, take and explain rights, over the wire API.
     Role(client::role::Arguments),
+    /// Say what protects a pool and what does not, and what to do about it.
+    Doctor(doctor::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Audit(arguments) => audit_command::run(arguments),
         Command::Key(arguments) => client::key::run(arguments),
         Command::Role(arguments) => client::role::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
     };
     match result {
         Ok(code) => code,
