@@ -221,14 +221,16 @@ def test_update(pool):
 def test_lists_are_whole_whatever_their_pages(own_pool):
     """60 keys are three pages of 25."""
     own_pool.start()
-    names = {own_pool.create("ec", f"page-{number:03}") and f"page-{number:03}" for number in range(60)}
+    names = [f"page-{number:03}" for number in range(60)]
+    for name in names:
+        own_pool.create("ec", name)
     first = own_pool.call("GET", "/keys")
     assert first.status == 200 and first.json["nextLink"], "one page does not hold them all"
     listed = holdfast(own_pool, "key", "list").json
-    assert {item["kid"].rsplit("/", 1)[1] for item in listed["value"]} == names
-    assert len(listed["value"]) == 60 and listed["nextLink"] is None
+    assert sorted(item["kid"].rsplit("/", 1)[1] for item in listed["value"]) == names
+    assert listed["nextLink"] is None
     table = rows(holdfast(own_pool, "key", "list", "--output", "table").out)
-    assert [row["NAME"] for row in table].sort() == sorted(names).sort() and len(table) == 60
+    assert sorted(row["NAME"] for row in table) == names
     own_pool.stop()
 
 
@@ -523,6 +525,35 @@ def test_roles_that_make_no_sense(pool):
     assert "roleAssignments/write/action" in denied.err
 
 
+# --- settings
+
+
+def test_settings(own_pool):
+    own_pool.start()
+    name = "HoldfastAllowRsa15Decryption"
+    listed = holdfast(own_pool, "setting", "list").json["settings"]
+    assert {"name": name, "value": "true", "type": "boolean"} in listed
+    table = rows(holdfast(own_pool, "setting", "list", "--output", "table").out)
+    assert {"NAME": name, "VALUE": "true"} in table and len(table) == len(listed)
+    key = own_pool.create("rsa")["key"]["kid"].split("/")[4]
+    document = holdfast(own_pool, "key", "encrypt", key, "--alg", "RSA1_5", stdin=b"plain").bytes
+    assert report(own_pool)["RSA1_5"]["state"] == "weak"
+    # As doctor says it.
+    words = re.match(r"holdfast (setting set \w+ false)", report(own_pool)["RSA1_5"]["remedy"]).group(1).split()
+    assert holdfast(own_pool, *words).json["value"] == "false"
+    assert rows(holdfast(own_pool, "setting", "show", name, "--output", "table").out) == [
+        {"NAME": name, "VALUE": "false"}
+    ]
+    assert report(own_pool)["RSA1_5"]["state"] == "ok"
+    refused = holdfast(own_pool, "key", "decrypt", key, stdin=document, code=NOT_FOUND_OR_ALLOWED)
+    assert "AlgorithmTurnedOff" in refused.err
+    holdfast(own_pool, "setting", "set", name, "perhaps", code=USAGE)
+    unknown = holdfast(own_pool, "setting", "set", "no/such", "true", code=NOT_FOUND_OR_ALLOWED)
+    assert "SettingNotFound" in unknown.err and "holdfast setting list" in unknown.err
+    holdfast(own_pool, "setting", "set", name, "true", "--as", "app", code=NOT_FOUND_OR_ALLOWED)
+    own_pool.stop()
+
+
 # --- errors, and where the target comes from
 
 
@@ -532,7 +563,7 @@ def test_an_error_says_what_the_service_said_and_its_number(pool):
     said = assert_error(pool.call("GET", f"/keys/{name}"), 404, "KeyNotFound")
     assert f"holdfast: KeyNotFound: {said}\n" in done.err
     request_id = re.search(r"request id (\S+)", done.err).group(1)
-    assert any(event["holdfast"]["requestId"] == request_id for event in pool.audit()) or uuid.UUID(request_id)
+    assert any(event["holdfast"]["requestId"] == request_id for event in pool.audit())
     assert "holdfast key list" in done.err
     assert done.out == ""
 
@@ -683,7 +714,7 @@ def hostile(certificates):
 
         def answer(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.server.requests.append((self.command, self.path, dict(self.headers), body))
+            self.server.requests.append((self.command, self.path, self.headers, body))
             status, headers, content = self.server.script(self)
             self.send_response(status)
             for name, value in headers.items():
@@ -806,7 +837,7 @@ def test_links_to_another_server_are_not_followed(hostile, pool):
         "https://evil.example/keys",
         f"http://127.0.0.1:{hostile.port}/keys",
         f"https://127.0.0.1:{hostile.port}@evil.example/keys",
-        "https://localhost:{hostile.port}/keys",
+        f"https://localhost:{hostile.port}/keys",
         "/keys?page=2",
     ):
         hostile.requests.clear()
@@ -888,7 +919,7 @@ def test_doctor_says_what_protects_and_what_does_not(pool, keys):
         assert states[check] == "ok", found[check]
     for check in ("class", "root of trust", "purge protection", "identity issuer", "certificate authority"):
         assert states[check] == "weak", found[check]
-    for check in ("clients' secrets", "conformance principal", "RSA1_5 and CBC", "expiry of keys"):
+    for check in ("clients' secrets", "conformance principal", "RSA1_5", "CBC", "expiry of keys"):
         assert states[check] == "weak", found[check]
     for check in ("security domain", "backup", "rollback", "live root"):
         assert states[check] == "missing", found[check]
@@ -903,7 +934,7 @@ def test_doctor_says_what_protects_and_what_does_not(pool, keys):
     # Who may not read keys is told so, and all else is the same.
     other = report(pool, "--as", "admin")
     assert other["keys"]["state"] == "unknown" and "admin" in other["keys"]["found"]
-    assert other["RSA1_5 and CBC"]["state"] == "weak"
+    assert other["CBC"]["state"] == "weak"
 
 
 def test_doctor_sees_what_others_could_read(own_pool):
@@ -934,6 +965,7 @@ def test_doctor_where_there_is_nothing_to_look_at(own_pool):
     nothing = holdfast(own_pool, "doctor", code=FAILED)
     assert "there is no quickstart" in nothing.err and not nothing.out
     own_pool.start()
+    assert own_pool.variables
     own_pool.stop()
     (own_pool.data / "identity" / "principals.json").write_text("{")
     damaged = holdfast(own_pool, "doctor", code=FAILED)

@@ -10,12 +10,14 @@ mod keys;
 mod machine;
 
 use crate::CommandError;
+use crate::client;
 use crate::client::login::{Client, Target};
 use crate::client::output::{self as client_output, Format};
 use crate::environment::word;
 use crate::layout::{self, Layout};
 use crate::output::line;
 use crate::state::{Principals, Settings};
+use domain::setting::Setting;
 use facts::{Facts, Protection, Unanswered};
 use finding::{Finding, State};
 use rustls_pki_types::CertificateDer;
@@ -89,7 +91,8 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     findings.push(machine::clock(layout, now).map_err(unreadable)?);
     match facts {
         Err(Unanswered::NotRunning) => {
-            findings.extend([Finding::unknown("keys", "the pool does not run"), keys::unseen_old_paddings()]);
+            findings.push(Finding::unknown("keys", "the pool does not run"));
+            findings.extend(keys::old_paddings(None, None));
         }
         Ok(_) | Err(Unanswered::NoFacts) => findings.extend(over_the_wire(layout, principal, now)?),
     }
@@ -302,23 +305,34 @@ fn authority(layout: &Layout, now: SystemTime) -> Result<Finding, CommandError> 
     Ok(machine::certificate("certificate of the CA", &der, now, remedy))
 }
 
-/// What the pool shows to every client, and to one that may read keys.
+/// What the pool shows to every client, and to those that may read keys and settings.
 fn over_the_wire(layout: &Layout, principal: &str, now: SystemTime) -> Result<Vec<Finding>, CommandError> {
     let mut client = Client::new(Target::quickstart(layout, principal)?);
+    let mut administrator = Client::new(Target::quickstart(layout, "admin")?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let keys = runtime.block_on(keys::Keys::read(&mut client));
+    let (keys, settings) = runtime.block_on(async {
+        (keys::Keys::read(&mut client).await, client::setting::all(&mut administrator).await)
+    });
     let mut findings = Vec::new();
     if let Some(certificate) = client.channel().certificate() {
         let remedy = "start the pool again: it gets a certificate for 90 days at each start";
         findings.push(machine::certificate("certificate of the pool", certificate, now, remedy));
     }
+    let rsa15 = settings.ok().and_then(|settings| {
+        let name = Setting::Rsa15Decryption.name();
+        settings.iter().find(|held| held.name == name)?.value.parse().ok()
+    });
     match keys {
-        Ok(keys) => findings.extend(keys.findings(now)),
+        Ok(keys) => {
+            findings.extend(keys.findings(now));
+            findings.extend(keys::old_paddings(Some(&keys), rsa15));
+        }
         Err(error) => {
             let found = format!(
                 "not looked at, as {principal} cannot list them ({error}); --as names another principal"
             );
-            findings.extend([Finding::unknown("keys", found), keys::unseen_old_paddings()]);
+            findings.push(Finding::unknown("keys", found));
+            findings.extend(keys::old_paddings(None, rsa15));
         }
     }
     Ok(findings)

@@ -5,7 +5,7 @@
 
 use crate::CommandError;
 use bytes::{Buf, Bytes};
-use http::header::{HOST, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
@@ -205,7 +205,13 @@ impl Channel {
 
     async fn exchange(&mut self, message: Message) -> Result<Answer, CommandError> {
         let Message { method, path, headers, body } = message;
+        let is_post = method == Method::POST;
+        let length = body.len();
         let mut request = Request::builder().method(method).uri(path).body(Full::new(body))?;
+        if is_post {
+            // Some servers refuse a POST that does not say its length, be it none.
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
         request.headers_mut().insert(HOST, HeaderValue::try_from(self.origin.authority())?);
         request.headers_mut().extend(headers);
         let lost = |origin: &Origin, error: hyper::Error| -> CommandError {

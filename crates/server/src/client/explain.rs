@@ -1,24 +1,10 @@
 //! Whether a principal may do something, and by what: the rules are `domain`'s, the assignments are the pool's.
 
-use domain::access::{BuiltInRole, DataAction, RoleAssignment, Scope};
-use domain::guid::Guid;
-use domain::principal::ObjectId;
+use domain::access::{DataAction, Role, RoleAssignment, RoleTable, Scope};
+use domain::principal::{Caller, ObjectId, TenantId};
+use domain::time::IntDate;
 
 const PREFIX: &str = "Microsoft.KeyVault/managedHsm/";
-
-/// A role as a pool defines it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Role {
-    pub id: Guid,
-    pub name: String,
-    pub actions: Vec<DataAction>,
-}
-
-impl Role {
-    pub fn allows(&self, action: DataAction) -> bool {
-        self.actions.contains(&action)
-    }
-}
 
 /// What is asked.
 pub struct Question<'a> {
@@ -28,36 +14,52 @@ pub struct Question<'a> {
     pub scope: &'a Scope,
 }
 
-/// What a pool has to say to it.
+/// What a pool has to say to it. Each assignment comes with its role, if there is such a one.
 #[derive(Debug)]
 pub struct Verdict<'a> {
     /// The assignments that allow it. None: it is not allowed.
-    pub allowing: Vec<(&'a RoleAssignment, &'a Role)>,
-    /// What the principal or its groups hold there besides, with the role if there is such a one.
-    pub others: Vec<(&'a RoleAssignment, Option<&'a Role>)>,
+    pub allowing: Vec<(&'a RoleAssignment, Option<Role>)>,
+    /// What the principal or its groups hold there besides.
+    pub others: Vec<(&'a RoleAssignment, Option<Role>)>,
     /// The role with the fewest rights that would allow it.
-    pub smallest: Option<&'a Role>,
+    pub smallest: Option<Role>,
 }
 
-pub fn answer<'a>(
-    question: &Question<'_>,
-    assignments: &'a [RoleAssignment],
-    roles: &'a [Role],
-) -> Verdict<'a> {
-    let concerns = |held: &&RoleAssignment| {
-        (held.principal == question.principal || question.groups.contains(&held.principal))
-            && held.scope.covers(question.scope)
-    };
-    let mut verdict = Verdict { allowing: Vec::new(), others: Vec::new(), smallest: None };
-    for held in assignments.iter().filter(concerns) {
-        match roles.iter().find(|role| role.id == held.role) {
-            Some(role) if role.allows(question.action) => verdict.allowing.push((held, role)),
-            role => verdict.others.push((held, role)),
+impl Question<'_> {
+    /// The answer of a pool with these assignments and roles.
+    pub fn answer<'t>(&self, table: &'t RoleTable) -> Verdict<'t> {
+        let caller = self.caller();
+        let mut allowing: Vec<_> = table.allowing(&caller, self.action, self.scope).collect();
+        allowing.sort_by_key(|held| held.name);
+        let mut others: Vec<_> = table
+            .assignments()
+            .filter(|held| caller.is(held.principal) && held.scope.covers(self.scope))
+            .filter(|held| !allowing.contains(held))
+            .collect();
+        others.sort_by_key(|held| held.name);
+        let with_role = |held: Vec<&'t RoleAssignment>| {
+            held.into_iter().map(|held| (held, table.role(held.role))).collect()
+        };
+        let smallest =
+            table.roles().filter(|role| role.allows(self.action)).min_by_key(|role| actions(role).len());
+        Verdict { allowing: with_role(allowing), others: with_role(others), smallest }
+    }
+
+    /// Somebody whom this question alone knows: no token says so, and nothing is given for it.
+    fn caller(&self) -> Caller {
+        Caller {
+            tenant: TenantId::parse("asked").expect("a word is a tenant"),
+            object_id: self.principal,
+            groups: self.groups.to_vec(),
+            issued_at: IntDate::default(),
+            application_id: None,
+            user_principal_name: None,
         }
     }
-    let candidates = roles.iter().filter(|role| role.allows(question.action));
-    verdict.smallest = candidates.min_by_key(|role| role.actions.len());
-    verdict
+}
+
+pub fn actions(role: &Role) -> Vec<DataAction> {
+    DataAction::ALL.iter().copied().filter(|action| role.allows(*action)).collect()
 }
 
 /// Where an assignment may be that covers `scope`, widest first.
@@ -66,12 +68,6 @@ pub fn scopes_above(scope: &Scope) -> Vec<Scope> {
     scopes.retain(|above| above.covers(scope));
     scopes.dedup();
     scopes
-}
-
-/// A built-in role by what this program knows, where the pool's own definition cannot be had.
-pub fn built_in(role: BuiltInRole) -> Role {
-    let actions = DataAction::ALL.iter().copied().filter(|action| role.allows(*action)).collect();
-    Role { id: role.id(), name: role.name().to_owned(), actions }
 }
 
 /// A data action by its full name or the end of it, without regard to case: `sign` is
@@ -103,8 +99,8 @@ fn short(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::access::{RoleTable, action};
-    use domain::principal::{Caller, TenantId};
+    use domain::access::{BuiltInRole, CustomRole, Permission};
+    use domain::guid::Guid;
 
     fn guid(byte: u8) -> Guid {
         Guid([byte; 16])
@@ -114,8 +110,8 @@ mod tests {
         Scope::parse(text).unwrap()
     }
 
-    fn assignment(name: u8, at: &str, role: BuiltInRole, principal: u8) -> RoleAssignment {
-        RoleAssignment { name: guid(name), scope: scope(at), role: role.id(), principal: guid(principal) }
+    fn assignment(name: u8, at: &str, role: Guid, principal: u8) -> RoleAssignment {
+        RoleAssignment { name: guid(name), scope: scope(at), role, principal: guid(principal) }
     }
 
     #[test]
@@ -151,55 +147,39 @@ mod tests {
 
     #[test]
     fn says_by_what_and_what_would_help() {
-        let roles: Vec<_> = BuiltInRole::ALL.map(built_in).into();
-        let held = [
-            assignment(1, "/", BuiltInRole::CryptoAuditor, 1),
-            assignment(2, "/keys/k", BuiltInRole::CryptoUser, 2),
-            assignment(3, "/keys", BuiltInRole::CryptoUser, 3),
-        ];
-        let at = scope("/keys/k");
-        let ask = |groups: &'static [ObjectId], at| {
-            answer(
-                &Question { principal: guid(1), groups, action: DataAction::Sign, scope: at },
-                &held,
-                &roles,
-            )
+        let user = BuiltInRole::CryptoUser.id();
+        let table = RoleTable::new([
+            assignment(1, "/", BuiltInRole::CryptoAuditor.id(), 1),
+            assignment(2, "/keys/k", user, 2),
+            assignment(3, "/keys", user, 3),
+            assignment(4, "/keys", guid(9), 1),
+        ]);
+        let ask = |groups: &[ObjectId], at: &str| {
+            let question =
+                Question { principal: guid(1), groups, action: DataAction::Sign, scope: &scope(at) };
+            let Verdict { allowing, others, smallest } = question.answer(&table);
+            let names = |held: Vec<(&RoleAssignment, Option<Role>)>| {
+                held.into_iter().map(|(held, role)| (held.name.0[0], role.is_some())).collect::<Vec<_>>()
+            };
+            (names(allowing), names(others), smallest.unwrap().name().to_owned())
         };
-        let alone = ask(&[], &at);
-        assert!(alone.allowing.is_empty());
-        assert_eq!(alone.others.len(), 1);
-        assert_eq!(alone.smallest.unwrap().name, "Managed HSM Crypto User");
-        let in_group = ask(&[Guid([2; 16])], &at);
-        assert_eq!(in_group.allowing.iter().map(|(held, _)| held.name).collect::<Vec<_>>(), [guid(2)]);
-        let elsewhere = scope("/keys/other");
-        assert!(ask(&[Guid([2; 16])], &elsewhere).allowing.is_empty());
-        assert_eq!(ask(&[Guid([3; 16])], &elsewhere).allowing.len(), 1);
+        let smallest = "Managed HSM Crypto User".to_owned();
+        assert_eq!(ask(&[], "/keys/k"), (vec![], vec![(1, true), (4, false)], smallest.clone()));
+        assert_eq!(ask(&[guid(2)], "/keys/k").0, [(2, true)]);
+        assert_eq!(ask(&[guid(2)], "/keys/other").0, []);
+        assert_eq!(ask(&[guid(3)], "/keys/other").0, [(3, true)]);
     }
 
-    /// The pool decides with `RoleTable`; this must never say otherwise.
     #[test]
-    fn agrees_with_what_the_pool_decides() {
-        let roles: Vec<_> = BuiltInRole::ALL.map(built_in).into();
-        for role in BuiltInRole::ALL {
-            for place in ["/", "/keys", "/keys/k", "/keys/other"] {
-                let held = [assignment(1, place, role, 1)];
-                let caller = Caller {
-                    tenant: TenantId::parse("t").unwrap(),
-                    object_id: guid(1),
-                    groups: vec![],
-                    application_id: None,
-                    user_principal_name: None,
-                };
-                for asked in ["/", "/keys", "/keys/k"].map(scope) {
-                    let decided = RoleTable::new(held.clone())
-                        .authorize::<action::Sign>(&caller, asked.clone())
-                        .is_ok();
-                    let question =
-                        Question { principal: guid(1), groups: &[], action: DataAction::Sign, scope: &asked };
-                    let said = !answer(&question, &held, &roles).allowing.is_empty();
-                    assert_eq!(said, decided, "{} at {place}, asked at {asked}", role.name());
-                }
-            }
-        }
+    fn a_custom_role_that_is_smaller_is_named_first() {
+        let mut table = RoleTable::default();
+        let permission = Permission { data_actions: vec![DataAction::Sign], not_data_actions: vec![] };
+        table
+            .insert_role(CustomRole::new(guid(7), "Signer".into(), String::new(), vec![permission]).unwrap());
+        let question =
+            Question { principal: guid(1), groups: &[], action: DataAction::Sign, scope: &Scope::Root };
+        assert_eq!(question.answer(&table).smallest.unwrap().name(), "Signer");
+        let nobodys = Question { action: DataAction::KeyExport, ..question };
+        assert!(nobodys.answer(&table).smallest.is_none());
     }
 }

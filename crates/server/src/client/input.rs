@@ -79,7 +79,7 @@ pub struct Message {
     #[arg(long, value_name = "FILE", conflicts_with = "digest")]
     file: Option<PathBuf>,
     /// Its digest in base64url, instead.
-    #[arg(long, value_name = "BASE64URL", value_parser = parse_base64url)]
+    #[arg(long, value_name = "BASE64URL", value_parser = parse_base64url, allow_hyphen_values = true)]
     digest: Option<Bytes>,
 }
 

@@ -183,7 +183,7 @@ struct Verify {
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Signature {
-    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url)]
+    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, allow_hyphen_values = true)]
     signature: Option<input::Bytes>,
     /// The signature itself, as `sign --out` writes it.
     #[arg(long, value_name = "FILE")]
@@ -202,7 +202,7 @@ struct Encrypt {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Additional authenticated data of GCM. The document holds it in clear.
-    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url)]
+    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, allow_hyphen_values = true)]
     aad: Option<input::Bytes>,
     /// Write there instead of to standard output.
     #[arg(long, value_name = "FILE")]
@@ -224,11 +224,11 @@ struct Decrypt {
     /// Of a bare ciphertext; the current one otherwise.
     #[arg(long, requires = "alg")]
     version: Option<KeyVersion>,
-    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, requires = "alg")]
+    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, allow_hyphen_values = true, requires = "alg")]
     iv: Option<input::Bytes>,
-    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, requires = "alg")]
+    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, allow_hyphen_values = true, requires = "alg")]
     tag: Option<input::Bytes>,
-    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, requires = "alg")]
+    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, allow_hyphen_values = true, requires = "alg")]
     aad: Option<input::Bytes>,
     /// Write there instead of to standard output.
     #[arg(long, value_name = "FILE")]
@@ -848,6 +848,17 @@ mod tests {
             "purge",
         ] {
             assert!(command(words).is_err(), "{words}");
+        }
+    }
+
+    #[test]
+    fn base64url_may_begin_with_a_hyphen() {
+        for words in [
+            "verify k --alg ES256 --signature -A --digest -w",
+            "encrypt k --alg A256GCM --aad -A",
+            "decrypt k --alg A256GCM --iv -A --tag -A --aad -A",
+        ] {
+            assert!(command(words).is_ok(), "{words}");
         }
     }
 

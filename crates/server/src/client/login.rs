@@ -35,7 +35,7 @@ pub struct Arguments {
     #[arg(long = "data", value_name = "DIR", global = true)]
     pub data: Option<PathBuf>,
     /// One of its principals: app (the default for keys), admin (for roles), conformance.
-    #[arg(long = "as", value_name = "PRINCIPAL", global = true)]
+    #[arg(long = "as", id = "as", value_name = "PRINCIPAL", global = true)]
     pub principal: Option<String>,
     /// The pool, https://host[:port]. Goes with the next four; the secret is in $HOLDFAST_CLIENT_SECRET or a file.
     #[arg(long, value_name = "URL", global = true)]

@@ -1,4 +1,4 @@
-//! The commands `key` and `role`: clients of the wire API, with no way in but the one that every client has.
+//! The commands `key`, `role` and `setting`: clients of the wire API, with no way in but the one that every client has.
 
 pub mod connection;
 mod document;
@@ -11,6 +11,7 @@ pub mod moment;
 pub mod output;
 mod public_key;
 pub mod role;
+pub mod setting;
 
 use crate::CommandError;
 use connection::{Answer, Unreachable};
@@ -94,6 +95,7 @@ impl Refused {
             "RoleAssignmentNotFound" => {
                 Some("`holdfast role list --scope SCOPE` shows the assignments made at a scope".into())
             }
+            "SettingNotFound" => Some("`holdfast setting list` shows the settings".into()),
             "RoleDefinitionNotFound" => Some("`holdfast role definitions` shows the roles".into()),
             _ => None,
         });

@@ -1,6 +1,6 @@
 //! `holdfast role`: who may do what, over the wire API alone.
 
-use super::explain::{self, Question, Role, Verdict};
+use super::explain::{self, Question, Verdict};
 use super::login::{self, Client, Target};
 use super::output::{self, Format, Table};
 use super::{Refused, list, run as run_client, usage};
@@ -8,7 +8,9 @@ use crate::CommandError;
 use crate::environment::word;
 use crate::output::line;
 use clap::Subcommand;
-use domain::access::{BuiltInRole, DataAction, RoleAssignment, Scope};
+use domain::access::{
+    BuiltInRole, CustomRole, DataAction, Permission, Role, RoleAssignment, RoleTable, Scope,
+};
 use domain::guid::Guid;
 use domain::principal::ObjectId;
 use http::Method;
@@ -16,6 +18,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use service::{Random, SystemRandom};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 const AUTHORIZATION: &str = "providers/Microsoft.Authorization";
 
@@ -126,40 +129,33 @@ struct Definition {
 #[serde(rename_all = "camelCase")]
 struct DefinitionProperties {
     role_name: String,
-    #[serde(rename = "type", default)]
-    kind: String,
-    permissions: Vec<Permission>,
+    permissions: Vec<PermissionNames>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Permission {
+struct PermissionNames {
     #[serde(default)]
     data_actions: Vec<String>,
     #[serde(default)]
     not_data_actions: Vec<String>,
 }
 
-impl Definition {
-    fn parse(item: &Value) -> Result<Self, CommandError> {
-        Self::deserialize(item).map_err(|_| "the service's answer holds what is no role definition".into())
+fn parse_role(item: &Value) -> Result<Role, CommandError> {
+    let foreign = "the service's answer holds what is no role definition";
+    let Definition { name, properties } = Definition::deserialize(item).map_err(|_| foreign)?;
+    if let Some(role) = BuiltInRole::by_id(name) {
+        return Ok(Role::BuiltIn(role));
     }
-
-    fn role(&self) -> Role {
-        let names = |names: &[String], action: DataAction| {
-            names.iter().any(|name| name.eq_ignore_ascii_case(action.as_str()))
-        };
-        let granted = |action: DataAction| {
-            self.properties.permissions.iter().any(|permission| {
-                names(&permission.data_actions, action) && !names(&permission.not_data_actions, action)
-            })
-        };
-        Role {
-            id: self.name,
-            name: self.properties.role_name.clone(),
-            actions: DataAction::ALL.iter().copied().filter(|action| granted(*action)).collect(),
-        }
-    }
+    // Actions that this program does not know are none that it can be asked about.
+    let known = |names: &[String]| names.iter().filter_map(|name| DataAction::parse(name)).collect();
+    let permission = |names: &PermissionNames| Permission {
+        data_actions: known(&names.data_actions),
+        not_data_actions: known(&names.not_data_actions),
+    };
+    let permissions = properties.permissions.iter().map(permission).collect();
+    let role = CustomRole::new(name, properties.role_name, String::new(), permissions);
+    Ok(Role::Custom(Arc::new(role.map_err(|_| foreign)?)))
 }
 
 #[derive(Deserialize)]
@@ -199,18 +195,19 @@ async fn assignments(client: &mut Client, scope: &Scope) -> Result<Vec<RoleAssig
     items.iter().map(parse_assignment).collect()
 }
 
-async fn definitions(client: &mut Client) -> Result<Vec<Definition>, CommandError> {
-    let items = list::all(client, &path(&Scope::Root, "roleDefinitions")).await?;
-    items.iter().map(Definition::parse).collect()
-}
-
-/// The pool's roles; those that are built in where they may not be read.
-async fn roles(client: &mut Client) -> Result<Vec<Role>, CommandError> {
-    match definitions(client).await {
-        Ok(definitions) => Ok(definitions.iter().map(Definition::role).collect()),
-        Err(error) if error.downcast_ref::<Refused>().is_some_and(Refused::is_forbidden) => {
-            Ok(BuiltInRole::ALL.map(explain::built_in).into())
+/// The pool's roles. Where they may not be read: those that are built in.
+async fn roles(client: &mut Client) -> Result<RoleTable, CommandError> {
+    let mut table = RoleTable::default();
+    match list::all(client, &path(&Scope::Root, "roleDefinitions")).await {
+        Ok(items) => {
+            for item in &items {
+                if let Role::Custom(role) = parse_role(item)? {
+                    table.insert_role(Arc::unwrap_or_clone(role));
+                }
+            }
+            Ok(table)
         }
+        Err(error) if error.downcast_ref::<Refused>().is_some_and(Refused::is_forbidden) => Ok(table),
         Err(error) => Err(error),
     }
 }
@@ -228,11 +225,10 @@ async fn print_assignments(
             let roles = roles(client).await?;
             let mut table = Table::new(&["ID", "PRINCIPAL", "ROLE", "SCOPE"]);
             for held in &held {
-                let role = roles.iter().find(|role| role.id == held.role);
                 table.row([
                     held.name.to_string(),
                     show_principal(client, held.principal),
-                    role.map_or_else(|| format!("{} (no such role)", held.role), |role| role.name.clone()),
+                    show_role(held, roles.role(held.role).as_ref()),
                     held.scope.to_string(),
                 ]);
             }
@@ -242,6 +238,10 @@ async fn print_assignments(
     Ok(ExitCode::SUCCESS)
 }
 
+fn show_role(held: &RoleAssignment, role: Option<&Role>) -> String {
+    role.map_or_else(|| format!("{} (no such role)", held.role), |role| output::clean(role.name()))
+}
+
 async fn print_definitions(client: &mut Client, format: Format) -> Result<ExitCode, CommandError> {
     let items = list::all(client, &path(&Scope::Root, "roleDefinitions")).await?;
     match format {
@@ -249,15 +249,18 @@ async fn print_definitions(client: &mut Client, format: Format) -> Result<ExitCo
         Format::Table => {
             let mut table = Table::new(&["ROLE", "ID", "TYPE", "ALLOWS"]);
             for item in &items {
-                let definition = Definition::parse(item)?;
-                let role = definition.role();
-                let actions: Vec<_> =
-                    role.actions.iter().map(|action| explain::show_action(*action)).collect();
-                let kind = match definition.properties.kind.as_str() {
-                    "CustomRole" => "custom",
-                    _ => "built in",
+                let role = parse_role(item)?;
+                let kind = match role {
+                    Role::BuiltIn(_) => "built in",
+                    Role::Custom(_) => "custom",
                 };
-                table.row([role.name, role.id.to_string(), kind.to_owned(), actions.join(" ")]);
+                let actions: Vec<_> = explain::actions(&role).into_iter().map(explain::show_action).collect();
+                table.row([
+                    role.name().to_owned(),
+                    role.id().to_string(),
+                    kind.to_owned(),
+                    actions.join(" "),
+                ]);
             }
             table.print()?;
         }
@@ -290,17 +293,17 @@ async fn assign(
 }
 
 /// A role by its name, whole or without what the built-in ones all begin with.
-fn role_called(roles: &[Role], name: &str) -> Result<Guid, CommandError> {
-    let is = |role: &&Role| {
-        let bare = role.name.strip_prefix("Managed HSM ").unwrap_or(&role.name);
-        role.name.eq_ignore_ascii_case(name) || bare.eq_ignore_ascii_case(name)
+fn role_called(roles: &RoleTable, name: &str) -> Result<Guid, CommandError> {
+    let is = |role: &Role| {
+        let bare = role.name().strip_prefix("Managed HSM ").unwrap_or(role.name());
+        role.name().eq_ignore_ascii_case(name) || bare.eq_ignore_ascii_case(name)
     };
-    let mut found = roles.iter().filter(is);
+    let mut found = roles.roles().filter(is);
     match (found.next(), found.next()) {
-        (Some(role), None) => Ok(role.id),
+        (Some(role), None) => Ok(role.id()),
         (Some(_), Some(_)) => Err(usage(format!("more than one role is called `{name}`: give its id"))),
         (None, _) => {
-            let names: Vec<_> = roles.iter().map(|role| output::clean(&role.name)).collect();
+            let names: Vec<_> = roles.roles().map(|role| output::clean(role.name())).collect();
             Err(usage(format!("no role is called `{name}`; there are {}", names.join(", "))))
         }
     }
@@ -331,12 +334,11 @@ async fn answer(
     question: &Question<'_>,
     format: Format,
 ) -> Result<ExitCode, CommandError> {
-    let mut held = Vec::new();
+    let mut table = roles(client).await?;
     for scope in explain::scopes_above(question.scope) {
-        held.extend(assignments(client, &scope).await?);
+        table.insert_all(assignments(client, &scope).await?);
     }
-    let roles = roles(client).await?;
-    let verdict = explain::answer(question, &held, &roles);
+    let verdict = question.answer(&table);
     match format {
         Format::Json => line(format_args!("{}", verdict_json(question, &verdict)))?,
         Format::Table => print_verdict(client, question, &verdict)?,
@@ -345,25 +347,28 @@ async fn answer(
 }
 
 fn verdict_json(question: &Question<'_>, verdict: &Verdict<'_>) -> Value {
-    let assignment = |held: &RoleAssignment, role: Option<&Role>| {
-        json!({
-            "id": held.name.to_string(),
-            "principalId": held.principal.to_string(),
-            "roleId": held.role.to_string(),
-            "roleName": role.map(|role| role.name.as_str()),
-            "scope": held.scope.to_string(),
-        })
+    let assignments = |held: &[(&RoleAssignment, Option<Role>)]| -> Vec<Value> {
+        let json = |(held, role): &(&RoleAssignment, Option<Role>)| {
+            json!({
+                "id": held.name.to_string(),
+                "principalId": held.principal.to_string(),
+                "roleId": held.role.to_string(),
+                "roleName": role.as_ref().map(Role::name),
+                "scope": held.scope.to_string(),
+            })
+        };
+        held.iter().map(json).collect()
     };
-    let would_help = verdict.smallest.filter(|_| verdict.allowing.is_empty()).map(|role| {
-        json!({ "roleId": role.id.to_string(), "roleName": role.name, "scope": question.scope.to_string() })
+    let would_help = verdict.smallest.as_ref().filter(|_| verdict.allowing.is_empty()).map(|role| {
+        json!({ "roleId": role.id().to_string(), "roleName": role.name(), "scope": question.scope.to_string() })
     });
     json!({
         "allowed": !verdict.allowing.is_empty(),
         "principalId": question.principal.to_string(),
         "dataAction": question.action.as_str(),
         "scope": question.scope.to_string(),
-        "allowedBy": verdict.allowing.iter().map(|(held, role)| assignment(held, Some(role))).collect::<Vec<_>>(),
-        "otherAssignments": verdict.others.iter().map(|(held, role)| assignment(held, *role)).collect::<Vec<_>>(),
+        "allowedBy": assignments(&verdict.allowing),
+        "otherAssignments": assignments(&verdict.others),
         "wouldHelp": would_help,
     })
 }
@@ -373,47 +378,42 @@ fn print_verdict(
     question: &Question<'_>,
     verdict: &Verdict<'_>,
 ) -> Result<(), CommandError> {
-    let Question { principal, groups, action, scope } = question;
+    let Question { principal, action, scope, .. } = question;
     let may = if verdict.allowing.is_empty() { "not allowed" } else { "allowed" };
     line(format_args!("{may}: {} at {scope} for {}", action.as_str(), show_principal(client, *principal)))?;
-    let through = |held: &RoleAssignment| {
-        if held.principal == *principal {
-            String::new()
-        } else {
-            format!(", through group {}", held.principal)
-        }
+    let shown = |held: &RoleAssignment, role: &Option<Role>| {
+        let through = match held.principal == *principal {
+            true => String::new(),
+            false => format!(", through group {}", held.principal),
+        };
+        format!("{} at {} (assignment {}{through})", show_role(held, role.as_ref()), held.scope, held.name)
     };
     for (held, role) in &verdict.allowing {
-        line(format_args!(
-            "  by {} at {} (assignment {}{})",
-            output::clean(&role.name),
-            held.scope,
-            held.name,
-            through(held)
-        ))?;
+        line(format_args!("  by {}", shown(held, role)))?;
     }
     if !verdict.allowing.is_empty() {
         return Ok(());
     }
     for (held, role) in &verdict.others {
-        let name =
-            role.map_or_else(|| format!("{}, which is no role", held.role), |role| output::clean(&role.name));
-        line(format_args!(
-            "  holds {name} at {} (assignment {}{}), which does not allow it",
-            held.scope,
-            held.name,
-            through(held)
-        ))?;
+        line(format_args!("  holds {}, which does not allow it", shown(held, role)))?;
     }
     if verdict.others.is_empty() {
         line(format_args!("  holds nothing at {scope} or above"))?;
     }
-    if let Some(role) = verdict.smallest {
-        line(format_args!("  the smallest that would help: {} at {scope}", output::clean(&role.name)))?;
-        line(format_args!(
-            "    holdfast role assign --principal {principal} --role {} --scope {scope}",
-            word(&role.name)
-        ))?;
+    print_remedy(question, verdict.smallest.as_ref())
+}
+
+fn print_remedy(question: &Question<'_>, smallest: Option<&Role>) -> Result<(), CommandError> {
+    let Question { principal, groups, action, scope } = question;
+    match smallest {
+        Some(role) => {
+            line(format_args!("  the smallest that would help: {} at {scope}", output::clean(role.name())))?;
+            line(format_args!(
+                "    holdfast role assign --principal {principal} --role {} --scope {scope}",
+                word(&output::clean(role.name()))
+            ))?;
+        }
+        None => line(format_args!("  no role of this pool allows it"))?,
     }
     if groups.is_empty() {
         line(format_args!("  groups were not looked at: name them with --group"))?;
@@ -444,44 +444,48 @@ mod tests {
 
     #[test]
     fn roles_are_found_by_name_in_any_case_with_or_without_their_beginning() {
-        let roles: Vec<_> = BuiltInRole::ALL.map(explain::built_in).into();
+        let mut roles = RoleTable::default();
         for name in ["Managed HSM Crypto User", "crypto user", "CRYPTO USER"] {
             assert_eq!(role_called(&roles, name).unwrap(), BuiltInRole::CryptoUser.id(), "{name}");
         }
         assert!(role_called(&roles, "User").unwrap_err().to_string().contains("Managed HSM Backup"));
-        let twice = [roles.clone(), roles].concat();
-        assert!(role_called(&twice, "Backup").unwrap_err().to_string().contains("more than one"));
+        roles.insert_role(CustomRole::new(Guid([1; 16]), "Backup".into(), String::new(), vec![]).unwrap());
+        assert!(role_called(&roles, "Backup").unwrap_err().to_string().contains("more than one"));
     }
 
     #[test]
-    fn a_definition_allows_what_it_names_less_what_it_takes_away() {
-        let definition = Definition::parse(&json!({
-            "id": "x", "name": BuiltInRole::CryptoUser.id().to_string(), "type": "x",
-            "properties": {"roleName": "Signer", "type": "CustomRole", "permissions": [
-                {"dataActions": [
-                    "microsoft.keyvault/managedHSM/keys/sign/action",
-                    "Microsoft.KeyVault/managedHsm/keys/verify/action",
-                    "Microsoft.KeyVault/managedHsm/keys/dance/action",
-                 ],
-                 "notDataActions": ["Microsoft.KeyVault/managedHsm/keys/verify/action"]},
-            ]},
-        }));
-        assert_eq!(definition.unwrap().role().actions, [DataAction::Sign]);
-        assert!(Definition::parse(&json!({"name": "nonsense"})).is_err());
+    fn a_definition_is_read_without_what_is_not_known() {
+        let definition = |name: &str| {
+            parse_role(&json!({
+                "id": "x", "name": name, "type": "x",
+                "properties": {"roleName": "Signer", "type": "CustomRole", "permissions": [
+                    {"dataActions": [
+                        "microsoft.keyvault/managedHSM/keys/sign/action",
+                        "Microsoft.KeyVault/managedHsm/keys/verify/action",
+                        "Microsoft.KeyVault/managedHsm/keys/dance/action",
+                     ],
+                     "notDataActions": ["Microsoft.KeyVault/managedHsm/keys/verify/action"]},
+                ]},
+            }))
+        };
+        let custom = definition("01010101-0101-0101-0101-010101010101").unwrap();
+        assert_eq!((custom.name(), explain::actions(&custom)), ("Signer", vec![DataAction::Sign]));
+        let built_in = definition(&BuiltInRole::Backup.id().to_string()).unwrap();
+        assert_eq!(built_in, Role::BuiltIn(BuiltInRole::Backup));
+        assert!(definition("nonsense").is_err());
     }
 
     #[test]
     fn the_verdict_names_what_would_help_only_where_help_is_needed() {
-        let roles: Vec<_> = BuiltInRole::ALL.map(explain::built_in).into();
         let scope = Scope::parse("/keys/k").unwrap();
         let principal = Guid([1; 16]);
         let question = Question { principal, groups: &[], action: DataAction::Sign, scope: &scope };
-        let refused = verdict_json(&question, &explain::answer(&question, &[], &roles));
+        let refused = verdict_json(&question, &question.answer(&RoleTable::default()));
         assert_eq!(refused["allowed"], false);
         assert_eq!(refused["wouldHelp"]["roleName"], "Managed HSM Crypto User");
         let role = BuiltInRole::CryptoUser.id();
-        let held = [RoleAssignment { name: Guid([2; 16]), scope: Scope::Root, role, principal }];
-        let allowed = verdict_json(&question, &explain::answer(&question, &held, &roles));
+        let held = RoleAssignment { name: Guid([2; 16]), scope: Scope::Root, role, principal };
+        let allowed = verdict_json(&question, &question.answer(&RoleTable::new([held])));
         assert_eq!(allowed["allowed"], true);
         assert_eq!(allowed["wouldHelp"], Value::Null);
         assert_eq!(allowed["allowedBy"][0]["scope"], "/");

@@ -44,9 +44,9 @@ impl Keys {
         Ok(Self { names, items, bundles })
     }
 
-    pub fn findings(&self, now: SystemTime) -> Vec<Finding> {
+    pub fn findings(&self, now: SystemTime) -> [Finding; 2] {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        vec![self.expiry(i64::try_from(now).unwrap_or(i64::MAX)), self.uses(), self.old_paddings()]
+        [self.expiry(i64::try_from(now).unwrap_or(i64::MAX)), self.uses()]
     }
 
     fn expiry(&self, now: i64) -> Finding {
@@ -107,36 +107,47 @@ impl Keys {
         Finding::ok("what keys are for", format!("{found}{looked_at}"))
     }
 
-    fn old_paddings(&self) -> Finding {
-        let open: Vec<_> = self
-            .bundles
-            .iter()
-            .filter(|bundle| match bundle["key"]["kty"].as_str() {
-                Some(kind) if kind.starts_with("RSA") => may(bundle, "decrypt") || may(bundle, "unwrapKey"),
-                Some(kind) => kind.starts_with("oct") && may(bundle, "decrypt"),
-                None => false,
-            })
+    /// Keys of `kind` that may do one of `operations`, of those that were looked at.
+    fn that_may(&self, kind: &str, operations: &[&str]) -> Vec<String> {
+        let of_kind =
+            |bundle: &&Value| bundle["key"]["kty"].as_str().is_some_and(|kty| kty.starts_with(kind));
+        let bundles = self.bundles.iter().filter(of_kind);
+        bundles
+            .filter(|bundle| operations.iter().any(|operation| may(bundle, operation)))
             .filter_map(name)
-            .collect();
-        if open.is_empty() {
-            return Finding::ok("RSA1_5 and CBC", "no key that was looked at may decrypt with them");
-        }
-        old_paddings(&format!("{} may decrypt with them", few(&open)))
+            .collect()
     }
 }
 
-/// Where no key could be looked at.
-pub fn unseen_old_paddings() -> Finding {
-    old_paddings("any key that may decrypt or unwrap does it with them, too")
-}
-
-fn old_paddings(found: &str) -> Finding {
-    Finding::weak(
-        "RSA1_5 and CBC",
-        format!("{found}, and no setting forbids it"),
-        "Both tell whether the padding was good. Whoever may decrypt can use that to read others' ciphertexts and, with RSA1_5, to sign.",
-        "give decrypt and unwrap to few; use RSA-OAEP-256 and GCM; leave them out of --ops where they are not needed",
-    )
+/// What remains of old paddings: with either, whether a decryption succeeds tells about the plaintext. `keys` is none
+/// where they could not be read, `rsa15` where the setting could not.
+pub fn old_paddings(keys: Option<&Keys>, rsa15: Option<bool>) -> [Finding; 2] {
+    let which = |kind, operations: &[&str]| keys.map(|keys| keys.that_may(kind, operations));
+    let named = |keys: Option<Vec<String>>, all: &str| keys.map_or_else(|| all.to_owned(), |keys| few(&keys));
+    let rsa = which("RSA", &["decrypt", "unwrapKey"]);
+    let cbc = which("oct", &["decrypt"]);
+    let rsa15 = match rsa15 {
+        Some(false) => Finding::ok("RSA1_5", "decryption with it is turned off"),
+        _ if rsa.as_ref().is_some_and(Vec::is_empty) => {
+            Finding::ok("RSA1_5", "no key that was looked at may decrypt with it")
+        }
+        _ => Finding::weak(
+            "RSA1_5",
+            format!("decrypts and unwraps with {}", named(rsa, "every RSA key that may")),
+            "Whether it succeeds is all that an attacker who may call it needs to read a ciphertext of others, or to sign.",
+            "holdfast setting set HoldfastAllowRsa15Decryption false, unless old clients need it",
+        ),
+    };
+    let cbc = match cbc {
+        Some(keys) if keys.is_empty() => Finding::ok("CBC", "no key that was looked at may decrypt with it"),
+        keys => Finding::weak(
+            "CBC",
+            format!("decrypts with {}", named(keys, "every oct key that may")),
+            "Nothing authenticates what it decrypts, and a bad padding is told: who may call it can read ciphertexts of others.",
+            "use GCM; leave decrypt out of --ops where it is not needed, and give it to few",
+        ),
+    };
+    [rsa15, cbc]
 }
 
 fn may(bundle: &Value, operation: &str) -> bool {
@@ -207,16 +218,22 @@ mod tests {
     }
 
     #[test]
-    fn only_keys_that_may_decrypt_are_open_to_padding_oracles() {
-        assert_eq!(keys(&[("k", "RSA-HSM", &["sign", "encrypt"], None)]).old_paddings().state, State::Ok);
-        assert_eq!(
-            keys(&[("k", "oct-HSM", &["wrapKey", "unwrapKey"], None)]).old_paddings().state,
-            State::Ok
-        );
-        for (kty, operation) in [("RSA-HSM", "decrypt"), ("RSA-HSM", "unwrapKey"), ("oct-HSM", "decrypt")] {
-            let finding = keys(&[("k", kty, &[operation], None)]).old_paddings();
-            assert_eq!(finding.state, State::Weak, "{kty} {operation}");
+    fn old_paddings_matter_where_something_may_decrypt_with_them() {
+        let states = |held: Option<&Keys>, rsa15| old_paddings(held, rsa15).map(|finding| finding.state);
+        let harmless = keys(&[
+            ("r", "RSA-HSM", &["sign", "encrypt"], None),
+            ("o", "oct-HSM", &["wrapKey", "unwrapKey"], None),
+        ]);
+        assert_eq!(states(Some(&harmless), Some(true)), [State::Ok, State::Ok]);
+        for operation in ["decrypt", "unwrapKey"] {
+            let rsa = keys(&[("r", "RSA-HSM", &[operation], None)]);
+            assert_eq!(states(Some(&rsa), Some(true)), [State::Weak, State::Ok]);
+            assert_eq!(states(Some(&rsa), None), [State::Weak, State::Ok]);
+            assert_eq!(states(Some(&rsa), Some(false)), [State::Ok, State::Ok]);
         }
+        let oct = keys(&[("o", "oct-HSM", &["decrypt"], None)]);
+        assert_eq!(states(Some(&oct), Some(false)), [State::Ok, State::Weak]);
+        assert_eq!(states(None, None), [State::Weak, State::Weak], "what is not seen is not well");
     }
 
     #[test]
