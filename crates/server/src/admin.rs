@@ -1,9 +1,10 @@
-//! The local administration socket: reading the audit log of a running pool, for whoever runs it.
+//! The local administration socket: reading the audit log of a running pool, and how it is set up, for whoever runs it.
 //!
-//! Mode 0600 in a directory of mode 0700, and the peer's user id is checked besides. It can show events; it can use no
-//! key and give no right.
+//! Mode 0600 in a directory of mode 0700, and the peer's user id is checked besides. It can show; it can use no key and
+//! give no right.
 
 use crate::CommandError;
+use crate::doctor::facts::Facts;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -108,7 +109,8 @@ async fn answer(pool: &Pool, request: &Request<Incoming>) -> Response<Full<Bytes
             Ok(events) => (StatusCode::OK, serde_json::Value::Array(events).to_string()),
             Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         },
-        _ => (StatusCode::NOT_FOUND, "expected GET /audit/events?from=N".to_owned()),
+        ("GET", "/pool", _) => (StatusCode::OK, serde_json::json!(Facts::of(pool)).to_string()),
+        _ => (StatusCode::NOT_FOUND, "expected GET /audit/events?from=N or GET /pool".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;

@@ -3,7 +3,9 @@
 mod admin;
 mod audit_command;
 mod certificates;
+mod client;
 mod detach;
+mod doctor;
 mod environment;
 mod files;
 mod hardening;
@@ -46,6 +48,14 @@ enum Command {
     /// Read or verify a pool's audit log.
     #[command(subcommand)]
     Audit(audit_command::Arguments),
+    /// Make, show, use and remove keys, over the wire API.
+    Key(client::key::Arguments),
+    /// Give, take and explain rights, over the wire API.
+    Role(client::role::Arguments),
+    /// Show and change a pool's settings, over the wire API.
+    Setting(client::setting::Arguments),
+    /// Say what protects a pool and what does not, and what to do about it.
+    Doctor(doctor::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -64,6 +74,10 @@ fn main() -> ExitCode {
         Command::Stop(arguments) => running::stop(&layout::Layout::new(arguments.data)),
         Command::Env(arguments) => environment::run(&arguments),
         Command::Audit(arguments) => audit_command::run(arguments),
+        Command::Key(arguments) => client::key::run(arguments),
+        Command::Role(arguments) => client::role::run(arguments),
+        Command::Setting(arguments) => client::setting::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
     };
     match result {
         Ok(code) => code,
@@ -75,7 +89,10 @@ fn main() -> ExitCode {
                 eprintln!("  because: {error}");
                 source = error.source();
             }
-            ExitCode::FAILURE
+            for hint in client::hints(&error) {
+                eprintln!("  {hint}");
+            }
+            client::exit_code(&error)
         }
     }
 }

@@ -1,0 +1,421 @@
+//! `holdfast doctor`: what protects this pool and what does not, each with what to do about it.
+//!
+//! It changes nothing and opens nothing that is sealed. What it cannot see it says it cannot see; what no row is about was
+//! not looked at. `docs/threat-model.md` is the whole.
+
+pub mod facts;
+mod files;
+mod finding;
+mod keys;
+mod machine;
+
+use crate::CommandError;
+use crate::client;
+use crate::client::login::{Client, Target};
+use crate::client::output::{self as client_output, Format};
+use crate::environment::word;
+use crate::layout::{self, Layout};
+use crate::output::line;
+use crate::state::{Principals, Settings};
+use domain::setting::Setting;
+use facts::{Facts, Protection, Unanswered};
+use finding::{Finding, State};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Where the quickstart keeps everything.
+    #[arg(long = "data", value_name = "DIR", default_value_os_t = layout::default_directory())]
+    data: PathBuf,
+    /// The principal that reads the keys.
+    #[arg(long = "as", value_name = "PRINCIPAL", default_value = "app")]
+    principal: String,
+    /// Exit code 1 if anything is weak or missing.
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    output: client_output::Arguments,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
+    let layout = Layout::new(arguments.data.clone());
+    let findings = examine(&layout, &arguments.principal)?;
+    match arguments.output.format() {
+        Format::Json => {
+            line(format_args!(
+                "{}",
+                json!({ "data": layout.data.display().to_string(), "findings": findings })
+            ))?;
+        }
+        Format::Table => print(&findings)?,
+    }
+    let short = findings.iter().any(|finding| finding.state.falls_short());
+    Ok(if arguments.strict && short { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn print(findings: &[Finding]) -> std::io::Result<()> {
+    findings.iter().try_for_each(Finding::print)?;
+    let count = |state| findings.iter().filter(|finding| finding.state == state).count();
+    line(format_args!(
+        "\n{} ok, {} weak, {} missing, {} unknown. What no row is about was not looked at.",
+        count(State::Ok),
+        count(State::Weak),
+        count(State::Missing),
+        count(State::Unknown)
+    ))
+}
+
+fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandError> {
+    let data = layout.data.display();
+    let missing = || format!("there is no quickstart in {data}; start one with `holdfast quickstart`");
+    Settings::read(layout)?.ok_or_else(missing)?;
+    let principals = Principals::read(layout)?.ok_or_else(missing)?;
+    let unreadable = |error: std::io::Error| format!("cannot look at {data}: {error}");
+    let now = SystemTime::now();
+
+    let facts = Facts::ask(&layout.admin_socket());
+    let mut findings = vec![running(layout, &facts)];
+    findings.extend(of_genesis(&facts));
+    findings.push(root_of_trust(layout).map_err(unreadable)?);
+    findings.extend(absent());
+    findings.extend(of_process(&facts));
+    findings.push(files::check(layout).map_err(unreadable)?);
+    findings.extend(of_quickstart(&principals));
+    findings.push(authority(layout, now)?);
+    findings.push(machine::disk(layout).map_err(unreadable)?);
+    findings.push(machine::clock(layout, now).map_err(unreadable)?);
+    match facts {
+        Err(Unanswered::NotRunning) => {
+            findings.push(Finding::unknown("keys", "the pool does not run"));
+            findings.extend(keys::old_paddings(None, None));
+        }
+        Ok(_) | Err(Unanswered::NoFacts) => findings.extend(over_the_wire(layout, principal, now)?),
+    }
+    Ok(findings)
+}
+
+fn running(layout: &Layout, facts: &Result<Facts, Unanswered>) -> Finding {
+    match facts {
+        Ok(facts) => Finding::ok("service", format!("runs as process {}", facts.pid)),
+        Err(Unanswered::NoFacts) => Finding::unknown(
+            "service",
+            "runs, and does not say more: it is of another release, or of another user",
+        ),
+        Err(Unanswered::NotRunning) => Finding::missing(
+            "service",
+            "does not run",
+            "Nobody can use a key. What only a running pool can say is unknown below.",
+            format!("holdfast quickstart --detach --data {}", word(&layout.data.display().to_string())),
+        ),
+    }
+}
+
+/// What the owner fixed when the pool was made.
+fn of_genesis(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
+    let Ok(facts) = facts else {
+        let unseen = |check| Finding::unknown(check, "sealed, and only the running pool says it");
+        return ["class", "purge protection", "retention", "audit durability"].map(unseen).into();
+    };
+    vec![
+        match facts.class.as_str() {
+            "test" => Finding::weak(
+                "class",
+                "test",
+                "A pool for trying things. Roles of the quickstart's principals are put back at each start, and what is weak below is let pass.",
+                "keep no keys in it that matter; nothing makes a pool of class production yet",
+            ),
+            other => Finding::ok("class", other),
+        },
+        if facts.purge_protection {
+            Finding::ok("purge protection", "on")
+        } else {
+            Finding::weak(
+                "purge protection",
+                "off",
+                "One Crypto Officer can destroy a deleted key for ever, with all that it encrypts.",
+                "give Crypto Officer to few; a quickstart's pool is made without purge protection",
+            )
+        },
+        match facts.retention_days {
+            90.. => Finding::ok(
+                "retention",
+                format!("deleted keys can be recovered for {} days", facts.retention_days),
+            ),
+            days => Finding::weak(
+                "retention",
+                format!("deleted keys can be recovered for {days} days"),
+                "A deletion that nobody notices in that time is for ever.",
+                "it was fixed when the pool was made; watch for KeyDelete in `holdfast audit show`",
+            ),
+        },
+        match facts.audit_durability.as_str() {
+            "synced" => {
+                Finding::ok("audit durability", "an answer leaves after the disk has confirmed its event")
+            }
+            other => Finding::weak(
+                "audit durability",
+                other,
+                "When the machine loses power, keys may have been used without a trace.",
+                "it was fixed when the pool was made",
+            ),
+        },
+    ]
+}
+
+fn root_of_trust(layout: &Layout) -> std::io::Result<Finding> {
+    let beside = match machine::same_file_system(layout)? {
+        true => "on the same file system as pool/",
+        false => "on another file system than pool/",
+    };
+    Ok(Finding::weak(
+        "root of trust",
+        format!("a file, {}, {beside}", layout.root_key().display()),
+        "With it and pool/ every record opens, offline. It stops who takes pool/ alone; it does not stop root, this user, or who copies the whole directory.",
+        "keep root/ on another disk (a symbolic link will do) and out of copies of pool/; there is no other root of trust yet",
+    ))
+}
+
+/// What this release does not have, whatever the pool.
+fn absent() -> [Finding; 4] {
+    [
+        Finding::missing(
+            "security domain",
+            "was never downloaded, and cannot be in this release",
+            "Who loses the disk or root.key loses the pool: no quorum of holders can rebuild it.",
+            "keep nothing in it that you cannot lose",
+        ),
+        Finding::missing(
+            "backup",
+            "there is none in this release",
+            "A deleted or damaged file keeps the pool closed, and nothing restores it.",
+            "a copy of the directory of a stopped pool is a copy of every secret in it: guard it so",
+        ),
+        Finding::missing(
+            "rollback",
+            "undetected: no anchor",
+            "Who puts pool/ back to an earlier copy brings back revoked roles and deleted keys and removes events; nothing here notices.",
+            "keep receipts (x-holdfast-receipt) elsewhere, and give them to `holdfast audit verify --receipt`",
+        ),
+        Finding::missing(
+            "live root",
+            "not stopped: no sandbox of its own, no confidential VM",
+            "Root on this machine reads keys from memory while the pool runs.",
+            "let nobody be root there whom you would not give the keys",
+        ),
+    ]
+}
+
+fn of_process(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
+    let Ok(Facts { protection, .. }) = facts else {
+        return vec![Finding::unknown(
+            "memory of the process",
+            "only the running pool says how it is protected",
+        )];
+    };
+    let Protection { dumpable, core_limit, no_new_privileges, filtered, locked_kib } = protection;
+    let weak = |check, found, why, remedy| Finding::weak(check, found, why, remedy);
+    vec![
+        match (dumpable, core_limit) {
+            (Some(false), Some(0)) => Finding::ok(
+                "core files and debuggers",
+                "no core file is written, and no process of the same user attaches",
+            ),
+            _ => weak(
+                "core files and debuggers",
+                "RLIMIT_CORE or PR_SET_DUMPABLE was refused",
+                "A crash may write keys to disk, or another program of the same user may read them.",
+                "allow both where the pool is started; ulimit -c 0",
+            ),
+        },
+        match (locked_kib, machine::swaps()) {
+            (Some(1..), _) => Finding::ok("swap", "memory is locked"),
+            (_, Some(false)) => Finding::ok("swap", "memory is not locked, and this machine has no swap now"),
+            _ => weak(
+                "swap",
+                "memory is not locked",
+                "Keys may reach the swap device, and stay there.",
+                "raise RLIMIT_MEMLOCK (ulimit -l unlimited) and start the pool again, or do without swap",
+            ),
+        },
+        match no_new_privileges {
+            Some(true) => Finding::ok("gain of rights", "nothing that the process starts can gain any"),
+            _ => weak(
+                "gain of rights",
+                "PR_SET_NO_NEW_PRIVS was refused",
+                "A program started from a process that was taken over could gain rights.",
+                "allow it where the pool is started",
+            ),
+        },
+        match filtered {
+            Some(true) => Finding::ok("system calls", "are filtered"),
+            _ => Finding::missing(
+                "system calls",
+                "are not filtered",
+                "A flaw in the server has all the rights of its user.",
+                "run it in a container or unit with a seccomp filter, under a user of its own",
+            ),
+        },
+    ]
+}
+
+/// What a quickstart puts on one machine that an owner would keep apart.
+fn of_quickstart(principals: &Principals) -> Vec<Finding> {
+    let mut findings = vec![
+        Finding::weak(
+            "identity issuer",
+            "runs in the pool's process; its key is in identity/issuer.json",
+            "Who has it is any principal of the pool.",
+            "no other issuer can be configured yet",
+        ),
+        Finding::weak(
+            "certificate authority",
+            "its key is in ca/ca.key",
+            "Who has it can stand between the pool and a client that trusts it.",
+            "do not add this CA to a system's trust store",
+        ),
+        Finding::weak(
+            "clients' secrets",
+            "in clear in identity/principals.json, for `holdfast env`",
+            "Who reads the file may use every key, and assign every role.",
+            "keep this directory, and shells that ran `holdfast env`, to yourself",
+        ),
+    ];
+    if principals.conformance.is_some() {
+        findings.push(Finding::weak(
+            "conformance principal",
+            "holds Administrator, Crypto Officer and Crypto User at once",
+            "Nothing that one role keeps from another is kept from it.",
+            "begin anew without --with-conformance-principal",
+        ));
+    }
+    findings
+}
+
+fn authority(layout: &Layout, now: SystemTime) -> Result<Finding, CommandError> {
+    let path = layout.ca_certificate();
+    let pem = std::fs::read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let der = CertificateDer::from_pem_slice(&pem)
+        .map_err(|_| format!("{} is damaged: it is not a certificate in PEM", path.display()))?;
+    let remedy = "stop the pool, remove ca/, start it: clients need the new ca.pem";
+    Ok(machine::certificate("certificate of the CA", &der, now, remedy))
+}
+
+/// What the pool shows to every client, and to those that may read keys and settings.
+fn over_the_wire(layout: &Layout, principal: &str, now: SystemTime) -> Result<Vec<Finding>, CommandError> {
+    let mut client = Client::new(Target::quickstart(layout, principal)?);
+    let mut administrator = Client::new(Target::quickstart(layout, "admin")?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (keys, settings) = runtime.block_on(async {
+        (keys::Keys::read(&mut client).await, client::setting::all(&mut administrator).await)
+    });
+    let mut findings = Vec::new();
+    if let Some(certificate) = client.channel().certificate() {
+        let remedy = "start the pool again: it gets a certificate for 90 days at each start";
+        findings.push(machine::certificate("certificate of the pool", certificate, now, remedy));
+    }
+    let rsa15 = settings.ok().and_then(|settings| {
+        let name = Setting::Rsa15Decryption.name();
+        settings.iter().find(|held| held.name == name)?.value.parse().ok()
+    });
+    match keys {
+        Ok(keys) => {
+            findings.extend(keys.findings(now));
+            findings.extend(keys::old_paddings(Some(&keys), rsa15));
+        }
+        Err(error) => {
+            let found = format!(
+                "not looked at, as {principal} cannot list them ({error}); --as names another principal"
+            );
+            findings.push(Finding::unknown("keys", found));
+            findings.extend(keys::old_paddings(None, rsa15));
+        }
+    }
+    Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            pid: 1,
+            class: "production".into(),
+            retention_days: 90,
+            purge_protection: true,
+            audit_durability: "synced".into(),
+            break_glass_group: None,
+            protection: Protection {
+                dumpable: Some(false),
+                core_limit: Some(0),
+                no_new_privileges: Some(true),
+                filtered: Some(true),
+                locked_kib: Some(1),
+            },
+        }
+    }
+
+    fn short(findings: &[Finding]) -> Vec<&'static str> {
+        findings.iter().filter(|finding| finding.state.falls_short()).map(|finding| finding.check).collect()
+    }
+
+    #[test]
+    fn each_fact_that_falls_short_has_its_row() {
+        assert!(short(&of_genesis(&Ok(facts()))).is_empty());
+        assert!(short(&of_process(&Ok(facts()))).is_empty());
+        let genesis = |change: fn(&mut Facts)| {
+            let mut facts = facts();
+            change(&mut facts);
+            short(&of_genesis(&Ok(facts)))
+        };
+        assert_eq!(genesis(|facts| facts.class = "test".into()), ["class"]);
+        assert_eq!(genesis(|facts| facts.purge_protection = false), ["purge protection"]);
+        assert_eq!(genesis(|facts| facts.retention_days = 89), ["retention"]);
+        assert_eq!(genesis(|facts| facts.audit_durability = "written".into()), ["audit durability"]);
+        let process = |change: fn(&mut Protection)| {
+            let mut facts = facts();
+            change(&mut facts.protection);
+            short(&of_process(&Ok(facts)))
+        };
+        for change in [
+            (|protection| protection.dumpable = Some(true)) as fn(&mut Protection),
+            |protection| protection.dumpable = None,
+            |protection| protection.core_limit = None,
+            |protection| protection.core_limit = Some(1),
+        ] {
+            assert_eq!(process(change), ["core files and debuggers"]);
+        }
+        assert_eq!(process(|protection| protection.no_new_privileges = None), ["gain of rights"]);
+        assert_eq!(process(|protection| protection.filtered = Some(false)), ["system calls"]);
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_unknown_and_not_well() {
+        for unanswered in [Unanswered::NotRunning, Unanswered::NoFacts] {
+            for findings in [of_genesis(&Err(unanswered)), of_process(&Err(unanswered))] {
+                assert!(findings.iter().all(|finding| finding.state == State::Unknown));
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_falls_short_says_why_and_what_to_do() {
+        let mut weak = facts();
+        weak.class = "test".into();
+        weak.purge_protection = false;
+        let findings: Vec<_> = of_genesis(&Ok(weak))
+            .into_iter()
+            .chain(absent())
+            .filter(|finding| finding.state.falls_short())
+            .collect();
+        assert!(findings.len() >= 6);
+        for finding in findings {
+            assert!(!finding.why.is_empty() && !finding.remedy.is_empty(), "{}", finding.check);
+        }
+    }
+}
