@@ -13,8 +13,7 @@ pub struct RunningHash(aws_lc_rs::digest::Context);
 impl RunningHash {
     /// SHA-256, SHA-384 or SHA-512, by the bytes of its digest; `None` for any other length.
     pub fn of_length(bytes: usize) -> Option<Self> {
-        let algorithms =
-            [&aws_lc_rs::digest::SHA256, &aws_lc_rs::digest::SHA384, &aws_lc_rs::digest::SHA512];
+        let algorithms = [&aws_lc_rs::digest::SHA256, &aws_lc_rs::digest::SHA384, &aws_lc_rs::digest::SHA512];
         let algorithm = algorithms.into_iter().find(|algorithm| algorithm.output_len() == bytes)?;
         Some(Self(aws_lc_rs::digest::Context::new(algorithm)))
     }
