@@ -157,6 +157,31 @@ def test_a_wrong_secret_is_refused_in_words(nobody, tmp_path):
     assert "not-the-secret" not in refusal
 
 
+@pytest.mark.parametrize("more", [[], ["--use-cert-sn-issuer"]], ids=["thumbprint", "with x5c"])
+def test_a_certificate_logs_in(nobody, tmp_path, more):
+    az = another(nobody, tmp_path)
+    certificate = az.variables["HOLDFAST_APP_CERTIFICATE"]
+    az.login(az.variables["HOLDFAST_APP_CLIENT_ID"], "--certificate", certificate, *more)
+    made = az("keyvault", "key", "create", "--hsm-name", "demo", "--name", fresh_name(), "--kty", "EC-HSM")
+    assert made["key"]["kty"] == "EC-HSM"
+
+
+def test_a_certificate_of_somebody_else_is_refused_in_words(nobody, tmp_path):
+    az = another(nobody, tmp_path / "config")
+    words = ["login", "--service-principal", "--username", az.variables["HOLDFAST_ADMIN_CLIENT_ID"]]
+    words += ["--certificate", az.variables["HOLDFAST_APP_CERTIFICATE"], "--tenant", az.variables["TENANT_ID"]]
+    assert "AADSTS700027" in az.refused(*words)
+
+
+def test_the_machine_logs_in(nobody, az_pool, tmp_path):
+    az = another(nobody, tmp_path)
+    az.variables = {**az_pool.exports("--managed-identity"), **az.variables}
+    az("login", "--identity")
+    assert [found["name"] for found in az("keyvault", "list")] == ["demo"]
+    made = az("keyvault", "key", "create", "--hsm-name", "demo", "--name", fresh_name(), "--kty", "EC-HSM")
+    assert made["key"]["kty"] == "EC-HSM"
+
+
 def test_no_pool_takes_a_token_for_the_resource_manager_or_graph(app, az_pool):
     for resource in ("https://management.core.windows.net/", app.variables["AUTHORITY_HOST"] + "/"):
         token = app("account", "get-access-token", "--resource", resource)["accessToken"]

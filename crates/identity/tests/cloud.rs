@@ -245,6 +245,22 @@ async fn no_pool_takes_a_token_of_the_cloud() {
 }
 
 #[tokio::test]
+async fn the_issuers_keys_of_this_moment_count() {
+    let issuer = Arc::new(issuer());
+    let router = issuer.clone().router();
+    let ask = async |token: &str| {
+        let request = request(&Method::GET, "/subscriptions", Some(token), "");
+        router.clone().oneshot(request).await.unwrap().status()
+    };
+    let old = token(RESOURCE_MANAGER).await;
+    assert_eq!(ask(&old).await, StatusCode::OK);
+    issuer.replace_keys(SigningKey::generate().unwrap().into());
+    assert_eq!(ask(&old).await, StatusCode::UNAUTHORIZED);
+    let new = token_of(&router, RESOURCE_MANAGER).await;
+    assert_eq!(ask(&new).await, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn an_issuer_without_a_cloud_serves_none() {
     let issuer = Issuer::new(config(), SigningKey::from_pkcs8_pem(&PEM).unwrap(), clock()).unwrap();
     let router = Arc::new(issuer).router();
@@ -328,6 +344,10 @@ fn router() -> Router {
 }
 
 async fn token(scope: &str) -> String {
+    token_of(&router(), scope).await
+}
+
+async fn token_of(router: &Router, scope: &str) -> String {
     let form = format!(
         "grant_type=client_credentials&client_id={APP}&client_secret={}&scope={}",
         encoded(SECRET),
@@ -337,7 +357,7 @@ async fn token(scope: &str) -> String {
         .header("content-type", "application/x-www-form-urlencoded")
         .body(Body::from(form))
         .unwrap();
-    let answer = body(send(request).await).await;
+    let answer = body(router.clone().oneshot(request).await.unwrap()).await;
     answer["access_token"].as_str().unwrap_or_else(|| panic!("{scope}: {answer}")).to_owned()
 }
 

@@ -2,8 +2,8 @@
 //!
 //! It serves what Azure clients call to get a token with a client secret, with a client certificate or with a token of
 //! another issuer that vouches for them: discovery, key set, instance metadata and the token endpoint. It issues only to registered clients and only for configured resources, and it has no
-//! users, no refresh tokens and no sign-in pages. It knows nothing of pools, keys or roles: a token says who the
-//! caller is. Whoever controls it controls identity for every pool that trusts it.
+//! users, no refresh tokens and no sign-in pages. It knows nothing of pools, keys or roles, but what
+//! [`CloudConfig`] gives it to show: a token says who the caller is. Whoever controls it controls identity for every pool that trusts it.
 //!
 //! Here is a router without a listener. TLS, time limits and files are its owner's business.
 
