@@ -82,7 +82,7 @@ cargo xtask COMMAND
   deny          licences, banned crates, advisories
   docs          every page of docs/formats names a golden file that exists
   unit          unit and integration tests
-  e2e [WORDS]   end-to-end tests with the Azure SDK; WORDS go to pytest
+  e2e [WORDS]   end-to-end tests with the Azure SDK and CLI; WORDS go to pytest
   soak          the long versions: 500 kills, more cases for each property
   conformance [--allow-missing] [SUITE...]
                 the Azure SDK's own tests against a pool started here

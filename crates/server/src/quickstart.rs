@@ -510,6 +510,7 @@ Point a shell at it, then use any Azure SDK, here Python's:
   END
 
 By its name:   HTTPS_PROXY=$HOLDFAST_PROXY, or the line of `{holdfast} quickstart --hosts` in /etc/hosts
+With az:       eval \"$({holdfast} env --az{option})\", in a shell of its own; the same without eval says how to log in
 What happened: {holdfast} audit show{option}
 To end it:     {holdfast} stop{option}"
     ))
