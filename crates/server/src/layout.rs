@@ -86,6 +86,11 @@ impl Layout {
         self.data.join("quickstart.json")
     }
 
+    /// Written by the operator, if at all.
+    pub fn limits(&self) -> PathBuf {
+        self.data.join("pool.toml")
+    }
+
     /// What `az` remembers: logins, and addresses with the port that they had.
     pub fn az_configuration(&self, port: u16) -> PathBuf {
         self.data.join("az").join(port.to_string())

@@ -11,6 +11,7 @@ mod files;
 mod hardening;
 mod issuer_federation;
 mod layout;
+mod limits;
 mod listener;
 mod managed_identity;
 mod output;

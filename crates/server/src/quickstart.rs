@@ -12,8 +12,8 @@ use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
-    admin, detach, files, hardening, issuer_federation, managed_identity, output, proxy, remains, running,
-    schedule,
+    admin, detach, files, hardening, issuer_federation, limits, managed_identity, output, proxy, remains,
+    running, schedule,
 };
 use api_data::{Api, ApiConfig, Connection};
 use crypto::SecretBytes;
@@ -35,7 +35,7 @@ use identity::issuer::{
     generate_client_secret,
 };
 use seal::{FILE_ROOT_BYTES, FileRoot, Root};
-use service::{Clock, Pool, PoolLimits, PoolParts, Random, SystemClock, SystemRandom};
+use service::{Clock, Pool, PoolParts, Random, SystemClock, SystemRandom};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -413,7 +413,7 @@ async fn open_pool(
         node,
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
-        limits: PoolLimits::default(),
+        limits: limits::read(&layout.limits())?,
         resource_suffixes: vec![RESOURCE_SUFFIX.to_owned()],
     };
     let pool = Pool::open(parts).await?;

@@ -1,0 +1,100 @@
+//! A pool's limits, from a TOML file that its operator may write: what is not named has the service's default.
+
+use crate::CommandError;
+use serde::Deserialize;
+use service::PoolLimits;
+use std::path::Path;
+
+/// Above these a pool's start, or one of its commits, would take long.
+const MAX_KEYS: usize = 100_000;
+const MAX_VERSIONS_PER_KEY: usize = 100;
+const MAX_OF_ROLES: usize = 10_000;
+const MAX_AT_KEY: usize = 10;
+const MAX_CACHED: usize = 1_000_000;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    limits: Limits,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    keys: Option<usize>,
+    versions_per_key: Option<usize>,
+    custom_roles: Option<usize>,
+    assignments_at_pool_scope: Option<usize>,
+    assignments_at_key_scope: Option<usize>,
+    rsa15_failures_per_hour: Option<u32>,
+    loaded_keys: Option<usize>,
+    cached_tokens: Option<usize>,
+}
+
+/// The limits in `path`; the defaults where there is no such file.
+pub fn read(path: &Path) -> Result<PoolLimits, CommandError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(PoolLimits::default()),
+        Err(error) => return Err(format!("cannot read {}: {error}", path.display()).into()),
+    };
+    parse(&text).map_err(|reason| format!("{}: {reason}", path.display()).into())
+}
+
+fn parse(text: &str) -> Result<PoolLimits, String> {
+    let File { limits } = toml::from_str(text).map_err(|error| error.to_string())?;
+    let default = PoolLimits::default();
+    let within = |name: &str, value: Option<usize>, default: usize, most: usize| match value {
+        None => Ok(default),
+        Some(value) if (1..=most).contains(&value) => Ok(value),
+        Some(value) => Err(format!("limits.{name} is {value}; it must be 1 to {most}")),
+    };
+    Ok(PoolLimits {
+        keys: within("keys", limits.keys, default.keys, MAX_KEYS)?,
+        versions_per_key: within(
+            "versions_per_key",
+            limits.versions_per_key,
+            default.versions_per_key,
+            MAX_VERSIONS_PER_KEY,
+        )?,
+        custom_roles: within("custom_roles", limits.custom_roles, default.custom_roles, MAX_OF_ROLES)?,
+        assignments_at_pool_scope: within(
+            "assignments_at_pool_scope",
+            limits.assignments_at_pool_scope,
+            default.assignments_at_pool_scope,
+            MAX_OF_ROLES,
+        )?,
+        assignments_at_key_scope: within(
+            "assignments_at_key_scope",
+            limits.assignments_at_key_scope,
+            default.assignments_at_key_scope,
+            MAX_AT_KEY,
+        )?,
+        rsa15_failures_per_hour: limits.rsa15_failures_per_hour.unwrap_or(default.rsa15_failures_per_hour),
+        loaded_keys: within("loaded_keys", limits.loaded_keys, default.loaded_keys, MAX_CACHED)?,
+        cached_tokens: within("cached_tokens", limits.cached_tokens, default.cached_tokens, MAX_CACHED)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_named_has_its_default_and_what_is_unknown_is_refused() {
+        let limits = parse("[limits]\nkeys = 3\n").unwrap();
+        assert_eq!((limits.keys, limits.versions_per_key), (3, 100));
+        assert_eq!(parse("").unwrap().keys, 5_000);
+        for (text, expected) in [
+            ("[limits]\nkey = 3\n", "unknown field `key`"),
+            ("limit = 3\n", "unknown field `limit`"),
+            ("[limits]\nkeys = 0\n", "limits.keys is 0; it must be 1 to 100000"),
+            ("[limits]\nversions_per_key = 101\n", "it must be 1 to 100"),
+            ("[limits]\nkeys = \"3\"\n", "invalid type"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
