@@ -510,6 +510,40 @@ def test_explain_looks_at_every_scope_above_and_at_groups(pool, keys):
             holdfast(pool, "role", "remove", "--id", id, "--scope", where)
 
 
+def test_a_role_of_ones_own(pool, keys):
+    name, someone = fresh_name("Signers of"), str(uuid.uuid4())
+    define = ["role", "define", name, "--allow", "sign,keys/verify/action", "--description", "d"]
+    made = holdfast(pool, *define).json
+    id = made["name"]
+    assert made["properties"]["permissions"][0]["dataActions"] == [
+        "Microsoft.KeyVault/managedHsm/keys/sign/action",
+        "Microsoft.KeyVault/managedHsm/keys/verify/action",
+    ]
+    table = rows(holdfast(pool, "role", "definitions", "--output", "table").out)
+    assert {"ROLE": name, "ID": id, "TYPE": "custom", "ALLOWS": "keys/sign keys/verify"} in table
+    scope = f"/keys/{keys['ec']}"
+    ask = ["role", "explain", "--principal", someone, "--action", "sign", "--scope", scope]
+    # It has fewer rights than any built-in role that may sign.
+    assert holdfast(pool, *ask, code=NOT_FOUND_OR_ALLOWED).json["wouldHelp"]["roleName"] == name
+    words = ["role", "assign", "--principal", someone, "--role", name, "--scope", scope]
+    assignment = holdfast(pool, *words).json["name"]
+    assert f"by {name} at {scope}" in holdfast(pool, *ask, "--output", "table").out
+    holdfast(pool, "role", "define", name, "--allow", "verify", "--id", id)
+    holdfast(pool, *ask, code=NOT_FOUND_OR_ALLOWED)
+    assert id in holdfast(pool, "role", "undefine", "--id", id, "--output", "table").out
+    said = holdfast(pool, *ask, "--output", "table", code=NOT_FOUND_OR_ALLOWED).out
+    assert f"holds {id} (no such role)" in said
+    listed = rows(holdfast(pool, "role", "list", "--scope", scope, "--output", "table").out)
+    assert [row["ROLE"] for row in listed] == [f"{id} (no such role)"]
+    holdfast(pool, "role", "remove", "--id", assignment, "--scope", scope)
+    holdfast(pool, "role", "undefine", "--id", id, code=NOT_FOUND_OR_ALLOWED)
+    built_in = "a290e904-7015-4bba-90c8-60543313cdb4"
+    assert "RoleIsBuiltIn" in holdfast(
+        pool, "role", "define", "x", "--allow", "sign", "--id", built_in, code=NOT_FOUND_OR_ALLOWED
+    ).err
+    holdfast(pool, "role", "define", "x", "--allow", "fly", code=USAGE)
+
+
 def test_roles_that_make_no_sense(pool):
     assign = ["role", "assign", "--principal", "app", "--scope", "/"]
     assert "Managed HSM Crypto User" in holdfast(pool, *assign, "--role", "King", code=USAGE).err
@@ -525,7 +559,32 @@ def test_roles_that_make_no_sense(pool):
     assert "roleAssignments/write/action" in denied.err
 
 
-# --- settings
+# --- tokens and settings
+
+
+def test_tokens_are_withdrawn(own_pool):
+    own_pool.start()
+    key = own_pool.create("ec")
+    stolen = own_pool.token("app")
+    assert own_pool.call("GET", key_path(key), token=stolen).status == 200
+    assert holdfast(own_pool, "token", "list").json["value"] == []
+    holdfast(own_pool, "token", "withdraw", "--principal", "app")
+    assert own_pool.call("GET", key_path(key), token=stolen).status == 401
+    (row,) = rows(holdfast(own_pool, "token", "list", "--output", "table").out)
+    assert row["PRINCIPAL"] == f"{own_pool.object_id('app')} (app)"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["WITHDRAWN UP TO"])
+    words = ["token", "withdraw", "--principal", own_pool.object_id("app"), "--until", "2020-01-31"]
+    assert "2020-01-31T00:00:00Z" in holdfast(own_pool, *words, "--output", "table").out
+    # What it withdraws now ends before this one began.
+    assert own_pool.call("GET", key_path(key), token=stolen).status == 200
+    future = ["token", "withdraw", "--principal", "app", "--until", "+1h"]
+    assert "future" in holdfast(own_pool, *future, code=FAILED).err
+    assert holdfast(own_pool, "token", "restore", "--principal", "app", "--output", "table").out == "restored\n"
+    gone = holdfast(own_pool, "token", "restore", "--principal", "app", code=NOT_FOUND_OR_ALLOWED)
+    assert "holdfast token list" in gone.err
+    denied = ["token", "withdraw", "--principal", "admin", "--as", "app"]
+    holdfast(own_pool, *denied, code=NOT_FOUND_OR_ALLOWED)
+    own_pool.stop()
 
 
 def test_settings(own_pool):
