@@ -43,6 +43,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
+    // It reads a client's secret.
+    crate::hardening::harden();
     let layout = Layout::new(arguments.data.clone());
     let findings = examine(&layout, &arguments.principal)?;
     match arguments.output.format() {
@@ -119,7 +121,8 @@ fn running(layout: &Layout, facts: &Result<Facts, Unanswered>) -> Finding {
 fn of_genesis(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
     let Ok(facts) = facts else {
         let unseen = |check| Finding::unknown(check, "sealed, and only the running pool says it");
-        return ["class", "purge protection", "retention", "audit durability"].map(unseen).into();
+        let checks = ["class", "purge protection", "retention", "audit durability", "break-glass group"];
+        return checks.map(unseen).into();
     };
     vec![
         match facts.class.as_str() {
@@ -162,6 +165,15 @@ fn of_genesis(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
                 other,
                 "When the machine loses power, keys may have been used without a trace.",
                 "it was fixed when the pool was made",
+            ),
+        },
+        match &facts.break_glass_group {
+            None => Finding::ok("break-glass group", "none: nobody assigns roles without holding one"),
+            Some(group) => Finding::weak(
+                "break-glass group",
+                group,
+                "Its members may assign Administrator without holding a role, and the issuer says who they are.",
+                "it was fixed when the pool was made; watch for RoleAssignmentCreate in `holdfast audit show`",
             ),
         },
     ]
@@ -377,6 +389,7 @@ mod tests {
         assert_eq!(genesis(|facts| facts.purge_protection = false), ["purge protection"]);
         assert_eq!(genesis(|facts| facts.retention_days = 89), ["retention"]);
         assert_eq!(genesis(|facts| facts.audit_durability = "written".into()), ["audit durability"]);
+        assert_eq!(genesis(|facts| facts.break_glass_group = Some("g".into())), ["break-glass group"]);
         let process = |change: fn(&mut Protection)| {
             let mut facts = facts();
             change(&mut facts.protection);

@@ -1,4 +1,5 @@
-//! The commands `key`, `role`, `setting` and `token`: clients of the wire API, with no way in but the one that every client has.
+//! The commands `key`, `role`, `setting` and `token`: clients of the wire API, with no way in but the one that every
+//! client has.
 
 pub mod connection;
 mod document;

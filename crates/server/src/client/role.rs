@@ -47,7 +47,8 @@ enum Command {
     Define {
         name: String,
         /// What it allows, comma-separated: data actions in full or by their end, as `sign,verify`.
-        #[arg(long, value_name = "ACTIONS", value_delimiter = ',', required = true, value_parser = explain::parse_action)]
+        #[arg(long, value_name = "ACTIONS", value_delimiter = ',', required = true)]
+        #[arg(value_parser = explain::parse_action)]
         allow: Vec<DataAction>,
         #[arg(long, default_value = "")]
         description: String,
@@ -314,7 +315,8 @@ async fn assign(
     };
     let id = SystemRandom.guid();
     let role_definition_id = format!("Microsoft.KeyVault/{AUTHORIZATION}/roleDefinitions/{role}");
-    let body = json!({ "properties": { "principalId": principal.to_string(), "roleDefinitionId": role_definition_id } });
+    let properties = json!({ "principalId": principal.to_string(), "roleDefinitionId": role_definition_id });
+    let body = json!({ "properties": properties });
     let path = format!("{}/{id}", path(scope, "roleAssignments"));
     let answer = client.call(Method::PUT, &path, Some(body.to_string().into())).await?;
     print_done(&answer, format, &format!("assigned, as {id}"))
