@@ -75,7 +75,7 @@ fn print(findings: &[Finding]) -> std::io::Result<()> {
 fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandError> {
     let data = layout.data.display();
     let missing = || format!("there is no quickstart in {data}; start one with `holdfast quickstart`");
-    Settings::read(layout)?.ok_or_else(missing)?;
+    let settings = Settings::read(layout)?.ok_or_else(missing)?;
     let principals = Principals::read(layout)?.ok_or_else(missing)?;
     let unreadable = |error: std::io::Error| format!("cannot look at {data}: {error}");
     let now = SystemTime::now();
@@ -87,7 +87,7 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     findings.extend(absent());
     findings.extend(of_process(&facts));
     findings.push(files::check(layout).map_err(unreadable)?);
-    findings.extend(of_quickstart(&principals));
+    findings.extend(of_quickstart(&settings, &principals));
     findings.push(authority(layout, now)?);
     findings.push(machine::disk(layout).map_err(unreadable)?);
     findings.push(machine::clock(layout, now).map_err(unreadable)?);
@@ -276,7 +276,7 @@ fn of_process(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
 }
 
 /// What a quickstart puts on one machine that an owner would keep apart.
-fn of_quickstart(principals: &Principals) -> Vec<Finding> {
+fn of_quickstart(settings: &Settings, principals: &Principals) -> Vec<Finding> {
     let mut findings = vec![
         Finding::weak(
             "identity issuer",
@@ -292,11 +292,17 @@ fn of_quickstart(principals: &Principals) -> Vec<Finding> {
         ),
         Finding::weak(
             "clients' secrets",
-            "in clear in identity/principals.json, for `holdfast env`",
-            "Who reads the file may use every key, and assign every role.",
+            "in clear in identity/: principals.json, app.pem and identity-header, for `holdfast env`",
+            "Who reads the first may use every key and assign every role; the others are as good as `app`.",
             "keep this directory, and shells that ran `holdfast env`, to yourself",
         ),
     ];
+    findings.push(Finding::weak(
+        "managed identity",
+        format!("answers at {} without asking for a secret", settings.managed_identity_url()),
+        "Every program on this machine, of whichever user, can be `app`; so can a container with the host's network.",
+        "run a quickstart only where nobody else runs programs",
+    ));
     if principals.conformance.is_some() {
         findings.push(Finding::weak(
             "conformance principal",
