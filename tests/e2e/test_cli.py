@@ -946,6 +946,18 @@ def test_whatever_is_answered_is_said_and_bounded(hostile, pool, answer, said):
     assert said in done.err and "\x1b" not in done.err, done
 
 
+def test_a_server_that_closes_after_each_answer_is_called_again(hostile, pool):
+    answered = pretending(lambda _: (200, {}, b'{"value":"AA"}'))
+
+    def script(request):
+        status, headers, content = answered(request)
+        return status, {**headers, "Connection": "close"}, content
+
+    hostile.script = script
+    assert call_hostile(hostile, pool, "key", "random", "1", code=0).out == "AA\n"
+    assert len(hostile.requests) == 3
+
+
 def test_who_does_not_ask_for_a_token_is_no_pool(hostile, pool):
     hostile.script = lambda _: (200, {}, b'{"value":"AA"}')
     plaintext = b"to nobody's eyes"
@@ -982,7 +994,7 @@ def test_doctor_says_what_protects_and_what_does_not(pool, keys):
     states = {check: finding["state"] for check, finding in found.items()}
     for check in ("service", "retention", "audit durability", "core files and debuggers", "gain of rights"):
         assert states[check] == "ok", found[check]
-    for check in ("modes and owners", "certificate of the CA", "certificate of the pool", "clock"):
+    for check in ("audit log", "modes and owners", "certificate of the CA", "certificate of the pool", "clock"):
         assert states[check] == "ok", found[check]
     for check in ("class", "root of trust", "purge protection", "identity issuer", "certificate authority"):
         assert states[check] == "weak", found[check]
@@ -1014,6 +1026,19 @@ def test_doctor_sees_what_others_could_read(own_pool):
     path.chmod(0o600)
     assert report(own_pool)["modes and owners"]["state"] == "ok"
     own_pool.stop()
+
+
+def test_doctor_sees_a_flipped_bit_in_the_log(own_pool):
+    own_pool.start()
+    own_pool.create("ec")
+    assert report(own_pool)["audit log"]["state"] == "ok"
+    own_pool.stop()
+    segment = own_pool.data / "pool" / "audit" / "segment-00000000.log"
+    content = bytearray(segment.read_bytes())
+    content[len(content.rstrip(b"\0")) // 2] ^= 1
+    segment.write_bytes(content)
+    found = report(own_pool)["audit log"]
+    assert found["state"] == "weak" and "audit verify" in found["remedy"], found
 
 
 def test_doctor_of_a_pool_that_does_not_run(own_pool):

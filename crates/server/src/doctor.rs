@@ -7,6 +7,7 @@ pub mod facts;
 mod files;
 mod finding;
 mod keys;
+mod log;
 mod machine;
 
 use crate::CommandError;
@@ -86,6 +87,7 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     findings.push(root_of_trust(layout).map_err(unreadable)?);
     findings.extend(absent());
     findings.extend(of_process(&facts));
+    findings.push(log::check(layout)?);
     findings.push(files::check(layout).map_err(unreadable)?);
     findings.extend(of_quickstart(&settings, &principals));
     findings.push(authority(layout, now)?);
