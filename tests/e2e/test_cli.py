@@ -1060,6 +1060,14 @@ def test_doctor_where_there_is_nothing_to_look_at(own_pool):
     own_pool.start()
     assert own_pool.variables
     own_pool.stop()
+    settings = own_pool.data / "quickstart.json"
+    kept = settings.rename(own_pool.data / "kept")
+    settings.mkdir()
+    unreadable = holdfast(own_pool, "doctor", code=FAILED)
+    assert f"cannot read what is in {own_pool.data}" in unreadable.err
+    assert unreadable.err == holdfast(own_pool, "key", "list", code=FAILED).err
+    settings.rmdir()
+    kept.rename(settings)
     (own_pool.data / "identity" / "principals.json").write_text("{")
     damaged = holdfast(own_pool, "doctor", code=FAILED)
     assert "principals.json is damaged" in damaged.err

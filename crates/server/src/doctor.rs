@@ -12,7 +12,7 @@ mod machine;
 
 use crate::CommandError;
 use crate::client;
-use crate::client::login::{Client, Target};
+use crate::client::login::{Client, Target, located};
 use crate::client::output::{self as client_output, Format};
 use crate::environment::word;
 use crate::layout::{self, Layout};
@@ -76,8 +76,8 @@ fn print(findings: &[Finding]) -> std::io::Result<()> {
 fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandError> {
     let data = layout.data.display();
     let missing = || format!("there is no quickstart in {data}; start one with `holdfast quickstart`");
-    let settings = Settings::read(layout)?.ok_or_else(missing)?;
-    let principals = Principals::read(layout)?.ok_or_else(missing)?;
+    let settings = Settings::read(layout).map_err(|error| located(error, layout))?.ok_or_else(missing)?;
+    let principals = Principals::read(layout).map_err(|error| located(error, layout))?.ok_or_else(missing)?;
     let unreadable = |error: std::io::Error| format!("cannot look at {data}: {error}");
     let now = SystemTime::now();
 

@@ -67,7 +67,7 @@ impl Keys {
             .map(|(when, names)| format!("{when}: {}", few(names)))
             .collect();
         if parts.is_empty() {
-            let found = format!("none of {} keys ends within 30 days or never", self.names.len());
+            let found = format!("{} keys; each ends, and none within 30 days", self.names.len());
             return Finding::ok("expiry of keys", found);
         }
         Finding::weak(
