@@ -161,7 +161,8 @@ def test_create_passes_on_what_was_said(pool):
     table = fields(holdfast(pool, "key", "show", name, "--output", "table").out)
     assert table["not before"] == "2020-01-31T00:00:00Z"
     assert table["enabled"] == "false"
-    refused = holdfast(pool, "key", "encrypt", name, "--alg", "A256GCM", stdin=b"x", code=NOT_FOUND_OR_ALLOWED)
+    encrypt = ["key", "encrypt", name, "--alg", "A256GCM"]
+    refused = holdfast(pool, *encrypt, stdin=b"x", code=NOT_FOUND_OR_ALLOWED)
     assert "KeyDisabled" in refused.err
 
 
@@ -322,7 +323,8 @@ def test_a_file_is_signed_and_checked(pool, keys, tmp_path, kind, algorithm):
     use = ["--alg", algorithm]
     signature = holdfast(pool, "key", "sign", name, *use, "--file", str(path)).out.strip()
     if kind != "oct":
-        public_verifies(holdfast(pool, "key", "show", name, "--pem").bytes, algorithm, unb64(signature), message)
+        pem = holdfast(pool, "key", "show", name, "--pem").bytes
+        public_verifies(pem, algorithm, unb64(signature), message)
     check = ["key", "verify", name, *use, "--signature", signature]
     assert holdfast(pool, *check, "--file", str(path)).out == "valid\n"
     assert holdfast(pool, *check, stdin=message).out == "valid\n"
@@ -451,7 +453,8 @@ def test_random(pool, tmp_path):
 
 def test_roles_are_listed(pool):
     listed = holdfast(pool, "role", "list").json["value"]
-    assert {item["properties"]["principalId"] for item in listed} >= {pool.object_id("app"), pool.object_id("admin")}
+    principals = {item["properties"]["principalId"] for item in listed}
+    assert principals >= {pool.object_id("app"), pool.object_id("admin")}
     table = rows(holdfast(pool, "role", "list", "--output", "table").out)
     by_principal = {row["PRINCIPAL"]: row for row in table}
     app = by_principal[f"{pool.object_id('app')} (app)"]
@@ -510,6 +513,40 @@ def test_explain_looks_at_every_scope_above_and_at_groups(pool, keys):
             holdfast(pool, "role", "remove", "--id", id, "--scope", where)
 
 
+def test_a_role_of_ones_own(pool, keys):
+    name, someone = fresh_name("Signers of"), str(uuid.uuid4())
+    define = ["role", "define", name, "--allow", "sign,keys/verify/action", "--description", "d"]
+    made = holdfast(pool, *define).json
+    id = made["name"]
+    assert made["properties"]["permissions"][0]["dataActions"] == [
+        "Microsoft.KeyVault/managedHsm/keys/sign/action",
+        "Microsoft.KeyVault/managedHsm/keys/verify/action",
+    ]
+    table = rows(holdfast(pool, "role", "definitions", "--output", "table").out)
+    assert {"ROLE": name, "ID": id, "TYPE": "custom", "ALLOWS": "keys/sign keys/verify"} in table
+    scope = f"/keys/{keys['ec']}"
+    ask = ["role", "explain", "--principal", someone, "--action", "sign", "--scope", scope]
+    # It has fewer rights than any built-in role that may sign.
+    assert holdfast(pool, *ask, code=NOT_FOUND_OR_ALLOWED).json["wouldHelp"]["roleName"] == name
+    words = ["role", "assign", "--principal", someone, "--role", name, "--scope", scope]
+    assignment = holdfast(pool, *words).json["name"]
+    assert f"by {name} at {scope}" in holdfast(pool, *ask, "--output", "table").out
+    holdfast(pool, "role", "define", name, "--allow", "verify", "--id", id)
+    holdfast(pool, *ask, code=NOT_FOUND_OR_ALLOWED)
+    assert id in holdfast(pool, "role", "undefine", "--id", id, "--output", "table").out
+    said = holdfast(pool, *ask, "--output", "table", code=NOT_FOUND_OR_ALLOWED).out
+    assert f"holds {id} (no such role)" in said
+    listed = rows(holdfast(pool, "role", "list", "--scope", scope, "--output", "table").out)
+    assert [row["ROLE"] for row in listed] == [f"{id} (no such role)"]
+    holdfast(pool, "role", "remove", "--id", assignment, "--scope", scope)
+    holdfast(pool, "role", "undefine", "--id", id, code=NOT_FOUND_OR_ALLOWED)
+    built_in = "a290e904-7015-4bba-90c8-60543313cdb4"
+    assert "RoleIsBuiltIn" in holdfast(
+        pool, "role", "define", "x", "--allow", "sign", "--id", built_in, code=NOT_FOUND_OR_ALLOWED
+    ).err
+    holdfast(pool, "role", "define", "x", "--allow", "fly", code=USAGE)
+
+
 def test_roles_that_make_no_sense(pool):
     assign = ["role", "assign", "--principal", "app", "--scope", "/"]
     assert "Managed HSM Crypto User" in holdfast(pool, *assign, "--role", "King", code=USAGE).err
@@ -525,7 +562,33 @@ def test_roles_that_make_no_sense(pool):
     assert "roleAssignments/write/action" in denied.err
 
 
-# --- settings
+# --- tokens and settings
+
+
+def test_tokens_are_withdrawn(own_pool):
+    own_pool.start()
+    key = own_pool.create("ec")
+    stolen = own_pool.token("app")
+    assert own_pool.call("GET", key_path(key), token=stolen).status == 200
+    assert holdfast(own_pool, "token", "list").json["value"] == []
+    holdfast(own_pool, "token", "withdraw", "--principal", "app")
+    assert own_pool.call("GET", key_path(key), token=stolen).status == 401
+    (row,) = rows(holdfast(own_pool, "token", "list", "--output", "table").out)
+    assert row["PRINCIPAL"] == f"{own_pool.object_id('app')} (app)"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["WITHDRAWN UP TO"])
+    words = ["token", "withdraw", "--principal", own_pool.object_id("app"), "--until", "2020-01-31"]
+    assert "2020-01-31T00:00:00Z" in holdfast(own_pool, *words, "--output", "table").out
+    # What it withdraws now ends before this one began.
+    assert own_pool.call("GET", key_path(key), token=stolen).status == 200
+    future = ["token", "withdraw", "--principal", "app", "--until", "+1h"]
+    assert "future" in holdfast(own_pool, *future, code=FAILED).err
+    restore = ["token", "restore", "--principal", "app"]
+    assert holdfast(own_pool, *restore, "--output", "table").out == "restored\n"
+    gone = holdfast(own_pool, *restore, code=NOT_FOUND_OR_ALLOWED)
+    assert "holdfast token list" in gone.err
+    denied = ["token", "withdraw", "--principal", "admin", "--as", "app"]
+    holdfast(own_pool, *denied, code=NOT_FOUND_OR_ALLOWED)
+    own_pool.stop()
 
 
 def test_settings(own_pool):
@@ -539,8 +602,8 @@ def test_settings(own_pool):
     document = holdfast(own_pool, "key", "encrypt", key, "--alg", "RSA1_5", stdin=b"plain").bytes
     assert report(own_pool)["RSA1_5"]["state"] == "weak"
     # As doctor says it.
-    words = re.match(r"holdfast (setting set \w+ false)", report(own_pool)["RSA1_5"]["remedy"]).group(1).split()
-    assert holdfast(own_pool, *words).json["value"] == "false"
+    remedy = re.match(r"holdfast (setting set \w+ false)", report(own_pool)["RSA1_5"]["remedy"])
+    assert holdfast(own_pool, *remedy.group(1).split()).json["value"] == "false"
     assert rows(holdfast(own_pool, "setting", "show", name, "--output", "table").out) == [
         {"NAME": name, "VALUE": "false"}
     ]
@@ -570,7 +633,8 @@ def test_an_error_says_what_the_service_said_and_its_number(pool):
 
 def test_one_command_is_one_correlation_in_the_log(pool, keys):
     before = len(pool.audit())
-    holdfast(pool, "role", "explain", "--principal", "app", "--action", "sign", "--scope", f"/keys/{keys['ec']}")
+    ask = ["role", "explain", "--principal", "app", "--action", "sign"]
+    holdfast(pool, *ask, "--scope", f"/keys/{keys['ec']}")
     events = [event for event in pool.audit() if event["holdfast"]["index"] >= before]
     assert len(events) >= 4
     assert len({event["correlationId"] for event in events}) == 1
@@ -622,7 +686,8 @@ def test_by_explicit_options(pool, keys, tmp_path):
     holdfast(pool, *show, *explicit(pool), "--client-secret-file", str(path), data=False)
     missing = holdfast(pool, *show, *explicit(pool), data=False, code=USAGE)
     assert "HOLDFAST_CLIENT_SECRET" in missing.err
-    partly = holdfast(pool, *show, *explicit(pool, authority=None), environment=secret, data=False, code=USAGE)
+    without = explicit(pool, authority=None)
+    partly = holdfast(pool, *show, *without, environment=secret, data=False, code=USAGE)
     assert "--authority" in partly.err
     wrong = holdfast(
         pool, *show, *explicit(pool), environment={"HOLDFAST_CLIENT_SECRET": "wrong"}, data=False, code=FAILED
@@ -692,7 +757,8 @@ def certificates(tmp_path_factory):
 
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca = certificate("hostile CA", ca_key, None, ca_key, (x509.BasicConstraints(True, 0), True))
-    names = [x509.DNSName("localhost"), x509.DNSName("*.hsm.localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName(name) for name in ("localhost", "*.hsm.localhost")]
+    names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     leaf = certificate("hostile", key, ca.subject, ca_key, (x509.SubjectAlternativeName(names), False))
     pem = serialization.Encoding.PEM
     (directory / "ca.pem").write_bytes(ca.public_bytes(pem))
@@ -770,7 +836,8 @@ def call_hostile(hostile, pool, *words, code=FAILED, name=None):
 
 
 def challenge(resource="https://hsm.localhost", tenant="t"):
-    return {"WWW-Authenticate": f'Bearer authorization="https://login.example/{tenant}", resource="{resource}"'}
+    authority = f"https://login.example/{tenant}"
+    return {"WWW-Authenticate": f'Bearer authorization="{authority}", resource="{resource}"'}
 
 
 def pretending(answer, resource="https://hsm.localhost"):
@@ -868,7 +935,7 @@ def test_pages_are_followed_at_the_same_server(hostile, pool):
         ((200, {}, b""), "not a list"),
         ((302, {"Location": "https://evil.example/"}, b""), "302 Found"),
         ((502, {}, b"<html>"), "502 Bad Gateway"),
-        ((503, {"Retry-After": "7"}, b'{"error":{"code":"ServiceUnavailable","message":"Full."}}'), "try again in 7 s"),
+        ((503, {"Retry-After": "7"}, b'{"error":{"code":"Busy","message":"Full."}}'), "try again in 7 s"),
         ((400, {}, b'{"error":{"code":"Bad\\u001b[2J","message":"\\u001b]0;x\\u0007"}}'), "Bad\\u{1b}[2J"),
     ],
     ids=["endless", "html", "no list", "nothing", "redirect", "gateway", "busy", "control characters"],
@@ -877,6 +944,18 @@ def test_whatever_is_answered_is_said_and_bounded(hostile, pool, answer, said):
     hostile.script = pretending(lambda _: answer)
     done = call_hostile(hostile, pool, "key", "list")
     assert said in done.err and "\x1b" not in done.err, done
+
+
+def test_a_server_that_closes_after_each_answer_is_called_again(hostile, pool):
+    answered = pretending(lambda _: (200, {}, b'{"value":"AA"}'))
+
+    def script(request):
+        status, headers, content = answered(request)
+        return status, {**headers, "Connection": "close"}, content
+
+    hostile.script = script
+    assert call_hostile(hostile, pool, "key", "random", "1", code=0).out == "AA\n"
+    assert len(hostile.requests) == 3
 
 
 def test_who_does_not_ask_for_a_token_is_no_pool(hostile, pool):
@@ -915,18 +994,19 @@ def test_doctor_says_what_protects_and_what_does_not(pool, keys):
     states = {check: finding["state"] for check, finding in found.items()}
     for check in ("service", "retention", "audit durability", "core files and debuggers", "gain of rights"):
         assert states[check] == "ok", found[check]
-    for check in ("modes and owners", "certificate of the CA", "certificate of the pool", "clock", "disk space"):
+    for check in ("audit log", "modes and owners", "certificate of the CA", "certificate of the pool", "clock"):
         assert states[check] == "ok", found[check]
     for check in ("class", "root of trust", "purge protection", "identity issuer", "certificate authority"):
         assert states[check] == "weak", found[check]
-    for check in ("clients' secrets", "conformance principal", "RSA1_5", "CBC", "expiry of keys"):
+    for check in ("clients' secrets", "managed identity", "conformance principal", "RSA1_5", "CBC", "expiry of keys"):
         assert states[check] == "weak", found[check]
     for check in ("security domain", "backup", "rollback", "live root"):
         assert states[check] == "missing", found[check]
     assert str(pool.process.pid) in found["service"]["found"]
     assert "undetected" in found["rollback"]["found"]
     assert f"within 30 days: {ending}" in found["expiry of keys"]["found"]
-    assert re.search(rf"sops: needs encrypt and decrypt, not with .*{ending}", found["what keys are for"]["found"])
+    uses = found["what keys are for"]["found"]
+    assert re.search(rf"sops: needs encrypt and decrypt, not with .*{ending}", uses)
     holdfast(pool, "doctor", "--strict", code=FAILED)
     text = holdfast(pool, "doctor", "--output", "table").out
     assert re.search(r"^missing  rollback: undetected", text, re.MULTILINE)
@@ -948,6 +1028,19 @@ def test_doctor_sees_what_others_could_read(own_pool):
     own_pool.stop()
 
 
+def test_doctor_sees_a_flipped_bit_in_the_log(own_pool):
+    own_pool.start()
+    own_pool.create("ec")
+    assert report(own_pool)["audit log"]["state"] == "ok"
+    own_pool.stop()
+    segment = own_pool.data / "pool" / "audit" / "segment-00000000.log"
+    content = bytearray(segment.read_bytes())
+    content[len(content.rstrip(b"\0")) // 2] ^= 1
+    segment.write_bytes(content)
+    found = report(own_pool)["audit log"]
+    assert found["state"] == "weak" and "audit verify" in found["remedy"], found
+
+
 def test_doctor_of_a_pool_that_does_not_run(own_pool):
     own_pool.start()
     own_pool.stop()
@@ -967,6 +1060,14 @@ def test_doctor_where_there_is_nothing_to_look_at(own_pool):
     own_pool.start()
     assert own_pool.variables
     own_pool.stop()
+    settings = own_pool.data / "quickstart.json"
+    kept = settings.rename(own_pool.data / "kept")
+    settings.mkdir()
+    unreadable = holdfast(own_pool, "doctor", code=FAILED)
+    assert f"cannot read what is in {own_pool.data}" in unreadable.err
+    assert unreadable.err == holdfast(own_pool, "key", "list", code=FAILED).err
+    settings.rmdir()
+    kept.rename(settings)
     (own_pool.data / "identity" / "principals.json").write_text("{")
     damaged = holdfast(own_pool, "doctor", code=FAILED)
     assert "principals.json is damaged" in damaged.err

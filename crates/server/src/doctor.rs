@@ -7,11 +7,12 @@ pub mod facts;
 mod files;
 mod finding;
 mod keys;
+mod log;
 mod machine;
 
 use crate::CommandError;
 use crate::client;
-use crate::client::login::{Client, Target};
+use crate::client::login::{Client, Target, located};
 use crate::client::output::{self as client_output, Format};
 use crate::environment::word;
 use crate::layout::{self, Layout};
@@ -43,6 +44,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
+    // It reads a client's secret.
+    crate::hardening::harden();
     let layout = Layout::new(arguments.data.clone());
     let findings = examine(&layout, &arguments.principal)?;
     match arguments.output.format() {
@@ -73,8 +76,8 @@ fn print(findings: &[Finding]) -> std::io::Result<()> {
 fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandError> {
     let data = layout.data.display();
     let missing = || format!("there is no quickstart in {data}; start one with `holdfast quickstart`");
-    Settings::read(layout)?.ok_or_else(missing)?;
-    let principals = Principals::read(layout)?.ok_or_else(missing)?;
+    let settings = Settings::read(layout).map_err(|error| located(error, layout))?.ok_or_else(missing)?;
+    let principals = Principals::read(layout).map_err(|error| located(error, layout))?.ok_or_else(missing)?;
     let unreadable = |error: std::io::Error| format!("cannot look at {data}: {error}");
     let now = SystemTime::now();
 
@@ -84,8 +87,9 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     findings.push(root_of_trust(layout).map_err(unreadable)?);
     findings.extend(absent());
     findings.extend(of_process(&facts));
+    findings.push(log::check(layout)?);
     findings.push(files::check(layout).map_err(unreadable)?);
-    findings.extend(of_quickstart(&principals));
+    findings.extend(of_quickstart(&settings, &principals));
     findings.push(authority(layout, now)?);
     findings.push(machine::disk(layout).map_err(unreadable)?);
     findings.push(machine::clock(layout, now).map_err(unreadable)?);
@@ -119,7 +123,8 @@ fn running(layout: &Layout, facts: &Result<Facts, Unanswered>) -> Finding {
 fn of_genesis(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
     let Ok(facts) = facts else {
         let unseen = |check| Finding::unknown(check, "sealed, and only the running pool says it");
-        return ["class", "purge protection", "retention", "audit durability"].map(unseen).into();
+        let checks = ["class", "purge protection", "retention", "audit durability", "break-glass group"];
+        return checks.map(unseen).into();
     };
     vec![
         match facts.class.as_str() {
@@ -162,6 +167,15 @@ fn of_genesis(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
                 other,
                 "When the machine loses power, keys may have been used without a trace.",
                 "it was fixed when the pool was made",
+            ),
+        },
+        match &facts.break_glass_group {
+            None => Finding::ok("break-glass group", "none: nobody assigns roles without holding one"),
+            Some(group) => Finding::weak(
+                "break-glass group",
+                group,
+                "Its members may assign Administrator without holding a role, and the issuer says who they are.",
+                "it was fixed when the pool was made; watch for RoleAssignmentCreate in `holdfast audit show`",
             ),
         },
     ]
@@ -264,7 +278,7 @@ fn of_process(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
 }
 
 /// What a quickstart puts on one machine that an owner would keep apart.
-fn of_quickstart(principals: &Principals) -> Vec<Finding> {
+fn of_quickstart(settings: &Settings, principals: &Principals) -> Vec<Finding> {
     let mut findings = vec![
         Finding::weak(
             "identity issuer",
@@ -280,11 +294,17 @@ fn of_quickstart(principals: &Principals) -> Vec<Finding> {
         ),
         Finding::weak(
             "clients' secrets",
-            "in clear in identity/principals.json, for `holdfast env`",
-            "Who reads the file may use every key, and assign every role.",
+            "in clear in identity/: principals.json, app.pem and identity-header, for `holdfast env`",
+            "Who reads the first may use every key and assign every role; the others are as good as `app`.",
             "keep this directory, and shells that ran `holdfast env`, to yourself",
         ),
     ];
+    findings.push(Finding::weak(
+        "managed identity",
+        format!("answers at {} without asking for a secret", settings.managed_identity_url()),
+        "Every program on this machine, of whichever user, can be `app`; so can a container with the host's network.",
+        "run a quickstart only where nobody else runs programs",
+    ));
     if principals.conformance.is_some() {
         findings.push(Finding::weak(
             "conformance principal",
@@ -377,6 +397,7 @@ mod tests {
         assert_eq!(genesis(|facts| facts.purge_protection = false), ["purge protection"]);
         assert_eq!(genesis(|facts| facts.retention_days = 89), ["retention"]);
         assert_eq!(genesis(|facts| facts.audit_durability = "written".into()), ["audit durability"]);
+        assert_eq!(genesis(|facts| facts.break_glass_group = Some("g".into())), ["break-glass group"]);
         let process = |change: fn(&mut Protection)| {
             let mut facts = facts();
             change(&mut facts.protection);

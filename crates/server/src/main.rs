@@ -53,6 +53,8 @@ enum Command {
     Key(client::key::Arguments),
     /// Give, take and explain rights, over the wire API.
     Role(client::role::Arguments),
+    /// Withdraw a principal's tokens, as when one was stolen.
+    Token(client::token::Arguments),
     /// Show and change a pool's settings, over the wire API.
     Setting(client::setting::Arguments),
     /// Say what protects a pool and what does not, and what to do about it.
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Command::Audit(arguments) => audit_command::run(arguments),
         Command::Key(arguments) => client::key::run(arguments),
         Command::Role(arguments) => client::role::run(arguments),
+        Command::Token(arguments) => client::token::run(arguments),
         Command::Setting(arguments) => client::setting::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };

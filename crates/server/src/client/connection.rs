@@ -1,7 +1,7 @@
 //! HTTPS to one origin: HTTP/1.1 over TLS, trusted roots from one file alone, no proxy and no redirect.
 //!
-//! Whatever comes back is foreign: its size and its time are bounded, and it is wiped when dropped, as it may be a
-//! plaintext or a token.
+//! Whatever comes back is foreign: its size and its time are bounded, and what is kept of it is wiped when dropped, as it
+//! may be a plaintext or a token. The buffers of TLS and HTTP below are not.
 
 use crate::CommandError;
 use bytes::{Buf, Bytes};

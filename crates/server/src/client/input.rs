@@ -52,18 +52,23 @@ fn open(path: Option<&Path>) -> Result<Box<dyn Read>, CommandError> {
             Ok(Box::new(io::stdin().lock()))
         }
         Some(path) => {
-            let file =
-                File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            let file = File::open(path).map_err(|error| unreadable(Some(path), &error))?;
             Ok(Box::new(file))
         }
     }
+}
+
+fn unreadable(path: Option<&Path>, error: &io::Error) -> CommandError {
+    let from = path.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
+    format!("cannot read {from}: {error}").into()
 }
 
 /// All of it, if it is not more than a call can carry.
 pub fn read(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, CommandError> {
     // Room for all of it at once: a vector that grows leaves copies behind.
     let mut content = Zeroizing::new(Vec::with_capacity(MAX_BYTES as usize + 1));
-    open(path)?.take(MAX_BYTES + 1).read_to_end(&mut content)?;
+    let read = open(path)?.take(MAX_BYTES + 1).read_to_end(&mut content);
+    read.map_err(|error| unreadable(path, &error))?;
     if content.len() as u64 > MAX_BYTES {
         return Err(usage(format!(
             "the input has more than {MAX_BYTES} bytes, and one call takes 64 KiB: encrypt with a key of your own, and wrap that"
@@ -97,13 +102,16 @@ impl Message {
             };
         }
         match algorithm.digest_bytes().and_then(RunningHash::of_length) {
-            Some(hash) => digest(open(self.file.as_deref())?, hash),
+            Some(hash) => {
+                let path = self.file.as_deref();
+                digest(open(path)?, hash).map_err(|error| unreadable(path, &error))
+            }
             None => Ok(read(self.file.as_deref())?.to_vec()),
         }
     }
 }
 
-fn digest(mut input: impl Read, mut hash: RunningHash) -> Result<Vec<u8>, CommandError> {
+fn digest(mut input: impl Read, mut hash: RunningHash) -> io::Result<Vec<u8>> {
     let mut buffer = Zeroizing::new(vec![0; 64 * 1024]);
     loop {
         match input.read(&mut buffer)? {

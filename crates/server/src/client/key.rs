@@ -224,11 +224,14 @@ struct Decrypt {
     /// Of a bare ciphertext; the current one otherwise.
     #[arg(long, requires = "alg")]
     version: Option<KeyVersion>,
-    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, allow_hyphen_values = true, requires = "alg")]
+    #[arg(long, value_name = "BASE64URL", requires = "alg")]
+    #[arg(value_parser = input::parse_base64url, allow_hyphen_values = true)]
     iv: Option<input::Bytes>,
-    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, allow_hyphen_values = true, requires = "alg")]
+    #[arg(long, value_name = "BASE64URL", requires = "alg")]
+    #[arg(value_parser = input::parse_base64url, allow_hyphen_values = true)]
     tag: Option<input::Bytes>,
-    #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, allow_hyphen_values = true, requires = "alg")]
+    #[arg(long, value_name = "BASE64URL", requires = "alg")]
+    #[arg(value_parser = input::parse_base64url, allow_hyphen_values = true)]
     aad: Option<input::Bytes>,
     /// Write there instead of to standard output.
     #[arg(long, value_name = "FILE")]

@@ -90,8 +90,10 @@ impl Target {
                 layout.data.display()
             )
         };
-        let settings = Settings::read(layout)?.ok_or_else(missing)?;
-        let principals = Principals::read(layout)?.ok_or_else(missing)?;
+        let settings = Settings::read(layout).map_err(|error| located(error, layout))?;
+        let principals = Principals::read(layout).map_err(|error| located(error, layout))?;
+        let settings = settings.ok_or_else(missing)?;
+        let principals = principals.ok_or_else(missing)?;
         let known: Vec<_> = principals
             .named()
             .map(|(name, principal)| Ok((name.to_owned(), principal.object_id()?)))
@@ -186,6 +188,14 @@ impl Target {
             known: known.collect(),
         }))
     }
+}
+
+/// The system's own messages do not say where.
+pub fn located(error: CommandError, layout: &Layout) -> CommandError {
+    if error.is::<std::io::Error>() {
+        return format!("cannot read what is in {}: {error}", layout.data.display()).into();
+    }
+    error
 }
 
 fn read_secret(path: &Path) -> Result<Zeroizing<String>, CommandError> {

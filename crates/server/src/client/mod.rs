@@ -1,4 +1,5 @@
-//! The commands `key`, `role` and `setting`: clients of the wire API, with no way in but the one that every client has.
+//! The commands `key`, `role`, `setting` and `token`: clients of the wire API, with no way in but the one that every
+//! client has.
 
 pub mod connection;
 mod document;
@@ -12,6 +13,7 @@ pub mod output;
 mod public_key;
 pub mod role;
 pub mod setting;
+pub mod token;
 
 use crate::CommandError;
 use connection::{Answer, Unreachable};
@@ -96,6 +98,7 @@ impl Refused {
                 Some("`holdfast role list --scope SCOPE` shows the assignments made at a scope".into())
             }
             "SettingNotFound" => Some("`holdfast setting list` shows the settings".into()),
+            "PrincipalNotFound" => Some("`holdfast token list` shows whose tokens were withdrawn".into()),
             "RoleDefinitionNotFound" => Some("`holdfast role definitions` shows the roles".into()),
             _ => None,
         });

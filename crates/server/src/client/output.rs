@@ -99,7 +99,7 @@ pub fn write_bytes(path: Option<&Path>, bytes: &[u8]) -> Result<(), CommandError
 /// Text that others wrote, such as tags and messages, without what would move a terminal's cursor or turn its lines
 /// around.
 pub fn clean(text: &str) -> String {
-    let turns = |character: char| matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = |character| matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut clean = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() || turns(character) {

@@ -1,5 +1,6 @@
 //! `holdfast role`: who may do what, over the wire API alone.
 
+use super::connection::Answer;
 use super::explain::{self, Question, Verdict};
 use super::login::{self, Client, Target};
 use super::output::{self, Format, Table};
@@ -42,6 +43,24 @@ enum Command {
     },
     /// List the roles and what each allows.
     Definitions,
+    /// Make a role of your own, or change one.
+    Define {
+        name: String,
+        /// What it allows, comma-separated: data actions in full or by their end, as `sign,verify`.
+        #[arg(long, value_name = "ACTIONS", value_delimiter = ',', required = true)]
+        #[arg(value_parser = explain::parse_action)]
+        allow: Vec<DataAction>,
+        #[arg(long, default_value = "")]
+        description: String,
+        /// The role to change; a new one otherwise.
+        #[arg(long)]
+        id: Option<Guid>,
+    },
+    /// Take a role of your own away. Its assignments stay, and give nothing.
+    Undefine {
+        #[arg(long)]
+        id: Guid,
+    },
     /// Give a principal a role at a scope.
     Assign {
         /// An object id; or app, admin where they are known.
@@ -89,17 +108,31 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         match arguments.command {
             Command::List { scope } => print_assignments(client, &scope, format).await,
             Command::Definitions => print_definitions(client, format).await,
+            Command::Define { name, allow, description, id } => {
+                let id = id.unwrap_or_else(|| SystemRandom.guid());
+                let actions: Vec<_> = allow.iter().map(|action| action.as_str()).collect();
+                let permission =
+                    json!({ "actions": [], "notActions": [], "dataActions": actions, "notDataActions": [] });
+                let body = json!({ "properties": {
+                    "roleName": name, "description": description, "type": "CustomRole",
+                    "assignableScopes": ["/"], "permissions": [permission],
+                } });
+                let path = format!("{}/{id}", path(&Scope::Root, "roleDefinitions"));
+                let answer = client.call(Method::PUT, &path, Some(body.to_string().into())).await?;
+                print_done(&answer, format, &format!("defined, as {id}"))
+            }
+            Command::Undefine { id } => {
+                let path = format!("{}/{id}", path(&Scope::Root, "roleDefinitions"));
+                let answer = client.call(Method::DELETE, &path, None).await?;
+                print_done(&answer, format, &format!("took {id} away"))
+            }
             Command::Assign { principal, role, scope } => {
                 assign(client, &principal, &role, &scope, format).await
             }
             Command::Remove { id, scope } => {
                 let path = format!("{}/{id}", path(&scope, "roleAssignments"));
                 let answer = client.call(Method::DELETE, &path, None).await?;
-                match format {
-                    Format::Json => output::print_body(&answer.body)?,
-                    Format::Table => line(format_args!("removed {id}"))?,
-                }
-                Ok(ExitCode::SUCCESS)
+                print_done(&answer, format, &format!("removed {id}"))
             }
             Command::Explain { principal, action, scope, groups } => {
                 let principal = named(client, &principal)?;
@@ -282,12 +315,17 @@ async fn assign(
     };
     let id = SystemRandom.guid();
     let role_definition_id = format!("Microsoft.KeyVault/{AUTHORIZATION}/roleDefinitions/{role}");
-    let body = json!({ "properties": { "principalId": principal.to_string(), "roleDefinitionId": role_definition_id } });
+    let properties = json!({ "principalId": principal.to_string(), "roleDefinitionId": role_definition_id });
+    let body = json!({ "properties": properties });
     let path = format!("{}/{id}", path(scope, "roleAssignments"));
     let answer = client.call(Method::PUT, &path, Some(body.to_string().into())).await?;
+    print_done(&answer, format, &format!("assigned, as {id}"))
+}
+
+fn print_done(answer: &Answer, format: Format, done: &str) -> Result<ExitCode, CommandError> {
     match format {
         Format::Json => output::print_body(&answer.body)?,
-        Format::Table => line(format_args!("assigned, as {id}"))?,
+        Format::Table => line(format_args!("{done}"))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -310,7 +348,7 @@ fn role_called(roles: &RoleTable, name: &str) -> Result<Guid, CommandError> {
 }
 
 /// A principal by its object id, or by the name that it has here.
-fn named(client: &Client, text: &str) -> Result<ObjectId, CommandError> {
+pub fn named(client: &Client, text: &str) -> Result<ObjectId, CommandError> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }
@@ -322,7 +360,7 @@ fn named(client: &Client, text: &str) -> Result<ObjectId, CommandError> {
     })
 }
 
-fn show_principal(client: &Client, id: ObjectId) -> String {
+pub fn show_principal(client: &Client, id: ObjectId) -> String {
     match client.target().known.iter().find(|(_, known)| *known == id) {
         Some((name, _)) => format!("{id} ({name})"),
         None => id.to_string(),

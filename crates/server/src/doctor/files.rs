@@ -17,7 +17,12 @@ pub fn check(layout: &Layout) -> io::Result<Finding> {
     let owner = fs::metadata(&data)?.uid();
     let mut problems = above(&data, owner);
     let mut looked_at = 0;
+    // What `az` keeps there is as private as the directory that it is in.
+    let of_az = data.join("az");
     walk(&data, &mut |path, metadata| {
+        if path != of_az && path.starts_with(&of_az) {
+            return;
+        }
         looked_at += 1;
         let public = path == data.join("ca").join("ca.pem");
         problems.extend(problem(path, metadata, owner, public));
@@ -37,7 +42,7 @@ pub fn check(layout: &Layout) -> io::Result<Finding> {
     Ok(Finding::weak(
         CHECK,
         found,
-        "Whoever reads these files can be any principal and open every record; whoever replaces them chooses what is served.",
+        "Unless a directory above keeps others out, who reads these can be any principal and open every record; who replaces them chooses what is served.",
         format!(
             "chmod -R go= {}; and find out who read it meanwhile",
             crate::environment::word(&data.display().to_string())
@@ -134,6 +139,20 @@ mod tests {
             fs::set_permissions(&path, before).unwrap();
         }
         assert_eq!(check(&layout).unwrap().state, State::Ok);
+    }
+
+    #[test]
+    fn what_az_keeps_is_its_own_matter() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        let az = layout.az_configuration(8443);
+        crate::files::create_directory(&az).unwrap();
+        let file = az.join("config");
+        fs::write(&file, b"").unwrap();
+        mode(&file, 0o644);
+        assert_eq!(check(&layout).unwrap().state, State::Ok);
+        mode(&layout.data.join("az"), 0o755);
+        assert_eq!(check(&layout).unwrap().state, State::Weak);
     }
 
     #[test]

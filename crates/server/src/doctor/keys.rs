@@ -67,10 +67,8 @@ impl Keys {
             .map(|(when, names)| format!("{when}: {}", few(names)))
             .collect();
         if parts.is_empty() {
-            return Finding::ok(
-                "expiry of keys",
-                format!("{} keys, all with more than 30 days to go", self.names.len()),
-            );
+            let found = format!("{} keys; each ends, and none within 30 days", self.names.len());
+            return Finding::ok("expiry of keys", found);
         }
         Finding::weak(
             "expiry of keys",
@@ -82,15 +80,13 @@ impl Keys {
 
     /// Not a weakness: fewer operations are better. But a tool that misses one says so in words of its own.
     fn uses(&self) -> Finding {
+        let is_rsa =
+            |bundle: &&Value| bundle["key"]["kty"].as_str().is_some_and(|kty| kty.starts_with("RSA"));
+        let keys: Vec<_> = self.bundles.iter().filter(is_rsa).collect();
         let mut parts = Vec::new();
         for (pair, tools) in PAIRS {
-            let lacking: Vec<_> = self
-                .bundles
-                .iter()
-                .filter(|bundle| bundle["key"]["kty"].as_str().is_some_and(|kind| kind.starts_with("RSA")))
-                .filter(|bundle| !pair.iter().all(|operation| may(bundle, operation)))
-                .filter_map(name)
-                .collect();
+            let lacks = |bundle: &&&Value| !pair.iter().all(|operation| may(bundle, operation));
+            let lacking: Vec<_> = keys.iter().filter(lacks).filter_map(|bundle| name(bundle)).collect();
             if !lacking.is_empty() {
                 parts.push(format!("{tools}: needs {}, not with {}", pair.join(" and "), few(&lacking)));
             }
@@ -99,10 +95,10 @@ impl Keys {
             true => format!(" (of the first {LOOKED_AT} of {})", self.names.len()),
             false => String::new(),
         };
-        let found = if parts.is_empty() {
-            "every RSA key serves sops, seals and MongoDB alike".to_owned()
-        } else {
-            parts.join("; ")
+        let found = match (keys.is_empty(), parts.is_empty()) {
+            (true, _) => "there is no RSA key".to_owned(),
+            (false, true) => "every RSA key serves sops, seals and MongoDB alike".to_owned(),
+            (false, false) => parts.join("; "),
         };
         Finding::ok("what keys are for", format!("{found}{looked_at}"))
     }
