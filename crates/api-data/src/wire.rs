@@ -320,7 +320,7 @@ pub(crate) fn role(role: &Role) -> Value {
         Role::BuiltIn(role) => {
             let allowed: Vec<_> =
                 DataAction::ALL.iter().copied().filter(|action| role.allows(*action)).collect();
-            ("AKVBuiltInRole", "", vec![permission(&allowed, &[])])
+            ("AKVBuiltInRole", role.description(), vec![permission(&allowed, &[])])
         }
         Role::Custom(role) => {
             let permissions = role.permissions().iter();

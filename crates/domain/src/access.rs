@@ -186,6 +186,29 @@ impl BuiltInRole {
         }
     }
 
+    /// For whom the role is, in a sentence.
+    pub const fn description(self) -> &'static str {
+        match self {
+            BuiltInRole::Administrator => {
+                "Manages the security domain, full backup and restore, roles and settings; uses no key."
+            }
+            BuiltInRole::CryptoOfficer => "Manages roles, and recovers or purges deleted keys; uses no key.",
+            BuiltInRole::CryptoUser => {
+                "Makes, changes, deletes, backs up and uses keys; neither purges nor recovers them."
+            }
+            BuiltInRole::PolicyAdministrator => "Manages role assignments and role definitions.",
+            BuiltInRole::CryptoAuditor => {
+                "Reads keys, deleted keys, roles and settings; changes and uses nothing."
+            }
+            BuiltInRole::CryptoServiceEncryptionUser => {
+                "Reads a key, and wraps and unwraps with it: for services that encrypt data at rest."
+            }
+            BuiltInRole::CryptoServiceReleaseUser => "Releases keys to environments that a policy trusts.",
+            BuiltInRole::Backup => "Makes full backups and backups of single keys.",
+            BuiltInRole::Restore => "Restores full backups and backups of single keys.",
+        }
+    }
+
     /// The id that the service and its clients know the role by.
     pub fn id(self) -> Guid {
         let text = match self {
