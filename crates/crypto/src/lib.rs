@@ -6,14 +6,17 @@
 
 pub mod audit_key;
 pub mod certificate;
+pub mod content;
 pub mod digest;
 pub mod domain_secrets;
+pub mod key_file;
 pub mod masking;
 pub mod partition;
 pub mod record;
 pub mod root;
 pub mod secret;
 mod single_use;
+pub mod transport;
 
 pub use partition::{
     Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,

@@ -1,0 +1,189 @@
+//! A holder's private key as a file: PKCS#8 in PEM, encrypted under a passphrase (PBES2: PBKDF2 with HMAC-SHA-256,
+//! AES-256-CBC), as any other tool reads and writes it.
+//!
+//! AES-CBC authenticates nothing: a damaged file shows as a wrong passphrase or as a key that is not one.
+
+use crate::SecretBytes;
+use crate::digest::random;
+use aws_lc_rs::cipher::{
+    AES_256, DecryptionContext, EncryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey,
+    UnboundCipherKey,
+};
+use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::pbkdf2;
+use pkcs8::der::asn1::OctetStringRef;
+use pkcs8::der::{Decode, Encode};
+use pkcs8::pkcs5::EncryptionScheme;
+use pkcs8::pkcs5::pbes2::{self, Kdf, Pbkdf2Params, Pbkdf2Prf};
+use std::num::NonZeroU32;
+use zeroize::Zeroizing;
+
+/// What [`encrypt`] uses.
+pub const ITERATIONS: u32 = 600_000;
+/// A file that asks for more is refused: minutes of work would look like a hang.
+const MAX_ITERATIONS: u32 = 10_000_000;
+const MAX_FILE_BYTES: usize = 64 * 1024;
+const SALT_BYTES: usize = 16;
+const BLOCK_BYTES: usize = 16;
+const KEY_BYTES: usize = 32;
+const ENCRYPTED_LABEL: &str = "ENCRYPTED PRIVATE KEY";
+const PLAIN_LABEL: &str = "PRIVATE KEY";
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum KeyFileError {
+    #[error("not a private key in PEM (PKCS#8)")]
+    Malformed,
+    #[error(
+        "the private key is encrypted in another way than PBES2 with PBKDF2-HMAC-SHA-256 and AES-256-CBC; \
+         `openssl pkcs8 -topk8 -v2 aes-256-cbc -v2prf hmacWithSHA256` converts it"
+    )]
+    UnknownEncryption,
+    #[error("the private key asks for more than {MAX_ITERATIONS} iterations of PBKDF2")]
+    TooManyIterations,
+    #[error("wrong passphrase, or a damaged file")]
+    WrongPassphrase,
+}
+
+/// A private key's file, read and not yet opened.
+pub enum KeyFile {
+    Plain(SecretBytes),
+    Encrypted(EncryptedKey),
+}
+
+/// PKCS#8 EncryptedPrivateKeyInfo in DER.
+pub struct EncryptedKey(Vec<u8>);
+
+impl KeyFile {
+    pub fn read(pem: &SecretBytes) -> Result<Self, KeyFileError> {
+        if pem.len() > MAX_FILE_BYTES {
+            return Err(KeyFileError::Malformed);
+        }
+        let pem = pem::parse(pem.danger_expose()).map_err(|_| KeyFileError::Malformed)?;
+        match pem.tag() {
+            ENCRYPTED_LABEL => Ok(Self::Encrypted(EncryptedKey(pem.into_contents()))),
+            PLAIN_LABEL => Ok(Self::Plain(SecretBytes::new(pem.into_contents()))),
+            _ => Err(KeyFileError::Malformed),
+        }
+    }
+}
+
+impl EncryptedKey {
+    /// The key in PKCS#8.
+    pub fn decrypt(&self, passphrase: &SecretBytes) -> Result<SecretBytes, KeyFileError> {
+        let info =
+            pkcs8::EncryptedPrivateKeyInfoRef::from_der(&self.0).map_err(|_| KeyFileError::Malformed)?;
+        let EncryptionScheme::Pbes2(parameters) = &info.encryption_algorithm else {
+            return Err(KeyFileError::UnknownEncryption);
+        };
+        let (Kdf::Pbkdf2(kdf), pbes2::EncryptionScheme::Aes256Cbc { iv }) =
+            (&parameters.kdf, &parameters.encryption)
+        else {
+            return Err(KeyFileError::UnknownEncryption);
+        };
+        let other_length = kdf.key_length.is_some_and(|length| usize::from(length) != KEY_BYTES);
+        if kdf.prf != Pbkdf2Prf::HmacWithSha256 || other_length {
+            return Err(KeyFileError::UnknownEncryption);
+        }
+        if kdf.iteration_count > MAX_ITERATIONS {
+            return Err(KeyFileError::TooManyIterations);
+        }
+        let iterations = NonZeroU32::new(kdf.iteration_count).ok_or(KeyFileError::Malformed)?;
+        let key = PaddedBlockDecryptingKey::cbc_pkcs7(derive(passphrase, kdf.salt.as_ref(), iterations))
+            .expect("AES has a CBC mode");
+        let mut text = Zeroizing::new(info.encrypted_data.as_bytes().to_vec());
+        let opened = key
+            .decrypt(&mut text, DecryptionContext::Iv128(FixedLength::from(iv)))
+            .map_err(|_| KeyFileError::WrongPassphrase)?;
+        Ok(SecretBytes::new(opened.to_vec()))
+    }
+}
+
+/// PEM of a PKCS#8 key, encrypted.
+pub fn encrypt(pkcs8: &SecretBytes, passphrase: &SecretBytes) -> String {
+    let (mut salt, mut iv) = ([0; SALT_BYTES], [0; BLOCK_BYTES]);
+    random(&mut salt);
+    random(&mut iv);
+    let iterations = NonZeroU32::new(ITERATIONS).expect("a constant above zero");
+    let key = PaddedBlockEncryptingKey::cbc_pkcs7(derive(passphrase, &salt, iterations))
+        .expect("AES has a CBC mode");
+    // Room for the padding as well, so that the key is not left behind in a buffer that grew.
+    let mut text = Vec::with_capacity(pkcs8.len() + BLOCK_BYTES);
+    text.extend_from_slice(pkcs8.danger_expose());
+    key.less_safe_encrypt(&mut text, EncryptionContext::Iv128(FixedLength::from(iv)))
+        .expect("a padded text can be encrypted");
+    let kdf = Pbkdf2Params::hmac_sha256(ITERATIONS, &salt).expect("the parameters are in range");
+    let parameters =
+        pbes2::Parameters { kdf: kdf.into(), encryption: pbes2::EncryptionScheme::Aes256Cbc { iv } };
+    let info = pkcs8::EncryptedPrivateKeyInfoRef {
+        encryption_algorithm: EncryptionScheme::Pbes2(parameters),
+        encrypted_data: OctetStringRef::new(&text).expect("a key is far below the limit of DER"),
+    };
+    let der = info.to_der().expect("the parameters are complete");
+    let pem = pem::Pem::new(ENCRYPTED_LABEL, der);
+    pem::encode_config(&pem, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
+}
+
+fn derive(passphrase: &SecretBytes, salt: &[u8], iterations: NonZeroU32) -> UnboundCipherKey {
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    pbkdf2::derive(
+        pbkdf2::PBKDF2_HMAC_SHA256,
+        iterations,
+        salt,
+        passphrase.danger_expose(),
+        key.as_mut_slice(),
+    );
+    UnboundCipherKey::new(&AES_256, key.as_slice()).expect("an AES-256 key is 32 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn secret(text: &str) -> SecretBytes {
+        SecretBytes::new(text.as_bytes().to_vec())
+    }
+
+    fn open(pem: &str, passphrase: &str) -> Result<SecretBytes, KeyFileError> {
+        match KeyFile::read(&secret(pem))? {
+            KeyFile::Plain(key) => Ok(key),
+            KeyFile::Encrypted(key) => key.decrypt(&secret(passphrase)),
+        }
+    }
+
+    #[test]
+    fn an_encrypted_key_opens_with_its_passphrase_alone() {
+        let pem = encrypt(&secret("a key"), &secret("correct horse"));
+        assert_eq!(open(&pem, "correct horse").unwrap().danger_expose(), b"a key");
+        // One wrong passphrase in 256 or so leaves a padding that looks right; the key is then none.
+        assert!(open(&pem, "Correct horse").is_err() || open(&pem, "correct horsE").is_err());
+        assert!(!pem.contains("a key") && pem.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----\n"));
+    }
+
+    /// Made by OpenSSL 3.0 (`genpkey -aes-256-cbc`), whose defaults these are.
+    #[test]
+    fn a_key_of_openssl_opens() {
+        let pem = include_str!("../tests/certificates/openssl-encrypted.key");
+        let key = open(pem, "holdfast").unwrap();
+        assert!(crate::transport::TransportKey::from_pkcs8(key).is_ok());
+    }
+
+    #[test]
+    fn other_encryption_and_other_files_are_refused_with_the_reason() {
+        let refused = |name: &str| {
+            let path = format!("{}/tests/certificates/{name}", env!("CARGO_MANIFEST_DIR"));
+            open(&std::fs::read_to_string(path).unwrap(), "holdfast").err().unwrap()
+        };
+        assert_eq!(refused("openssl-scrypt.key"), KeyFileError::UnknownEncryption);
+        assert_eq!(refused("openssl-aes-128.key"), KeyFileError::UnknownEncryption);
+        assert_eq!(open("nonsense", "").err(), Some(KeyFileError::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(KeyFile::read(&SecretBytes::new(bytes.clone())).is_err());
+            prop_assert!(EncryptedKey(bytes).decrypt(&secret("p")).is_err());
+        }
+    }
+}
