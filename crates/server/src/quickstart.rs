@@ -7,13 +7,13 @@
 use crate::CommandError;
 use crate::certificates::{CertificateAuthority, app_certificate};
 use crate::environment::word;
-use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
+use crate::layout::{self, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
-    admin, detach, files, hardening, issuer_federation, managed_identity, output, proxy, remains, running,
-    schedule,
+    admin, detach, files, hardening, issuer_federation, issuer_key_source, managed_identity, output, proxy,
+    remains, running, schedule,
 };
 use api_data::{Api, ApiConfig, Connection};
 use crypto::SecretBytes;
@@ -21,7 +21,7 @@ use crypto::domain_secrets::DomainSecrets;
 use crypto_software::SoftwarePartition;
 use domain::access::{BuiltInRole, Scope};
 use domain::guid::Guid;
-use domain::pool::{AuditDurability, Genesis, IssuerPin, PoolClass, RetentionDays};
+use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
 use domain::principal::TenantId;
 use domain::time::Time;
 use host::{Engine, Log};
@@ -73,6 +73,9 @@ pub struct Arguments {
     /// (docs/formats/federated-credentials.md). Replaces the list of an earlier start.
     #[arg(long, value_name = "FILE")]
     federate: Option<PathBuf>,
+    /// Sign tokens with a new key from this start on. Tokens from before stay good until the next such start.
+    #[arg(long)]
+    rotate_issuer_key: bool,
     /// Name the tenant `adfs` in challenges, and not by its GUID: programs in Go with AZURE_TENANT_ID=adfs then ask nobody
     /// but the issuer here.
     #[arg(long)]
@@ -158,6 +161,12 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
     let issuer = Arc::new(issuer.with_cloud(cloud(&settings, pool.genesis()))?);
     let managed_identity = open_managed_identity(&layout, &issuer, &principals)?;
 
+    let issuer_port = settings.issuer_port();
+    pool.connect_key_source(|source| issuer_key_source::connect(source, issuer_port))?;
+    if arguments.rotate_issuer_key {
+        rotate_issuer_key(&layout, &issuer, &pool)?;
+    }
+
     let (close, closing) = watch::channel(false);
     let mut services = JoinSet::new();
     let api = Arc::new(Api::new(
@@ -201,6 +210,7 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
         services.spawn(listener::serve(listener, of_issuer.clone(), handler));
     }
     let proxied = vec![settings.port, settings.issuer_port()];
+    services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
     let router = TowerToHyperService::new(managed_identity.router());
     services.spawn(managed_identity::serve(listeners.managed_identity, router, closing.clone()));
     services.spawn(proxy::serve(listeners.proxy, proxied, capacity.tunnels, closing.clone()));
@@ -357,7 +367,24 @@ fn cloud(settings: &Settings, genesis: &Genesis) -> CloudConfig {
 
 /// `iss` of the quickstart's tokens. Genesis pins it for ever, so it says nothing of ports.
 fn token_issuer(tenant: &TenantId) -> String {
-    format!("https://issuer.localhost/{tenant}/v2.0")
+    format!("https://{ISSUER_HOST}/{tenant}/v2.0")
+}
+
+/// Signs tokens with a new key from now on. The state is kept first: a token signed with a key that is forgotten would be
+/// good for nobody.
+fn rotate_issuer_key(layout: &Layout, issuer: &Issuer, pool: &Pool) -> Result<(), CommandError> {
+    let Some(source) = &pool.genesis().issuer.key_source else {
+        return Err("this pool was made by an earlier release: it has its issuer's key pinned for ever, and a token signed with another would be refused".into());
+    };
+    if source.roots != std::fs::read(layout.ca_certificate())? {
+        return Err("this pool has another CA pinned for its issuer than the one in `ca`: it could not ask for the new key, and would refuse every token".into());
+    }
+    let held = files::read(&layout.issuer())?.ok_or("the issuer's state has gone")?;
+    let mut state = IssuerState::parse(&held)?;
+    state.rotate()?;
+    files::write(&layout.issuer(), &state.to_json()?)?;
+    issuer.replace_keys(state.signing_keys()?);
+    Ok(())
 }
 
 async fn open_pool(
@@ -403,7 +430,9 @@ async fn open_pool(
             )
             .into());
         }
-        Pool::found(engine.as_ref(), &secrets, genesis(issuer, principals, founding)?).await?;
+        let ca_certificate = std::fs::read(layout.ca_certificate())?;
+        let genesis = genesis(issuer, principals, ca_certificate, founding)?;
+        Pool::found(engine.as_ref(), &secrets, genesis).await?;
     }
     let parts = PoolParts {
         engine,
@@ -427,18 +456,28 @@ async fn open_pool(
     Ok(pool)
 }
 
-fn genesis(issuer: &Issuer, principals: &Principals, founding: Founding) -> Result<Genesis, CommandError> {
+fn genesis(
+    issuer: &Issuer,
+    principals: &Principals,
+    ca_certificate: Vec<u8>,
+    founding: Founding,
+) -> Result<Genesis, CommandError> {
+    let tenant = TenantId::parse(&principals.tenant)?;
     let genesis = Genesis {
         pool: SystemRandom.guid(),
         name: POOL_NAME.parse()?,
         security_domain: SystemRandom.guid(),
         class: PoolClass::Test,
-        tenant: TenantId::parse(&principals.tenant)?,
+        tenant: tenant.clone(),
         issuer: IssuerPin {
             issuers: vec![issuer.issuer()],
             authority: issuer.authority(),
             key_set: issuer.key_set_json(),
             audiences: vec![PUBLIC_AUDIENCE.to_owned()],
+            key_source: Some(KeySource {
+                url: format!("https://{ISSUER_HOST}/{tenant}/discovery/v2.0/keys"),
+                roots: ca_certificate,
+            }),
         },
         initial_administrators: vec![principals.admin.object_id()?],
         break_glass_group: None,
@@ -468,6 +507,9 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     if let Some(path) = &arguments.federate {
         words.extend(["--federate".into(), std::path::absolute(path)?.into_os_string()]);
+    }
+    if arguments.rotate_issuer_key {
+        words.push("--rotate-issuer-key".into());
     }
     if arguments.adfs {
         words.push("--adfs".into());
