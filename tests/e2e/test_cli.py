@@ -919,7 +919,7 @@ def test_doctor_says_what_protects_and_what_does_not(pool, keys):
         assert states[check] == "ok", found[check]
     for check in ("class", "root of trust", "purge protection", "identity issuer", "certificate authority"):
         assert states[check] == "weak", found[check]
-    for check in ("clients' secrets", "conformance principal", "RSA1_5", "CBC", "expiry of keys"):
+    for check in ("clients' secrets", "managed identity", "conformance principal", "RSA1_5", "CBC", "expiry of keys"):
         assert states[check] == "weak", found[check]
     for check in ("security domain", "backup", "rollback", "live root"):
         assert states[check] == "missing", found[check]

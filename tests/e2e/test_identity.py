@@ -368,6 +368,16 @@ def test_managed_identity_listens_on_loopback_alone(pool):
     assert ours == {f"0100007F:{pool.port + 5:04X}"}
 
 
+def test_a_quickstart_can_do_without_managed_identity(own_pool):
+    own_pool.flags = ("--no-managed-identity",)
+    own_pool.start()
+    with pytest.raises(ConnectionRefusedError):
+        http.client.HTTPConnection("127.0.0.1", own_pool.port + 5, timeout=20).connect()
+    refused = own_pool.run("env", "--managed-identity", check=False)
+    assert refused.returncode == 1 and "--no-managed-identity" in refused.stderr, refused
+    own_pool.stop()
+
+
 # --- the tenant named adfs
 
 

@@ -23,9 +23,13 @@ use finding::{Finding, State};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// To connect to a port of this machine.
+const LOOPBACK_TIME: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -73,7 +77,7 @@ fn print(findings: &[Finding]) -> std::io::Result<()> {
 fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandError> {
     let data = layout.data.display();
     let missing = || format!("there is no quickstart in {data}; start one with `holdfast quickstart`");
-    Settings::read(layout)?.ok_or_else(missing)?;
+    let settings = Settings::read(layout)?.ok_or_else(missing)?;
     let principals = Principals::read(layout)?.ok_or_else(missing)?;
     let unreadable = |error: std::io::Error| format!("cannot look at {data}: {error}");
     let now = SystemTime::now();
@@ -86,6 +90,7 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     findings.extend(of_process(&facts));
     findings.push(files::check(layout).map_err(unreadable)?);
     findings.extend(of_quickstart(&principals));
+    findings.push(managed_identity(&settings));
     findings.push(authority(layout, now)?);
     findings.push(machine::disk(layout).map_err(unreadable)?);
     findings.push(machine::clock(layout, now).map_err(unreadable)?);
@@ -280,8 +285,8 @@ fn of_quickstart(principals: &Principals) -> Vec<Finding> {
         ),
         Finding::weak(
             "clients' secrets",
-            "in clear in identity/principals.json, for `holdfast env`",
-            "Who reads the file may use every key, and assign every role.",
+            "in clear in identity, for `holdfast env`",
+            "Who reads them may use every key, and assign every role.",
             "keep this directory, and shells that ran `holdfast env`, to yourself",
         ),
     ];
@@ -294,6 +299,20 @@ fn of_quickstart(principals: &Principals) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+fn managed_identity(settings: &Settings) -> Finding {
+    const NAME: &str = "managed identity";
+    let address = (Ipv4Addr::LOCALHOST, settings.managed_identity_port()).into();
+    match TcpStream::connect_timeout(&address, LOOPBACK_TIME) {
+        Err(_) => Finding::ok(NAME, "nobody answers for it"),
+        Ok(_) => Finding::weak(
+            NAME,
+            format!("answers at port {} of this machine", settings.managed_identity_port()),
+            "Every program here, of whichever user, can be the principal app.",
+            "start the quickstart with --no-managed-identity",
+        ),
+    }
 }
 
 fn authority(layout: &Layout, now: SystemTime) -> Result<Finding, CommandError> {

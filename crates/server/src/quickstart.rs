@@ -73,6 +73,9 @@ pub struct Arguments {
     /// (docs/formats/federated-credentials.md). Replaces the list of an earlier start.
     #[arg(long, value_name = "FILE")]
     federate: Option<PathBuf>,
+    /// Do without managed identity, by which every program on this machine can be `app`.
+    #[arg(long)]
+    no_managed_identity: bool,
     /// Sign tokens with a new key from this start on. Tokens from before stay good until the next such start.
     #[arg(long)]
     rotate_issuer_key: bool,
@@ -148,7 +151,7 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
     let _lock = running::lock(&layout)?;
     remains::check(&layout)?;
     let (settings, changed) = Settings::with_port(Settings::read(&layout)?, arguments.port);
-    let listeners = Listeners::bind(&settings)?;
+    let listeners = Listeners::bind(&settings, !arguments.no_managed_identity)?;
     if changed {
         settings.write(&layout)?;
     }
@@ -159,7 +162,6 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
     let issuer = open_issuer(&layout, &settings, &principals, federated)?;
     let pool = open_pool(&layout, &issuer, &principals, arguments.founding).await?;
     let issuer = Arc::new(issuer.with_cloud(cloud(&settings, pool.genesis()))?);
-    let managed_identity = open_managed_identity(&layout, &issuer, &principals)?;
 
     let issuer_port = settings.issuer_port();
     pool.connect_key_source(|source| issuer_key_source::connect(source, issuer_port))?;
@@ -203,7 +205,7 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
         services.spawn(listener::serve(listener, of_pool.clone(), handler));
     }
     let of_issuer = shared(capacity.issuer)?;
-    let router = issuer.router();
+    let router = issuer.clone().router();
     for listener in listeners.issuer {
         let router = router.clone();
         let handler = move |_: Peer| TowerToHyperService::new(router.clone());
@@ -211,8 +213,11 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
     }
     let proxied = vec![settings.port, settings.issuer_port()];
     services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
-    let router = TowerToHyperService::new(managed_identity.router());
-    services.spawn(managed_identity::serve(listeners.managed_identity, router, closing.clone()));
+    if let Some(listener) = listeners.managed_identity {
+        let identity = open_managed_identity(&layout, &issuer, &principals)?;
+        let router = TowerToHyperService::new(identity.router());
+        services.spawn(managed_identity::serve(listener, router, closing.clone()));
+    }
     services.spawn(proxy::serve(listeners.proxy, proxied, capacity.tunnels, closing.clone()));
     services.spawn(schedule::run(pool.clone(), closing.clone()));
     services.spawn(admin::serve(admin::bind(&layout.admin_socket())?, pool.clone(), closing));
@@ -244,11 +249,11 @@ struct Listeners {
     pool: Vec<TcpListener>,
     issuer: Vec<TcpListener>,
     proxy: TcpListener,
-    managed_identity: TcpListener,
+    managed_identity: Option<TcpListener>,
 }
 
 impl Listeners {
-    fn bind(settings: &Settings) -> Result<Self, CommandError> {
+    fn bind(settings: &Settings, with_managed_identity: bool) -> Result<Self, CommandError> {
         let on_loopback = |what: &str, port: u16| -> Result<Vec<TcpListener>, CommandError> {
             let mut listeners = vec![bind((Ipv4Addr::LOCALHOST, port).into(), what)?];
             // Where there is no IPv6 loopback nobody misses it. Where another program has the port there, clients that
@@ -263,7 +268,9 @@ impl Listeners {
             pool: on_loopback("the pool", settings.port)?,
             issuer: on_loopback("the issuer", settings.issuer_port())?,
             proxy: on_ipv4("the CONNECT proxy", settings.proxy_port())?,
-            managed_identity: on_ipv4("managed identity", settings.managed_identity_port())?,
+            managed_identity: with_managed_identity
+                .then(|| on_ipv4("managed identity", settings.managed_identity_port()))
+                .transpose()?,
         })
     }
 }
@@ -507,6 +514,9 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     if let Some(path) = &arguments.federate {
         words.extend(["--federate".into(), std::path::absolute(path)?.into_os_string()]);
+    }
+    if arguments.no_managed_identity {
+        words.push("--no-managed-identity".into());
     }
     if arguments.rotate_issuer_key {
         words.push("--rotate-issuer-key".into());
