@@ -368,6 +368,16 @@ def test_managed_identity_listens_on_loopback_alone(pool):
     assert ours == {f"0100007F:{pool.port + 5:04X}"}
 
 
+def test_a_quickstart_can_do_without_managed_identity(own_pool):
+    own_pool.flags = ("--no-managed-identity",)
+    own_pool.start()
+    with pytest.raises(ConnectionRefusedError):
+        http.client.HTTPConnection("127.0.0.1", own_pool.port + 5, timeout=20).connect()
+    refused = own_pool.run("env", "--managed-identity", check=False)
+    assert refused.returncode == 1 and "--no-managed-identity" in refused.stderr, refused
+    own_pool.stop()
+
+
 # --- the tenant named adfs
 
 
@@ -392,4 +402,62 @@ def test_the_tenant_adfs_serves_who_asks_for_it(own_pool, monkeypatch):
         authority=own_pool.variables["AUTHORITY_HOST"],
     )
     make_and_get_a_key(own_pool, certificate)
+    own_pool.stop()
+
+
+# --- a new key
+
+
+def kid(token):
+    return jwt.get_unverified_header(token)["kid"]
+
+
+def test_the_pool_follows_its_issuer_to_a_new_key(own_pool):
+    own_pool.start()
+    first = own_pool.token()
+    bundle = own_pool.create("ec")
+    path = f"/keys/{bundle['key']['kid'].split('/')[4]}"
+    own_pool.stop()
+
+    own_pool.flags = ("--rotate-issuer-key",)
+    own_pool.start()
+    second = own_pool.token(fresh=True)
+    assert kid(second) != kid(first)
+    keys = f"{own_pool.variables['AUTHORITY_HOST']}/{own_pool.variables['TENANT_ID']}/discovery/v2.0/keys"
+    served = requests.get(keys, verify=own_pool.ca_file, timeout=20).json()["keys"]
+    assert [key["kid"] for key in served] == [kid(second), kid(first)]
+    assert all("d" not in key for key in served)
+    # Genesis pins the first key alone: the pool has asked.
+    assert own_pool.call("GET", path, token=second).status == 200
+    assert own_pool.call("GET", path, token=first).status == 200, "the key before is listed still"
+    own_pool.stop()
+
+    own_pool.start()
+    third = own_pool.token(fresh=True)
+    assert kid(third) not in (kid(first), kid(second))
+    assert own_pool.call("GET", path, token=third).status == 200
+    assert own_pool.call("GET", path, token=second).status == 200
+    # Though genesis pins it, and the token has not expired.
+    refused = own_pool.call("GET", path, token=first)
+    assert refused.status == 401 and "not among the issuer's keys" in refused.error["message"], refused
+    own_pool.stop()
+
+    # Without another rotation all is as it was.
+    own_pool.flags = ()
+    own_pool.start()
+    assert kid(own_pool.token(fresh=True)) == kid(third)
+    assert own_pool.call("GET", path, token=third).status == 200
+    own_pool.stop()
+
+
+def test_with_another_ca_the_key_is_not_rotated(own_pool):
+    """The pool could not ask for it: it would refuse every token, for ever."""
+    own_pool.start()
+    own_pool.stop()
+    for name in ("ca.key", "ca.pem"):
+        (own_pool.data / "ca" / name).unlink()
+    done = own_pool.run("quickstart", "--port", str(own_pool.port), "--rotate-issuer-key", check=False)
+    assert done.returncode == 1 and "another CA" in done.stderr, done
+    own_pool.start()
+    assert own_pool.call("GET", "/keys/none", token=own_pool.token()).status == 404
     own_pool.stop()

@@ -96,7 +96,7 @@ impl Api {
         }
         let caller = match bearer(&head.headers) {
             None => return self.challenge(&host, "request is missing a Bearer or PoP token"),
-            Some(token) => match self.pool.authenticate(token) {
+            Some(token) => match self.pool.authenticate(token).await {
                 Ok(caller) => caller,
                 Err(error) => return self.challenge(&host, &error.to_string()),
             },

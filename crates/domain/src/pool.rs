@@ -54,6 +54,17 @@ pub struct IssuerPin {
     pub key_set: Vec<u8>,
     /// Accepted `aud` values beside the pool's own resource.
     pub audiences: Vec<String>,
+    /// Where the issuer serves its key set. `None`: the pinned one is the only one, for ever.
+    pub key_source: Option<KeySource>,
+}
+
+/// Where an issuer serves its key set: asked when a token is signed with a key that the pinned set does not have.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeySource {
+    /// `https://host[:port]/path`.
+    pub url: String,
+    /// The roots that the server's certificate must chain to, and no others: certificates in PEM.
+    pub roots: Vec<u8>,
 }
 
 /// Soft-delete retention in days: 7 to 90.
@@ -116,6 +127,11 @@ impl Genesis {
         if self.class == PoolClass::Production && self.audit_durability == AuditDurability::Written {
             return Err(GenesisRefused::WrittenDurabilityInProduction);
         }
+        if let Some(source) = &self.issuer.key_source
+            && (!source.url.starts_with("https://") || source.roots.is_empty())
+        {
+            return Err(GenesisRefused::OpenKeySource);
+        }
         Ok(())
     }
 }
@@ -126,6 +142,8 @@ pub enum GenesisRefused {
     NoAdministrator,
     #[error("audit durability `written` is for class `test` only")]
     WrittenDurabilityInProduction,
+    #[error("an issuer's key set comes over https, from a server with a pinned root")]
+    OpenKeySource,
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod audience;
 pub mod challenge;
 pub mod issuer;
 pub mod key_set;
+pub mod key_source;
 pub mod token;
 
 mod der;
@@ -16,4 +17,5 @@ mod text;
 pub use audience::{Audiences, MalformedSuffix};
 pub use challenge::challenge;
 pub use key_set::{KeySet, KeySetError};
+pub use key_source::{KeySetSource, KeySetSourceError};
 pub use token::{TokenError, TokenVerifier, VerifierConfig};

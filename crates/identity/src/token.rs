@@ -11,6 +11,7 @@
 use crate::audience::Audiences;
 use crate::jws::{Jws, json, numeric_date, present};
 use crate::key_set::{KeySet, TokenAlgorithm, VerificationKey};
+use crate::key_source::KeySetSource;
 use crate::text::{rfc3339, sha256, shown};
 use arc_swap::ArcSwap;
 use domain::principal::{Caller, ObjectId, TenantId};
@@ -20,8 +21,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Longest token that is looked at, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -60,6 +61,9 @@ pub struct TokenVerifier {
     cache: Cache<[u8; 32], Verified>,
     /// Unix milliseconds of the last time that [`TokenVerifier::wants_refetch`] said yes.
     refetch_granted: AtomicI64,
+    source: OnceLock<Arc<dyn KeySetSource>>,
+    /// Held while the source is asked: whoever needs its answer waits for it.
+    asking: tokio::sync::Mutex<()>,
 }
 
 /// Why a token was refused. Every one of them is a 401 on the wire.
@@ -119,6 +123,48 @@ impl TokenVerifier {
             config,
             state: ArcSwap::from_pointee(state),
             refetch_granted: AtomicI64::new(i64::MIN),
+            source: OnceLock::new(),
+            asking: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Where the issuer's key set comes from when it is not the one at hand. Set once; later ones are passed over.
+    pub fn set_source(&self, source: Arc<dyn KeySetSource>) {
+        let _ = self.source.set(source);
+    }
+
+    /// As [`Self::verify`]. A key that is not known is asked for first, at most once in [`REFETCH_INTERVAL_SECONDS`]
+    /// whoever presents what; those who come meanwhile wait for that answer.
+    pub async fn verify_asking(&self, token: &str, now: Time) -> Result<Arc<Caller>, TokenError> {
+        let verified = self.verify(token, now);
+        let (Err(TokenError::UnknownKey { .. }), Some(source)) = (&verified, self.source.get()) else {
+            return verified;
+        };
+        let _asking = self.asking.lock().await;
+        // Another may have asked while this one waited.
+        let verified = self.verify(token, now);
+        match &verified {
+            Err(refused) if self.wants_refetch(refused, now) => {
+                self.take_keys(source.as_ref()).await;
+                self.verify(token, now)
+            }
+            Ok(_) | Err(_) => verified,
+        }
+    }
+
+    /// Asks the source, whatever tokens come: a key that the issuer took out of its set is to be good for nobody.
+    pub async fn refresh_keys(&self) {
+        let Some(source) = self.source.get() else { return };
+        let _asking = self.asking.lock().await;
+        self.take_keys(source.as_ref()).await;
+    }
+
+    /// What does not come, or cannot be used, changes nothing.
+    async fn take_keys(&self, source: &dyn KeySetSource) {
+        let fetched = source.fetch().await.map_err(|error| error.to_string());
+        match fetched.and_then(|json| KeySet::parse(&json).map_err(|error| error.to_string())) {
+            Ok(keys) => self.replace_keys(keys),
+            Err(error) => tracing::warn!(error, "the issuer's key set cannot be fetched and stays as it was"),
         }
     }
 

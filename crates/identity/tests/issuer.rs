@@ -55,6 +55,17 @@ async fn discovery_names_every_endpoint_in_each_spelling() {
     }
 }
 
+/// Clients compare its origin with their authority's. Tokens keep the name that pools pin.
+#[tokio::test]
+async fn discovery_names_an_issuer_of_its_own_origin_whatever_tokens_say() {
+    let pinned = IssuerConfig { issuer: Some("https://issuer.localhost/t/v2.0".into()), ..config() };
+    let issuer = Issuer::new(pinned, SigningKey::from_pkcs8_pem(&PEM).unwrap(), Arc::new(now)).unwrap();
+    assert_eq!(issuer.issuer(), "https://issuer.localhost/t/v2.0");
+    let request = Request::get("/adfs/.well-known/openid-configuration").body(Body::empty()).unwrap();
+    let document = body(Arc::new(issuer).router().oneshot(request).await.unwrap()).await;
+    assert_eq!(document["issuer"], format!("{BASE}/{TENANT}/v2.0"));
+}
+
 #[tokio::test]
 async fn keys_are_served_without_anything_private() {
     for path in [format!("/{TENANT}/discovery/v2.0/keys"), "/adfs/discovery/keys".to_owned()] {

@@ -6,7 +6,7 @@
 
 use crate::CommandError;
 use crate::files;
-use crate::layout::{Layout, POOL_NAME, RESOURCE_SUFFIX};
+use crate::layout::{ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use identity::issuer::SigningKey;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -113,7 +113,12 @@ pub fn app_certificate(layout: &Layout) -> Result<CertificateDer<'static>, Comma
 }
 
 fn names() -> Vec<SanType> {
-    let dns = [&format!("{POOL_NAME}.{RESOURCE_SUFFIX}"), &format!("*.{RESOURCE_SUFFIX}"), "localhost"];
+    let dns = [
+        &format!("{POOL_NAME}.{RESOURCE_SUFFIX}"),
+        &format!("*.{RESOURCE_SUFFIX}"),
+        "localhost",
+        ISSUER_HOST,
+    ];
     let dns = dns.map(|name| SanType::DnsName(name.try_into().expect("our names are ASCII")));
     let addresses =
         [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].map(SanType::IpAddress);

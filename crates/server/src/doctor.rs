@@ -24,9 +24,13 @@ use finding::{Finding, State};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// To connect to a port of this machine.
+const LOOPBACK_TIME: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -89,7 +93,8 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     findings.extend(of_process(&facts));
     findings.push(log::check(layout)?);
     findings.push(files::check(layout).map_err(unreadable)?);
-    findings.extend(of_quickstart(&settings, &principals));
+    findings.extend(of_quickstart(&principals));
+    findings.push(managed_identity(&settings));
     findings.push(authority(layout, now)?);
     findings.push(machine::disk(layout).map_err(unreadable)?);
     findings.push(machine::clock(layout, now).map_err(unreadable)?);
@@ -278,7 +283,7 @@ fn of_process(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
 }
 
 /// What a quickstart puts on one machine that an owner would keep apart.
-fn of_quickstart(settings: &Settings, principals: &Principals) -> Vec<Finding> {
+fn of_quickstart(principals: &Principals) -> Vec<Finding> {
     let mut findings = vec![
         Finding::weak(
             "identity issuer",
@@ -299,12 +304,6 @@ fn of_quickstart(settings: &Settings, principals: &Principals) -> Vec<Finding> {
             "keep this directory, and shells that ran `holdfast env`, to yourself",
         ),
     ];
-    findings.push(Finding::weak(
-        "managed identity",
-        format!("answers at {} without asking for a secret", settings.managed_identity_url()),
-        "Every program on this machine, of whichever user, can be `app`; so can a container with the host's network.",
-        "run a quickstart only where nobody else runs programs",
-    ));
     if principals.conformance.is_some() {
         findings.push(Finding::weak(
             "conformance principal",
@@ -314,6 +313,20 @@ fn of_quickstart(settings: &Settings, principals: &Principals) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+fn managed_identity(settings: &Settings) -> Finding {
+    const NAME: &str = "managed identity";
+    let address = (Ipv4Addr::LOCALHOST, settings.managed_identity_port()).into();
+    match TcpStream::connect_timeout(&address, LOOPBACK_TIME) {
+        Err(_) => Finding::ok(NAME, "nobody answers for it"),
+        Ok(_) => Finding::weak(
+            NAME,
+            format!("answers at port {} of this machine", settings.managed_identity_port()),
+            "Every program here, of whichever user, can be the principal app.",
+            "start the quickstart with --no-managed-identity",
+        ),
+    }
 }
 
 fn authority(layout: &Layout, now: SystemTime) -> Result<Finding, CommandError> {

@@ -64,7 +64,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     let certificate = std::path::absolute(layout.app_certificate())?;
     export("HOLDFAST_APP_CERTIFICATE", &certificate.display().to_string())?;
     if arguments.managed_identity {
-        let header = files::read(&layout.identity_header())?.ok_or_else(missing)?;
+        let header = files::read(&layout.identity_header())?
+            .ok_or("this quickstart never had managed identity; start it without --no-managed-identity")?;
         let url = settings.managed_identity_url();
         export("IDENTITY_ENDPOINT", &format!("{url}{APP_SERVICE_PATH}"))?;
         export("IDENTITY_HEADER", std::str::from_utf8(&header)?)?;

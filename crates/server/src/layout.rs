@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 pub const DEFAULT_PORT: u16 = 8443;
 pub const POOL_NAME: &str = "demo";
+/// Under this name the pool knows its issuer, which has another for clients. It is not looked up and says nothing of ports.
+pub const ISSUER_HOST: &str = "issuer.localhost";
 /// The pool's host name minus its first label.
 pub const RESOURCE_SUFFIX: &str = "managedhsm.localhost";
 

@@ -10,6 +10,7 @@ mod environment;
 mod files;
 mod hardening;
 mod issuer_federation;
+mod issuer_key_source;
 mod layout;
 mod limits;
 mod listener;

@@ -7,13 +7,13 @@
 use crate::CommandError;
 use crate::certificates::{CertificateAuthority, app_certificate};
 use crate::environment::word;
-use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
+use crate::layout::{self, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
-    admin, detach, files, hardening, issuer_federation, limits, managed_identity, output, proxy, remains,
-    running, schedule,
+    admin, detach, files, hardening, issuer_federation, issuer_key_source, limits, managed_identity, output,
+    proxy, remains, running, schedule,
 };
 use api_data::{Api, ApiConfig, Connection};
 use crypto::SecretBytes;
@@ -21,7 +21,7 @@ use crypto::domain_secrets::DomainSecrets;
 use crypto_software::SoftwarePartition;
 use domain::access::{BuiltInRole, Scope};
 use domain::guid::Guid;
-use domain::pool::{AuditDurability, Genesis, IssuerPin, PoolClass, RetentionDays};
+use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
 use domain::principal::TenantId;
 use domain::time::Time;
 use host::{Engine, Log};
@@ -73,6 +73,12 @@ pub struct Arguments {
     /// (docs/formats/federated-credentials.md). Replaces the list of an earlier start.
     #[arg(long, value_name = "FILE")]
     federate: Option<PathBuf>,
+    /// Do without managed identity, by which every program on this machine can be `app`.
+    #[arg(long)]
+    no_managed_identity: bool,
+    /// Sign tokens with a new key from this start on. Tokens from before stay good until the next such start.
+    #[arg(long)]
+    rotate_issuer_key: bool,
     /// Name the tenant `adfs` in challenges, and not by its GUID: programs in Go with AZURE_TENANT_ID=adfs then ask nobody
     /// but the issuer here.
     #[arg(long)]
@@ -145,7 +151,7 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
     let _lock = running::lock(&layout)?;
     remains::check(&layout)?;
     let (settings, changed) = Settings::with_port(Settings::read(&layout)?, arguments.port);
-    let listeners = Listeners::bind(&settings)?;
+    let listeners = Listeners::bind(&settings, !arguments.no_managed_identity)?;
     if changed {
         settings.write(&layout)?;
     }
@@ -156,7 +162,12 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
     let issuer = open_issuer(&layout, &settings, &principals, federated)?;
     let pool = open_pool(&layout, &issuer, &principals, arguments.founding).await?;
     let issuer = Arc::new(issuer.with_cloud(cloud(&settings, pool.genesis()))?);
-    let managed_identity = open_managed_identity(&layout, &issuer, &principals)?;
+
+    let issuer_port = settings.issuer_port();
+    pool.connect_key_source(|source| issuer_key_source::connect(source, issuer_port))?;
+    if arguments.rotate_issuer_key {
+        rotate_issuer_key(&layout, &issuer, &pool)?;
+    }
 
     let (close, closing) = watch::channel(false);
     let mut services = JoinSet::new();
@@ -194,15 +205,19 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
         services.spawn(listener::serve(listener, of_pool.clone(), handler));
     }
     let of_issuer = shared(capacity.issuer)?;
-    let router = issuer.router();
+    let router = issuer.clone().router();
     for listener in listeners.issuer {
         let router = router.clone();
         let handler = move |_: Peer| TowerToHyperService::new(router.clone());
         services.spawn(listener::serve(listener, of_issuer.clone(), handler));
     }
     let proxied = vec![settings.port, settings.issuer_port()];
-    let router = TowerToHyperService::new(managed_identity.router());
-    services.spawn(managed_identity::serve(listeners.managed_identity, router, closing.clone()));
+    services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
+    if let Some(listener) = listeners.managed_identity {
+        let identity = open_managed_identity(&layout, &issuer, &principals)?;
+        let router = TowerToHyperService::new(identity.router());
+        services.spawn(managed_identity::serve(listener, router, closing.clone()));
+    }
     services.spawn(proxy::serve(listeners.proxy, proxied, capacity.tunnels, closing.clone()));
     services.spawn(schedule::run(pool.clone(), closing.clone()));
     services.spawn(admin::serve(admin::bind(&layout.admin_socket())?, pool.clone(), closing));
@@ -234,11 +249,11 @@ struct Listeners {
     pool: Vec<TcpListener>,
     issuer: Vec<TcpListener>,
     proxy: TcpListener,
-    managed_identity: TcpListener,
+    managed_identity: Option<TcpListener>,
 }
 
 impl Listeners {
-    fn bind(settings: &Settings) -> Result<Self, CommandError> {
+    fn bind(settings: &Settings, with_managed_identity: bool) -> Result<Self, CommandError> {
         let on_loopback = |what: &str, port: u16| -> Result<Vec<TcpListener>, CommandError> {
             let mut listeners = vec![bind((Ipv4Addr::LOCALHOST, port).into(), what)?];
             // Where there is no IPv6 loopback nobody misses it. Where another program has the port there, clients that
@@ -253,7 +268,9 @@ impl Listeners {
             pool: on_loopback("the pool", settings.port)?,
             issuer: on_loopback("the issuer", settings.issuer_port())?,
             proxy: on_ipv4("the CONNECT proxy", settings.proxy_port())?,
-            managed_identity: on_ipv4("managed identity", settings.managed_identity_port())?,
+            managed_identity: with_managed_identity
+                .then(|| on_ipv4("managed identity", settings.managed_identity_port()))
+                .transpose()?,
         })
     }
 }
@@ -357,7 +374,24 @@ fn cloud(settings: &Settings, genesis: &Genesis) -> CloudConfig {
 
 /// `iss` of the quickstart's tokens. Genesis pins it for ever, so it says nothing of ports.
 fn token_issuer(tenant: &TenantId) -> String {
-    format!("https://issuer.localhost/{tenant}/v2.0")
+    format!("https://{ISSUER_HOST}/{tenant}/v2.0")
+}
+
+/// Signs tokens with a new key from now on. The state is kept first: a token signed with a key that is forgotten would be
+/// good for nobody.
+fn rotate_issuer_key(layout: &Layout, issuer: &Issuer, pool: &Pool) -> Result<(), CommandError> {
+    let Some(source) = &pool.genesis().issuer.key_source else {
+        return Err("this pool was made by an earlier release: it has its issuer's key pinned for ever, and a token signed with another would be refused".into());
+    };
+    if source.roots != std::fs::read(layout.ca_certificate())? {
+        return Err("this pool has another CA pinned for its issuer than the one in `ca`: it could not ask for the new key, and would refuse every token".into());
+    }
+    let held = files::read(&layout.issuer())?.ok_or("the issuer's state has gone")?;
+    let mut state = IssuerState::parse(&held)?;
+    state.rotate()?;
+    files::write(&layout.issuer(), &state.to_json()?)?;
+    issuer.replace_keys(state.signing_keys()?);
+    Ok(())
 }
 
 async fn open_pool(
@@ -403,7 +437,9 @@ async fn open_pool(
             )
             .into());
         }
-        Pool::found(engine.as_ref(), &secrets, genesis(issuer, principals, founding)?).await?;
+        let ca_certificate = std::fs::read(layout.ca_certificate())?;
+        let genesis = genesis(issuer, principals, ca_certificate, founding)?;
+        Pool::found(engine.as_ref(), &secrets, genesis).await?;
     }
     let parts = PoolParts {
         engine,
@@ -427,18 +463,28 @@ async fn open_pool(
     Ok(pool)
 }
 
-fn genesis(issuer: &Issuer, principals: &Principals, founding: Founding) -> Result<Genesis, CommandError> {
+fn genesis(
+    issuer: &Issuer,
+    principals: &Principals,
+    ca_certificate: Vec<u8>,
+    founding: Founding,
+) -> Result<Genesis, CommandError> {
+    let tenant = TenantId::parse(&principals.tenant)?;
     let genesis = Genesis {
         pool: SystemRandom.guid(),
         name: POOL_NAME.parse()?,
         security_domain: SystemRandom.guid(),
         class: PoolClass::Test,
-        tenant: TenantId::parse(&principals.tenant)?,
+        tenant: tenant.clone(),
         issuer: IssuerPin {
             issuers: vec![issuer.issuer()],
             authority: issuer.authority(),
             key_set: issuer.key_set_json(),
             audiences: vec![PUBLIC_AUDIENCE.to_owned()],
+            key_source: Some(KeySource {
+                url: format!("https://{ISSUER_HOST}/{tenant}/discovery/v2.0/keys"),
+                roots: ca_certificate,
+            }),
         },
         initial_administrators: vec![principals.admin.object_id()?],
         break_glass_group: None,
@@ -468,6 +514,12 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     if let Some(path) = &arguments.federate {
         words.extend(["--federate".into(), std::path::absolute(path)?.into_os_string()]);
+    }
+    if arguments.no_managed_identity {
+        words.push("--no-managed-identity".into());
+    }
+    if arguments.rotate_issuer_key {
+        words.push("--rotate-issuer-key".into());
     }
     if arguments.adfs {
         words.push("--adfs".into());

@@ -15,11 +15,13 @@ use crypto::{LoadedKey, Partition, SelfTestFailed};
 use domain::access::{BuiltInRole, RoleAssignment, RoleTable, Scope};
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
-use domain::pool::{Genesis, PoolClass};
+use domain::pool::{Genesis, KeySource, PoolClass};
 use domain::principal::{Caller, ObjectId};
 use domain::time::{IntDate, Time};
 use host::{Engine, Log};
-use identity::{Audiences, KeySet, KeySetError, MalformedSuffix, TokenError, TokenVerifier, VerifierConfig};
+use identity::{
+    Audiences, KeySet, KeySetError, KeySetSource, MalformedSuffix, TokenError, TokenVerifier, VerifierConfig,
+};
 use quick_cache::sync::Cache;
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -251,13 +253,30 @@ impl Pool {
 
     /// The caller that a bearer token names. Whether the principal's tokens were withdrawn is looked up each time:
     /// a verified token may be cached, that may not.
-    pub fn authenticate(&self, token: &str) -> Result<Arc<Caller>, NotAuthenticated> {
-        let caller = self.verifier.verify(token, self.clock.now())?;
+    pub async fn authenticate(&self, token: &str) -> Result<Arc<Caller>, NotAuthenticated> {
+        let caller = self.verifier.verify_asking(token, self.clock.now()).await?;
         match self.index.not_before(caller.object_id) {
             // A token of the same second may be older.
             Some(held) if caller.issued_at <= held.value => Err(NotAuthenticated::Withdrawn),
             Some(_) | None => Ok(caller),
         }
+    }
+
+    /// Where the issuer's key set comes from when the pinned one does not have a key: what `connect` makes of the place that
+    /// genesis names. Where it names none, the pinned set is the only one.
+    pub fn connect_key_source<E>(
+        &self,
+        connect: impl FnOnce(&KeySource) -> Result<Arc<dyn KeySetSource>, E>,
+    ) -> Result<(), E> {
+        if let Some(source) = &self.genesis().issuer.key_source {
+            self.verifier.set_source(connect(source)?);
+        }
+        Ok(())
+    }
+
+    /// Asks for the issuer's key set, so that a key that is not in it any more is good for nobody.
+    pub async fn refresh_issuer_keys(&self) {
+        self.verifier.refresh_keys().await;
     }
 
     /// A ticket for an authenticated request. It leaves one event, whatever becomes of the request.

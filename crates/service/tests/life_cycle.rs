@@ -326,15 +326,15 @@ async fn withdrawn_tokens_are_refused_at_once() {
     let now = pool.now().int_date().unix_seconds();
     let old = token(&key, now - 10);
     let same_second = token(&key, now);
-    assert_eq!(pool.authenticate(&old).unwrap().object_id, APP);
+    assert_eq!(pool.authenticate(&old).await.unwrap().object_id, APP);
     ok(pool.set_not_before(ticket(&pool, ADMIN), APP, None).await);
     for token in [&old, &same_second] {
-        assert!(matches!(pool.authenticate(token), Err(NotAuthenticated::Withdrawn)));
+        assert!(matches!(pool.authenticate(token).await, Err(NotAuthenticated::Withdrawn)));
     }
     bench.clock.pass(1_000);
-    assert!(pool.authenticate(&token(&key, now + 1)).is_ok());
+    assert!(pool.authenticate(&token(&key, now + 1)).await.is_ok());
     ok(pool.clear_not_before(ticket(&pool, ADMIN), APP).await);
-    assert!(pool.authenticate(&old).is_ok());
+    assert!(pool.authenticate(&old).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use crypto::SecretBytes;
 use crypto::certificate::{OwnerKey, OwnerPublicKey};
 use crypto::digest::sha256;
 use domain::guid::Guid;
-use domain::pool::{AuditDurability, Genesis, IssuerPin, PoolClass, RetentionDays};
+use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
 use domain::principal::TenantId;
 use minicbor::{Decode, Encode};
 
@@ -56,6 +56,17 @@ struct GenesisV1 {
     audit_synced: bool,
     #[n(14)]
     allow_domain_redownload: bool,
+    /// Absent in records of earlier releases, and where there is none.
+    #[n(15)]
+    key_source: Option<KeySourceV1>,
+}
+
+#[derive(Encode, Decode)]
+struct KeySourceV1 {
+    #[n(0)]
+    url: String,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    roots: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -137,6 +148,11 @@ fn to_wire(genesis: &Genesis) -> GenesisV1 {
             AuditDurability::Written => false,
         },
         allow_domain_redownload: genesis.allow_domain_redownload,
+        key_source: genesis
+            .issuer
+            .key_source
+            .as_ref()
+            .map(|source| KeySourceV1 { url: source.url.clone(), roots: source.roots.clone() }),
     }
 }
 
@@ -161,6 +177,7 @@ fn from_wire(wire: GenesisV1) -> Option<Genesis> {
             authority: wire.authority,
             key_set: wire.key_set,
             audiences: wire.audiences,
+            key_source: wire.key_source.map(|source| KeySource { url: source.url, roots: source.roots }),
         },
         initial_administrators: guids(&wire.initial_administrators)?,
         break_glass_group,
@@ -179,6 +196,9 @@ mod tests {
     use proptest::prelude::*;
 
     const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/genesis-v1.cbor");
+    /// With the field that came later.
+    const GOLDEN_KEY_SOURCE: &str =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/genesis-v1-key-source.cbor");
 
     /// The secrets of crypto's golden file.
     fn secrets() -> DomainSecrets {
@@ -198,6 +218,7 @@ mod tests {
                 authority: "https://login.example/t".into(),
                 key_set: br#"{"keys":[]}"#.to_vec(),
                 audiences: vec!["https://managedhsm.example".into()],
+                key_source: None,
             },
             initial_administrators: vec![Guid([3; 16]), Guid([4; 16])],
             break_glass_group: Some(Guid([5; 16])),
@@ -208,27 +229,38 @@ mod tests {
         }
     }
 
-    /// ECDSA signatures are random, so the golden file is read and its content made again, but not its signature.
+    fn sample_with_key_source() -> Genesis {
+        let mut genesis = sample();
+        genesis.issuer.key_source = Some(KeySource {
+            url: "https://login.example/t/keys".into(),
+            roots: b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".to_vec(),
+        });
+        genesis
+    }
+
+    /// ECDSA signatures are random, so the golden files are read and their content made again, but not their signature.
     #[test]
-    fn the_golden_file_verifies_for_ever() {
+    fn the_golden_files_verify_for_ever() {
         let owner = secrets().owner_key().public_key();
-        if std::env::var_os("HOLDFAST_WRITE_GOLDEN").is_some() && !std::path::Path::new(GOLDEN).exists() {
-            let signed = SignedGenesis::sign(sample(), secrets().owner_key());
-            std::fs::write(GOLDEN, signed.bytes()).unwrap();
+        for (path, sample) in [(GOLDEN, sample()), (GOLDEN_KEY_SOURCE, sample_with_key_source())] {
+            if std::env::var_os("HOLDFAST_WRITE_GOLDEN").is_some() && !std::path::Path::new(path).exists() {
+                let signed = SignedGenesis::sign(sample.clone(), secrets().owner_key());
+                std::fs::write(path, signed.bytes()).unwrap();
+            }
+            let golden = std::fs::read(path).unwrap();
+            let signed = SignedGenesis::read(&golden, &owner).unwrap();
+            assert_eq!(*signed.genesis(), sample);
+            let made = SignedGenesis::sign(sample, secrets().owner_key());
+            let content_bytes = golden.len() - 96;
+            assert_eq!(made.bytes()[..content_bytes], golden[..content_bytes]);
+            assert_eq!(signed.hash(), sha256(&[&golden]));
         }
-        let golden = std::fs::read(GOLDEN).unwrap();
-        let signed = SignedGenesis::read(&golden, &owner).unwrap();
-        assert_eq!(*signed.genesis(), sample());
-        let made = SignedGenesis::sign(sample(), secrets().owner_key());
-        let signature_bytes = 96;
-        assert_eq!(made.bytes()[..golden.len() - signature_bytes], golden[..golden.len() - signature_bytes]);
-        assert_eq!(signed.hash(), sha256(&[&golden]));
     }
 
     #[test]
     fn each_flipped_bit_is_refused() {
         let owner = secrets().owner_key().public_key();
-        let golden = std::fs::read(GOLDEN).unwrap();
+        let golden = std::fs::read(GOLDEN_KEY_SOURCE).unwrap();
         for bit in 0..golden.len() * 8 {
             let mut damaged = golden.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -248,9 +280,16 @@ mod tests {
         assert_eq!(SignedGenesis::read(&golden, &other), Err(UnreadableGenesis::WrongSignature));
 
         let owner = secrets().owner_key().public_key();
+        let with_source = |url: &str, roots: &[u8]| {
+            let mut genesis = sample();
+            genesis.issuer.key_source = Some(KeySource { url: url.into(), roots: roots.to_vec() });
+            genesis
+        };
         let refused = [
             Genesis { initial_administrators: vec![], ..sample() },
             Genesis { audit_durability: AuditDurability::Written, ..sample() },
+            with_source("http://login.example/t/keys", b"root"),
+            with_source("https://login.example/t/keys", b""),
         ];
         for genesis in refused {
             let signed = SignedGenesis::sign(genesis, secrets().owner_key());

@@ -230,6 +230,7 @@ fn genesis(issuer: &EcdsaKeyPair) -> Genesis {
             authority: "https://issuer.example/t".into(),
             key_set: json!({ "keys": [key] }).to_string().into_bytes(),
             audiences: vec![],
+            key_source: None,
         },
         initial_administrators: vec![ROOT],
         break_glass_group: None,

@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 
 /// OpenID Provider Metadata (OpenID Connect Discovery 1.0 section 3) with the members that MSAL reads.
 ///
+/// `issuer` is of this document's own origin, as MSAL for JavaScript checks, even where `iss` of the tokens is another name:
+/// Azure clients do not read the tokens, and pools pin what they accept.
+///
 /// `authorization_endpoint` and `device_authorization_endpoint` are named because clients want them to exist; they
 /// answer that this issuer has no users.
 pub(super) fn discovery(issuer: &Issuer, tenant: &TenantId) -> Response {
     let base = format!("{}/{tenant}", issuer.config.base_url);
     Json(json!({
-        "issuer": issuer.issuer(),
+        "issuer": issuer.served_as(),
         "authorization_endpoint": format!("{base}/oauth2/v2.0/authorize"),
         "token_endpoint": format!("{base}/oauth2/v2.0/token"),
         "device_authorization_endpoint": format!("{base}/oauth2/v2.0/devicecode"),

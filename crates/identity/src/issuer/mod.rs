@@ -156,10 +156,14 @@ impl Issuer {
         Ok(Self { config, clients, keys, replay: ReplayGuard::default(), clock, cloud: None })
     }
 
-    /// `iss` of the tokens: `{base}/{tenant}/v2.0`.
+    /// `iss` of the tokens: what is configured, else where this issuer is served.
     pub fn issuer(&self) -> String {
-        let from_base = || format!("{}/{}/v2.0", self.config.base_url, self.config.tenant);
-        self.config.issuer.clone().unwrap_or_else(from_base)
+        self.config.issuer.clone().unwrap_or_else(|| self.served_as())
+    }
+
+    /// `{base}/{tenant}/v2.0`: the issuer by the address that clients know.
+    fn served_as(&self) -> String {
+        format!("{}/{}/v2.0", self.config.base_url, self.config.tenant)
     }
 
     /// What pools name in challenges: `{base}/{tenant}`, with the alias tenant if there is one.

@@ -116,6 +116,7 @@ pub fn genesis() -> Genesis {
             authority: "https://issuer.example/t".into(),
             key_set: include_bytes!("../issuer-key-set.json").to_vec(),
             audiences: vec![],
+            key_source: None,
         },
         initial_administrators: vec![ADMIN],
         break_glass_group: None,
