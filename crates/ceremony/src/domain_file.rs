@@ -216,10 +216,3 @@ impl OpenedDomain {
         write(&self.description, &self.secrets, holders, transport, random)
     }
 }
-
-/// For fuzzing: the parser, and all that looks at what it gives.
-pub fn fuzz(bytes: &[u8]) {
-    if let Some(file) = std::str::from_utf8(bytes).ok().and_then(|text| DomainFile::parse(text).ok()) {
-        let _ = (file.description(), file.quorum(), file.holders().count());
-    }
-}

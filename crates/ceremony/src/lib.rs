@@ -14,6 +14,7 @@
 pub mod description;
 pub mod domain_file;
 mod encrypted_data;
+pub mod fuzz;
 pub mod holders;
 pub mod jwe;
 pub mod keys;

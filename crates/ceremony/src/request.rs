@@ -92,10 +92,3 @@ impl CertificateWire {
 fn decodes_to(text: &str, expected: &[u8]) -> bool {
     BASE64_URL_SAFE_NO_PAD.decode(text).is_ok_and(|bytes| bytes == expected)
 }
-
-/// For fuzzing.
-pub fn fuzz(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        let _ = DownloadRequest::parse(text);
-    }
-}

@@ -91,10 +91,3 @@ impl RestoreBlob {
         self.data.open(&master).map_err(|_| BlobNotOpened)
     }
 }
-
-/// For fuzzing: the parser, and all that looks at what it gives.
-pub fn fuzz(bytes: &[u8]) {
-    if let Some(blob) = std::str::from_utf8(bytes).ok().and_then(|text| RestoreBlob::parse(text).ok()) {
-        let _ = blob.recipient();
-    }
-}

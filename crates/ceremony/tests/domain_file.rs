@@ -7,7 +7,7 @@ mod common;
 use ceremony::domain_file::{self, OpenError, UnreadableFile, WriteError};
 use ceremony::holders::HoldersRefused;
 use ceremony::shares::ShareError;
-use ceremony::{DomainFile, LibraryTransport, Thumbprint};
+use ceremony::{DomainFile, LibraryTransport, Thumbprint, fuzz};
 use common::{
     assert_is_ours, certificate, description, golden, golden_path, holder, holder_set, holders, keys,
     secrets, writes_golden,
@@ -240,6 +240,15 @@ fn a_key_that_is_not_the_certificates_is_refused() {
 
 proptest! {
     #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let parsers = [
+            fuzz::download_request, fuzz::domain_file, fuzz::restore_blob, fuzz::jwe,
+            fuzz::share, fuzz::transfer_key, fuzz::certificate, fuzz::key_file,
+        ];
+        parsers.iter().for_each(|parser| parser(&bytes));
+    }
+
+    #[test]
     fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
         prop_assert!(DomainFile::parse(&text).is_err());
     }
@@ -250,6 +259,6 @@ proptest! {
         let at = (text.len() as f64 * at) as usize;
         let end = (at + cut).min(text.len());
         text.splice(at..end, bytes);
-        domain_file::fuzz(&text);
+        fuzz::domain_file(&text);
     }
 }

@@ -6,8 +6,7 @@ mod common;
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use ceremony::DownloadRequest;
-use ceremony::request;
+use ceremony::{DownloadRequest, fuzz};
 use common::{certificate, holder_set};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -96,6 +95,6 @@ proptest! {
         let at = (text.len() as f64 * at) as usize;
         let end = (at + cut).min(text.len());
         text.splice(at..end, bytes);
-        request::fuzz(&text);
+        fuzz::download_request(&text);
     }
 }

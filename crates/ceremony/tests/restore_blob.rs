@@ -6,7 +6,7 @@ mod common;
 
 use ceremony::restore_blob::{self, BlobNotOpened};
 use ceremony::transfer_key::{self, TransferKeyError};
-use ceremony::{DomainFile, KeyHolder, LibraryTransport, RestoreBlob, Thumbprint, TransferKey};
+use ceremony::{DomainFile, KeyHolder, LibraryTransport, RestoreBlob, Thumbprint, TransferKey, fuzz};
 use common::{
     assert_is_ours, certificate, golden, golden_path, holder, holders, keys, new_transfer_key, transfer_key,
     writes_golden,
@@ -60,6 +60,12 @@ fn the_golden_blob_opens_with_its_exchange_key_for_ever() {
     // As the Azure CLI spaces it.
     let spaced = BLOB.replace("\":", "\": ").replace(",\"", ", \"");
     assert_eq!(open(&spaced, &transfer_key()), Ok(()));
+}
+
+/// Made by `az keyvault security-domain restore-blob` of azure-cli 2.91 from the golden file, for the golden key.
+#[test]
+fn a_blob_of_the_azure_cli_opens() {
+    assert_eq!(open(&golden("restore-blob-azure-cli.json"), &transfer_key()), Ok(()));
 }
 
 #[test]
@@ -152,6 +158,6 @@ proptest! {
         let at = (text.len() as f64 * at) as usize;
         let end = (at + cut).min(text.len());
         text.splice(at..end, bytes);
-        restore_blob::fuzz(&text);
+        fuzz::restore_blob(&text);
     }
 }
