@@ -2,6 +2,7 @@
 
 mod admin;
 mod audit_command;
+mod ceremony_command;
 mod certificates;
 mod client;
 mod detach;
@@ -16,6 +17,7 @@ mod limits;
 mod listener;
 mod managed_identity;
 mod output;
+mod passphrase;
 mod places;
 mod proxy;
 mod quickstart;
@@ -58,6 +60,9 @@ enum Command {
     Token(client::token::Arguments),
     /// Show and change a pool's settings, over the wire API.
     Setting(client::setting::Arguments),
+    /// Make holders' keys, and check, restore or re-key a security domain, offline.
+    #[command(subcommand)]
+    Ceremony(ceremony_command::Arguments),
     /// Say what protects a pool and what does not, and what to do about it.
     Doctor(doctor::Arguments),
 }
@@ -82,6 +87,7 @@ fn main() -> ExitCode {
         Command::Role(arguments) => client::role::run(arguments),
         Command::Token(arguments) => client::token::run(arguments),
         Command::Setting(arguments) => client::setting::run(arguments),
+        Command::Ceremony(arguments) => ceremony_command::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };
     match result {
