@@ -62,6 +62,8 @@ pub(crate) struct Answer {
     challenge: Option<String>,
     retry_after_seconds: Option<u32>,
     receipt: Option<String>,
+    /// Where the state of what was begun can be asked for.
+    status_address: Option<String>,
 }
 
 impl Api {
@@ -198,6 +200,9 @@ impl Api {
         if let Some(seconds) = answer.retry_after_seconds {
             headers.insert(RETRY_AFTER, seconds.into());
         }
+        if let Some(address) = answer.status_address {
+            put(headers, "azure-asyncoperation", &address);
+        }
         if let Some(receipt) = answer.receipt {
             put(headers, RECEIPT.as_str(), &receipt);
         }
@@ -211,7 +216,14 @@ impl Api {
 
 impl Answer {
     fn ok(body: Value, receipt: Option<String>) -> Self {
-        Self { status: StatusCode::OK, body, challenge: None, retry_after_seconds: None, receipt }
+        Self {
+            status: StatusCode::OK,
+            body,
+            challenge: None,
+            retry_after_seconds: None,
+            receipt,
+            status_address: None,
+        }
     }
 
     fn problem(problem: Problem) -> Self {
@@ -222,11 +234,27 @@ impl Answer {
             challenge: None,
             retry_after_seconds: problem.retry_after_seconds,
             receipt: None,
+            status_address: None,
         }
     }
 
     pub(crate) async fn refused(ticket: Ticket, error: Error, full_receipt: bool) -> Self {
         Self::recorded(ticket.refuse(error).await, full_receipt, |value: Value| value)
+    }
+
+    /// Accepted, and going on: 202, where to ask for more, and when. Clients wait half a minute if they are not told.
+    pub(crate) fn begun(self, status_address: String) -> Self {
+        if self.status == StatusCode::OK {
+            let status_address = Some(status_address);
+            Self { status: StatusCode::ACCEPTED, retry_after_seconds: Some(1), status_address, ..self }
+        } else {
+            self
+        }
+    }
+
+    /// A state that may change soon.
+    pub(crate) fn ask_again_soon(self) -> Self {
+        if self.status == StatusCode::OK { Self { retry_after_seconds: Some(1), ..self } } else { self }
     }
 
     pub(crate) fn succeeding_with(self, status: StatusCode) -> Self {
@@ -260,6 +288,7 @@ fn parse_head(
         RouteRefused::Malformed(reason) => Error::BadParameter(reason),
     })?;
     match api_version {
+        None if route.is_status() => Ok(route),
         None => Err(Error::UnsupportedApiVersion("query parameter api-version is missing".into())),
         Some(text) if ApiVersion::parse(text).is_none() => {
             let text: String = text.chars().take(40).collect();

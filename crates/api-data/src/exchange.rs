@@ -141,6 +141,33 @@ impl Exchange<'_> {
                 let act = |ticket, not_before| pool.set_not_before(ticket, principal, not_before);
                 self.with_body(body, wire::parse_not_before, act, |held| wire::not_before(&held)).await
             }
+            Route::DownloadDomain => {
+                let mut exchange = self;
+                exchange.ticket.succeeds_with(StatusCode::ACCEPTED.as_u16());
+                let act = |ticket, request| pool.download_domain(ticket, request);
+                let render = |file: String| serde_json::json!({ "value": file });
+                let answer = exchange.with_body(body, wire::parse_download, act, render).await;
+                answer.begun(format!("{origin}/securitydomain/download/pending"))
+            }
+            Route::DomainDownloadStatus => {
+                let recorded = pool.download_status(self.ticket).await;
+                Answer::recorded(recorded, self.full_receipt, wire::domain_status).ask_again_soon()
+            }
+            Route::NewTransferKey => {
+                let recorded = pool.new_transfer_key(self.ticket).await;
+                Answer::recorded(recorded, self.full_receipt, |key| wire::transfer_key(&key))
+            }
+            Route::UploadDomain => {
+                let mut exchange = self;
+                exchange.ticket.succeeds_with(StatusCode::ACCEPTED.as_u16());
+                let act = |ticket, blob| pool.upload_domain(ticket, blob);
+                let answer = exchange.with_body(body, wire::parse_upload, act, wire::domain_status).await;
+                answer.begun(format!("{origin}/securitydomain/upload/pending"))
+            }
+            Route::DomainUploadStatus => {
+                let recorded = pool.upload_status(self.ticket).await;
+                Answer::recorded(recorded, self.full_receipt, wire::domain_status).ask_again_soon()
+            }
             Route::ClearNotBefore(principal) => {
                 let recorded = pool.clear_not_before(self.ticket, principal).await;
                 Answer::recorded(recorded, self.full_receipt, |held| wire::not_before(&held))

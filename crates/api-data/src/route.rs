@@ -65,6 +65,11 @@ pub enum Route {
     ListNotBefore,
     SetNotBefore(Guid),
     ClearNotBefore(Guid),
+    DownloadDomain,
+    DomainDownloadStatus,
+    NewTransferKey,
+    UploadDomain,
+    DomainUploadStatus,
 }
 
 macro_rules! route_kinds {
@@ -126,6 +131,11 @@ route_kinds! {
     ListNotBefore = "GET" "/holdfast/tokens" "TokenNotBeforeList",
     SetNotBefore = "PUT" "/holdfast/tokens/{id}" "TokenNotBeforeSet",
     ClearNotBefore = "DELETE" "/holdfast/tokens/{id}" "TokenNotBeforeClear",
+    DownloadDomain = "POST" "/securitydomain/download" "SecurityDomainBackup",
+    DomainDownloadStatus = "GET" "/securitydomain/download/pending" "SecurityDomainBackupStatusGet",
+    NewTransferKey = "GET" "/securitydomain/upload" "SecurityDomainTransferKeyGet",
+    UploadDomain = "POST" "/securitydomain/upload" "SecurityDomainRestore",
+    DomainUploadStatus = "GET" "/securitydomain/upload/pending" "SecurityDomainRestoreStatusGet",
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -150,6 +160,7 @@ impl Route {
             Some((first, rest)) if is(first, "keys") => Self::parse_key(method, rest),
             Some((first, rest)) if is(first, "deletedkeys") => Self::parse_deleted(method, rest),
             Some((first, rest)) if is(first, "settings") => Self::parse_setting(method, rest),
+            Some((first, rest)) if is(first, "securitydomain") => Self::parse_domain(method, rest),
             Some((first, rest)) if is(first, "holdfast") => Self::parse_ours(method, rest),
             Some((first, [])) if is(first, "rng") && method == Method::POST => Ok(Route::RandomBytes),
             Some(_) | None => Err(RouteRefused::Unknown),
@@ -189,6 +200,11 @@ impl Route {
             Route::ListNotBefore => RouteKind::ListNotBefore,
             Route::SetNotBefore(_) => RouteKind::SetNotBefore,
             Route::ClearNotBefore(_) => RouteKind::ClearNotBefore,
+            Route::DownloadDomain => RouteKind::DownloadDomain,
+            Route::DomainDownloadStatus => RouteKind::DomainDownloadStatus,
+            Route::NewTransferKey => RouteKind::NewTransferKey,
+            Route::UploadDomain => RouteKind::UploadDomain,
+            Route::DomainUploadStatus => RouteKind::DomainUploadStatus,
         }
     }
 
@@ -267,6 +283,24 @@ impl Route {
             ("PATCH", [name]) => Ok(Route::UpdateSetting((*name).to_owned())),
             _ => Err(RouteRefused::Unknown),
         }
+    }
+
+    fn parse_domain(method: &Method, segments: &[&str]) -> Result<Self, RouteRefused> {
+        let words: Vec<String> = segments.iter().map(|segment| segment.to_ascii_lowercase()).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match (method.as_str(), words.as_slice()) {
+            ("POST", ["download"]) => Ok(Route::DownloadDomain),
+            ("GET", ["download", "pending"]) => Ok(Route::DomainDownloadStatus),
+            ("GET", ["upload"]) => Ok(Route::NewTransferKey),
+            ("POST", ["upload"]) => Ok(Route::UploadDomain),
+            ("GET", ["upload", "pending"]) => Ok(Route::DomainUploadStatus),
+            _ => Err(RouteRefused::Unknown),
+        }
+    }
+
+    /// Whether the service's clients call it without an api-version: they follow the address of a status as it stands.
+    pub const fn is_status(&self) -> bool {
+        matches!(self, Route::DomainDownloadStatus | Route::DomainUploadStatus)
     }
 
     /// What the service does not have.

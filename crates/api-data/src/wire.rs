@@ -13,8 +13,8 @@ use domain::time::IntDate;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use service::{
-    DecryptInput, DeletedKeyView, EncryptInput, Error, KeyView, NewAssignment, NewKey, NotBefore,
-    SecretBytes, SettingView, UsedKey,
+    DecryptInput, DeletedKeyView, DomainStatus, DownloadRequest, EncryptInput, Error, KeyView, NewAssignment,
+    NewKey, NotBefore, SecretBytes, SettingView, TransferKey, UsedKey,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -154,6 +154,22 @@ struct NotBeforeBody {
 /// `{"notBefore"?}`: seconds since 1970.
 pub(crate) fn parse_not_before(body: &[u8]) -> Result<Option<IntDate>, Error> {
     Ok(parse::<NotBeforeBody>(body)?.not_before.map(IntDate::from_unix_seconds))
+}
+
+/// Who is to hold the security domain (security-domain-protocol section 3).
+pub(crate) fn parse_download(body: &[u8]) -> Result<DownloadRequest, Error> {
+    let text = std::str::from_utf8(body).map_err(|_| bad("the request body is not UTF-8".into()))?;
+    DownloadRequest::parse(text).map_err(|error| bad(error.to_string()))
+}
+
+#[derive(Deserialize)]
+struct UploadBody {
+    value: String,
+}
+
+/// `{"value"}`: the restore blob as text.
+pub(crate) fn parse_upload(body: &[u8]) -> Result<String, Error> {
+    Ok(parse::<UploadBody>(body)?.value)
 }
 
 #[derive(Deserialize)]
@@ -344,6 +360,18 @@ pub(crate) fn role(role: &Role) -> Value {
 
 pub(crate) fn setting(view: &SettingView) -> Value {
     json!({ "name": view.setting.name(), "value": view.value.to_string(), "type": "boolean" })
+}
+
+pub(crate) fn domain_status(status: DomainStatus) -> Value {
+    let word = match status {
+        DomainStatus::InProgress => "InProgress",
+        DomainStatus::Success => "Success",
+    };
+    json!({ "status": word, "status_details": "" })
+}
+
+pub(crate) fn transfer_key(key: &TransferKey) -> Value {
+    serde_json::from_str(&key.to_response()).unwrap_or_default()
 }
 
 pub(crate) fn not_before(view: &NotBefore) -> Value {
@@ -624,6 +652,8 @@ mod tests {
         let _ = parse_random(body);
         let _ = parse_setting(body);
         let _ = parse_not_before(body);
+        let _ = parse_download(body);
+        let _ = parse_upload(body);
         let _ = parse_role(Guid::NIL, body);
         let _ = parse_assignment(Scope::Root, Guid::NIL, body);
     }

@@ -5,7 +5,7 @@
 mod common;
 
 use api_data::RouteKind;
-use common::{ASSIGNMENTS, Answer, Bench, DEFINITIONS, NOW};
+use common::{ASSIGNMENTS, Answer, Bench, DEFINITIONS, NOW, three_holders};
 use domain::access::{BuiltInRole, DataAction};
 use domain::guid::Guid;
 use serde_json::{Value, json};
@@ -89,6 +89,11 @@ fn data_action(kind: RouteKind) -> DataAction {
         RouteKind::UpdateSetting => DataAction::SettingWrite,
         RouteKind::ListNotBefore => DataAction::PrincipalRead,
         RouteKind::SetNotBefore | RouteKind::ClearNotBefore => DataAction::PrincipalWrite,
+        RouteKind::DownloadDomain => DataAction::SecurityDomainDownload,
+        RouteKind::DomainDownloadStatus => DataAction::SecurityDomainDownloadRead,
+        RouteKind::NewTransferKey => DataAction::SecurityDomainTransferKeyRead,
+        RouteKind::UploadDomain => DataAction::SecurityDomainUpload,
+        RouteKind::DomainUploadStatus => DataAction::SecurityDomainUploadRead,
     }
 }
 
@@ -336,6 +341,8 @@ impl Stage {
             RouteKind::WrapKey => json!({ "alg": "A256KW", "value": DIGEST }),
             RouteKind::UnwrapKey => json!({ "alg": "A256KW", "value": self.wrapped }),
             RouteKind::RandomBytes => json!({ "count": 16 }),
+            RouteKind::DownloadDomain => three_holders(),
+            RouteKind::UploadDomain => json!({ "value": "{}" }),
             RouteKind::CreateAssignment => json!({ "properties": {
                 "principalId": SUBJECT_PRINCIPAL.to_string(),
                 "roleDefinitionId": BuiltInRole::CryptoAuditor.id().to_string(),

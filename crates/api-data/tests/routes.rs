@@ -5,7 +5,7 @@
 mod common;
 
 use api_data::{Route, RouteKind};
-use common::Bench;
+use common::{Bench, three_holders};
 use domain::guid::Guid;
 use http::Method;
 use serde_json::json;
@@ -132,7 +132,8 @@ fn body(kind: RouteKind) -> serde_json::Value {
             "principalId": STRANGER.to_string(), "roleDefinitionId": STRANGER.to_string(),
         }}),
         RouteKind::DefineRole => json!({ "properties": { "roleName": "r" } }),
-        RouteKind::UpdateSetting => json!({ "value": "true" }),
+        RouteKind::UpdateSetting | RouteKind::UploadDomain => json!({ "value": "true" }),
+        RouteKind::DownloadDomain => three_holders(),
         _ => json!({}),
     }
 }

@@ -49,6 +49,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     let ca = std::path::absolute(layout.ca_certificate())?.display().to_string();
     let port = settings.port;
     export("MHSM_URL", &format!("https://{POOL_NAME}.{RESOURCE_SUFFIX}:{port}"))?;
+    // By the names that conformance suites read; what the first two blank pools are for is up to whoever made them.
+    const BLANK: [&[&str]; 4] =
+        [&["SD_SOURCE_URL"], &["SD_TARGET_URL", "MHSM2_URL"], &["SD_SOURCE2_URL"], &["SD_TARGET2_URL"]];
+    for (index, name) in settings.blank_pools.iter().enumerate() {
+        let url = format!("https://{name}.{RESOURCE_SUFFIX}:{}", settings.blank_port(index));
+        for variable in BLANK.get(index).copied().unwrap_or_default() {
+            export(variable, &url)?;
+        }
+        output::line(format_args!("# blank pool {name}: {url}"))?;
+    }
     export("HOLDFAST_POOL_URL_IP", &format!("https://127.0.0.1:{port}"))?;
     export("AUTHORITY_HOST", &settings.issuer_url())?;
     export("HOLDFAST_PROXY", &settings.proxy_url())?;

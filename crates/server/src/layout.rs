@@ -1,6 +1,8 @@
 //! Where a quickstart keeps what. Four directories that could be four machines: the pool (opaque), the issuer, the CA,
 //! the root of trust; and `run`, which holds nothing worth keeping.
 
+use crate::instance::Place;
+use domain::name::PoolName;
 use std::path::PathBuf;
 
 pub const DEFAULT_PORT: u16 = 8443;
@@ -32,6 +34,30 @@ impl Layout {
 
     pub fn pool(&self) -> PathBuf {
         self.data.join("pool")
+    }
+
+    /// The pool that every quickstart has.
+    pub fn first_place(&self) -> Place {
+        Place {
+            name: POOL_NAME.parse().expect("a pool name"),
+            directory: self.pool(),
+            root_key: self.root_key(),
+        }
+    }
+
+    /// A pool beside it.
+    pub fn place(&self, name: PoolName) -> Place {
+        let (pools, root) = (self.data.join("pools"), self.data.join("root"));
+        Place {
+            directory: pools.join(name.as_str()).join("pool"),
+            root_key: root.join(format!("{name}.key")),
+            name,
+        }
+    }
+
+    /// The holders' keys of a quickstart, which real holders keep apart, and the domain that a quorum of them opens.
+    pub fn ceremony(&self) -> PathBuf {
+        self.data.join("ceremony")
     }
 
     pub fn store(&self) -> PathBuf {

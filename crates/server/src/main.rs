@@ -10,6 +10,8 @@ mod doctor;
 mod environment;
 mod files;
 mod hardening;
+mod holders;
+mod instance;
 mod issuer_federation;
 mod issuer_key_source;
 mod layout;

@@ -7,25 +7,21 @@
 use crate::CommandError;
 use crate::certificates::{CertificateAuthority, app_certificate};
 use crate::environment::word;
+use crate::instance::Place;
 use crate::layout::{self, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
-    admin, detach, files, hardening, issuer_federation, issuer_key_source, limits, managed_identity, output,
-    proxy, remains, running, schedule,
+    admin, detach, files, hardening, holders, instance, issuer_federation, issuer_key_source, limits,
+    managed_identity, output, proxy, remains, running, schedule,
 };
 use api_data::{Api, ApiConfig, Connection};
-use crypto::SecretBytes;
-use crypto::domain_secrets::DomainSecrets;
-use crypto_software::SoftwarePartition;
 use domain::access::{BuiltInRole, Scope};
-use domain::guid::Guid;
+use domain::name::PoolName;
 use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
 use domain::principal::TenantId;
 use domain::time::Time;
-use host::{Engine, Log};
-use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
 use identity::Audiences;
@@ -34,8 +30,7 @@ use identity::issuer::{
     IssuerConfig, IssuerState, ManagedClient, ManagedIdentity, PoolView, RESOURCE_MANAGER_AUDIENCES,
     generate_client_secret,
 };
-use seal::{FILE_ROOT_BYTES, FileRoot, Root};
-use service::{Clock, Pool, PoolParts, Random, SystemClock, SystemRandom};
+use service::{ActivationRecord, Clock, Pool, Random, SystemClock, SystemRandom};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -73,6 +68,11 @@ pub struct Arguments {
     /// (docs/formats/federated-credentials.md). Replaces the list of an earlier start.
     #[arg(long, value_name = "FILE")]
     federate: Option<PathBuf>,
+    /// Also serve a pool of this name that is provisioned and waits for its security domain to be downloaded, or for
+    /// another pool's to be uploaded. At the pool's port plus 10, the next at plus 11; kept from start to start.
+    /// Can be given again.
+    #[arg(long = "blank-pool", value_name = "NAME")]
+    blank_pools: Vec<PoolName>,
     /// Do without managed identity, by which every program on this machine can be `app`.
     #[arg(long)]
     no_managed_identity: bool,
@@ -138,50 +138,79 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         tracing::warn!("{shortfall}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(&arguments, Capacity::within(hardening.descriptors)))?;
-    Ok(ExitCode::SUCCESS)
+    let layout = Layout::new(arguments.data.clone());
+    files::create_directory(&layout.data)
+        .and_then(|()| files::create_directory(&layout.data.join("run")))
+        .map_err(|error| format!("cannot make {}: {error}", layout.data.display()))?;
+    let _lock = running::lock(&layout)?;
+    let mut first = true;
+    loop {
+        let capacity = Capacity::within(hardening.descriptors);
+        match runtime.block_on(serve(&layout, &arguments, capacity, first))? {
+            Ended::AsAsked => return Ok(ExitCode::SUCCESS),
+            // A pool was made anew around another domain: everything opens again, in a fraction of a second.
+            Ended::ToSwitch => first = false,
+        }
+    }
 }
 
-async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandError> {
-    let layout = Layout::new(arguments.data.clone());
+/// Why serving ended.
+enum Ended {
+    AsAsked,
+    ToSwitch,
+}
+
+async fn serve(
+    layout: &Layout,
+    arguments: &Arguments,
+    capacity: Capacity,
+    first: bool,
+) -> Result<Ended, CommandError> {
+    layout.first_place().finish_switch()?;
     for directory in layout.directories() {
         files::create_directory(&directory)
             .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
     }
-    let _lock = running::lock(&layout)?;
-    remains::check(&layout)?;
-    let (settings, changed) = Settings::with_port(Settings::read(&layout)?, arguments.port);
+    remains::check(layout)?;
+    let (settings, changed) =
+        Settings::updated(Settings::read(layout)?, arguments.port, &arguments.blank_pools)?;
     let listeners = Listeners::bind(&settings, !arguments.no_managed_identity)?;
     if changed {
-        settings.write(&layout)?;
+        settings.write(layout)?;
     }
 
     let federated = arguments.federate.as_deref().map(issuer_federation::read).transpose()?;
-    let principals = Principals::open(&layout, arguments.with_conformance_principal)?;
-    let authority = CertificateAuthority::open(&layout)?;
-    let issuer = open_issuer(&layout, &settings, &principals, federated)?;
-    let pool = open_pool(&layout, &issuer, &principals, arguments.founding).await?;
+    let principals = Principals::open(layout, arguments.with_conformance_principal)?;
+    let authority = CertificateAuthority::open(layout)?;
+    let issuer = open_issuer(layout, &settings, &principals, federated)?;
+    let (switch, mut switching) = watch::channel(false);
+    let opening = Opening { layout, issuer: &issuer, principals: &principals, switch };
+    let pool = opening.first_pool(arguments.founding).await?;
+    let mut blank_pools = Vec::new();
+    for name in &settings.blank_pools {
+        blank_pools.push(opening.blank_pool(name.parse()?, arguments.founding).await?);
+    }
     let issuer = Arc::new(issuer.with_cloud(cloud(&settings, pool.genesis()))?);
 
     let issuer_port = settings.issuer_port();
     pool.connect_key_source(|source| issuer_key_source::connect(source, issuer_port))?;
     if arguments.rotate_issuer_key {
-        rotate_issuer_key(&layout, &issuer, &pool)?;
+        rotate_issuer_key(layout, &issuer, &pool)?;
     }
 
     let (close, closing) = watch::channel(false);
     let mut services = JoinSet::new();
-    let api = Arc::new(Api::new(
-        pool.clone(),
-        ApiConfig {
-            hosts: [&format!("{POOL_NAME}.{RESOURCE_SUFFIX}"), "localhost", "127.0.0.1", "[::1]"]
-                .map(String::from)
-                .to_vec(),
-            authority: challenged_authority(&settings, &principals, arguments.adfs),
+    let challenged = challenged_authority(&settings, &principals, arguments.adfs);
+    let api_of = |pool: &Arc<Pool>, port: u16| -> Result<Arc<Api>, CommandError> {
+        let host = format!("{}.{RESOURCE_SUFFIX}", pool.genesis().name);
+        let config = ApiConfig {
+            hosts: [host.as_str(), "localhost", "127.0.0.1", "[::1]"].map(String::from).to_vec(),
+            authority: challenged.clone(),
             audiences: Audiences::new([RESOURCE_SUFFIX], [PUBLIC_AUDIENCE])?,
-            default_resource: format!("https://{RESOURCE_SUFFIX}:{}", settings.port),
-        },
-    ));
+            default_resource: format!("https://{RESOURCE_SUFFIX}:{port}"),
+        };
+        Ok(Arc::new(Api::new(pool.clone(), config)))
+    };
     let shared = |connections| -> Result<Shared, CommandError> {
         Ok(Shared {
             tls: authority.server_config()?,
@@ -191,18 +220,26 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
         })
     };
     let of_pool = shared(capacity.pool)?;
-    for listener in listeners.pool {
-        let api = api.clone();
-        let handler = move |peer: Peer| {
+    let mut proxied = vec![settings.port, settings.issuer_port()];
+    let ports = (0..).map(|index| settings.blank_port(index));
+    let blank = listeners.blank.into_iter().zip(&blank_pools).zip(ports);
+    let of_blank = blank.map(|((listeners, pool), port)| (listeners, pool, port));
+    for (listeners, pool, port) in [(listeners.pool, &pool, settings.port)].into_iter().chain(of_blank) {
+        proxied.push(port);
+        let api = api_of(pool, port)?;
+        for listener in listeners {
             let api = api.clone();
-            let Peer { address, server_name, local_port } = peer;
-            let connection = Connection { peer: address, server_name, local_port };
-            service_fn(move |request| {
-                let (api, connection) = (api.clone(), connection.clone());
-                async move { Ok::<_, Infallible>(api.handle(request, connection).await) }
-            })
-        };
-        services.spawn(listener::serve(listener, of_pool.clone(), handler));
+            let handler = move |peer: Peer| {
+                let api = api.clone();
+                let Peer { address, server_name, local_port } = peer;
+                let connection = Connection { peer: address, server_name, local_port };
+                service_fn(move |request| {
+                    let (api, connection) = (api.clone(), connection.clone());
+                    async move { Ok::<_, Infallible>(api.handle(request, connection).await) }
+                })
+            };
+            services.spawn(listener::serve(listener, of_pool.clone(), handler));
+        }
     }
     let of_issuer = shared(capacity.issuer)?;
     let router = issuer.clone().router();
@@ -211,28 +248,39 @@ async fn serve(arguments: &Arguments, capacity: Capacity) -> Result<(), CommandE
         let handler = move |_: Peer| TowerToHyperService::new(router.clone());
         services.spawn(listener::serve(listener, of_issuer.clone(), handler));
     }
-    let proxied = vec![settings.port, settings.issuer_port()];
     services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
     if let Some(listener) = listeners.managed_identity {
-        let identity = open_managed_identity(&layout, &issuer, &principals)?;
+        let identity = open_managed_identity(layout, &issuer, &principals)?;
         let router = TowerToHyperService::new(identity.router());
         services.spawn(managed_identity::serve(listener, router, closing.clone()));
     }
     services.spawn(proxy::serve(listeners.proxy, proxied, capacity.tunnels, closing.clone()));
-    services.spawn(schedule::run(pool.clone(), closing.clone()));
+    for pool in std::iter::once(&pool).chain(&blank_pools) {
+        services.spawn(schedule::run(pool.clone(), closing.clone()));
+    }
+    if pool.domain_was_not_handed_out() {
+        services.spawn(holders::hand_out(pool.clone(), layout.ceremony(), closing.clone()));
+    }
     services.spawn(admin::serve(admin::bind(&layout.admin_socket())?, pool.clone(), closing));
 
-    // Whoever started this may not listen any more; the pool serves all the same.
-    let _ = print_welcome(&layout, &settings);
-    if arguments.detached {
-        detach::print_to(&layout.log())?;
+    if first {
+        // Whoever started this may not listen any more; the pool serves all the same.
+        let _ = print_welcome(layout, &settings);
+        if arguments.detached {
+            detach::print_to(&layout.log())?;
+        }
     }
-    wait_for_end().await?;
+    let ended = tokio::select! {
+        ended = wait_for_end() => ended.map(|()| Ended::AsAsked)?,
+        _ = switching.wait_for(|switch| *switch) => Ended::ToSwitch,
+    };
     close.send_replace(true);
     while services.join_next().await.is_some() {}
-    drop(api);
-    pool.close().await;
-    Ok(())
+    drop(issuer);
+    for pool in std::iter::once(pool).chain(blank_pools) {
+        pool.close().await;
+    }
+    Ok(ended)
 }
 
 async fn wait_for_end() -> Result<(), CommandError> {
@@ -247,6 +295,7 @@ async fn wait_for_end() -> Result<(), CommandError> {
 
 struct Listeners {
     pool: Vec<TcpListener>,
+    blank: Vec<Vec<TcpListener>>,
     issuer: Vec<TcpListener>,
     proxy: TcpListener,
     managed_identity: Option<TcpListener>,
@@ -266,6 +315,9 @@ impl Listeners {
         let on_ipv4 = |what: &str, port: u16| bind((Ipv4Addr::LOCALHOST, port).into(), what);
         Ok(Self {
             pool: on_loopback("the pool", settings.port)?,
+            blank: (0..settings.blank_pools.len())
+                .map(|index| on_loopback("a blank pool", settings.blank_port(index)))
+                .collect::<Result<_, _>>()?,
             issuer: on_loopback("the issuer", settings.issuer_port())?,
             proxy: on_ipv4("the CONNECT proxy", settings.proxy_port())?,
             managed_identity: with_managed_identity
@@ -394,107 +446,88 @@ fn rotate_issuer_key(layout: &Layout, issuer: &Issuer, pool: &Pool) -> Result<()
     Ok(())
 }
 
-async fn open_pool(
-    layout: &Layout,
-    issuer: &Issuer,
-    principals: &Principals,
-    founding: Founding,
-) -> Result<Arc<Pool>, CommandError> {
-    let root_key = files::read_or_make::<CommandError>(&layout.root_key(), || {
-        let mut key = Zeroizing::new(vec![0; FILE_ROOT_BYTES]);
-        SystemRandom.fill(&mut key);
-        Ok(key)
-    })?;
-    let root = FileRoot::new(SecretBytes::new(root_key.to_vec()))?;
-    let node = files::read_or_make::<CommandError>(&layout.node(), || {
-        Ok(Zeroizing::new(SystemRandom.guid().to_string().into_bytes()))
-    })?;
-    let node: Guid = std::str::from_utf8(&node)?.trim().parse()?;
-    let sealed = files::read_or_make::<CommandError>(&layout.sealed_domain(), || {
-        Ok(Zeroizing::new(root.seal(node, &DomainSecrets::generate().danger_export())))
-    })?;
-    let secrets = root.open(node, &sealed).map_err(|error| {
-        format!(
-            "{} and {} do not belong together: {error}",
-            layout.sealed_domain().display(),
-            layout.root_key().display()
-        )
-    })?;
-    let secrets = DomainSecrets::import(&secrets)?;
-    let owner = secrets.owner_key().public_key();
-    files::read_or_make::<CommandError>(&layout.owner_key(), || {
-        Ok(Zeroizing::new(owner.to_pem().into_bytes()))
-    })?;
-
-    let engine: Arc<dyn Engine> = Arc::new(RedbEngine::open(layout.store(), EngineOptions::default())?);
-    let log = Arc::new(FileLog::open(layout.audit(), LogOptions::default())?);
-    if !Pool::is_founded(engine.as_ref(), &secrets).await? {
-        if !log.segments().await?.is_empty() {
-            return Err(format!(
-                "{} holds no pool, yet the log in {} has events of one: put the store back from a copy",
-                layout.store().display(),
-                layout.audit().display()
-            )
-            .into());
-        }
-        let ca_certificate = std::fs::read(layout.ca_certificate())?;
-        let genesis = genesis(issuer, principals, ca_certificate, founding)?;
-        Pool::found(engine.as_ref(), &secrets, genesis).await?;
-    }
-    let parts = PoolParts {
-        engine,
-        log,
-        partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
-        secrets,
-        node,
-        clock: Arc::new(SystemClock),
-        random: Arc::new(SystemRandom),
-        limits: limits::read(&layout.limits())?,
-        resource_suffixes: vec![RESOURCE_SUFFIX.to_owned()],
-    };
-    let pool = Pool::open(parts).await?;
-    let mut assignments = vec![(principals.app.object_id()?, BuiltInRole::CryptoUser, Scope::Root)];
-    if let Some(conformance) = &principals.conformance {
-        let roles = [BuiltInRole::Administrator, BuiltInRole::CryptoOfficer, BuiltInRole::CryptoUser];
-        let object_id = conformance.object_id()?;
-        assignments.extend(roles.map(|role| (object_id, role, Scope::Root)));
-    }
-    pool.bootstrap_assignments(assignments).await?;
-    Ok(pool)
+/// What pools are opened with.
+struct Opening<'a> {
+    layout: &'a Layout,
+    issuer: &'a Issuer,
+    principals: &'a Principals,
+    switch: watch::Sender<bool>,
 }
 
-fn genesis(
-    issuer: &Issuer,
-    principals: &Principals,
-    ca_certificate: Vec<u8>,
-    founding: Founding,
-) -> Result<Genesis, CommandError> {
-    let tenant = TenantId::parse(&principals.tenant)?;
-    let genesis = Genesis {
-        pool: SystemRandom.guid(),
-        name: POOL_NAME.parse()?,
-        security_domain: SystemRandom.guid(),
-        class: PoolClass::Test,
-        tenant: tenant.clone(),
-        issuer: IssuerPin {
-            issuers: vec![issuer.issuer()],
-            authority: issuer.authority(),
-            key_set: issuer.key_set_json(),
-            audiences: vec![PUBLIC_AUDIENCE.to_owned()],
-            key_source: Some(KeySource {
-                url: format!("https://{ISSUER_HOST}/{tenant}/discovery/v2.0/keys"),
-                roots: ca_certificate,
-            }),
-        },
-        initial_administrators: vec![principals.admin.object_id()?],
-        break_glass_group: None,
-        retention: RetentionDays::new(founding.retention_days)?,
-        purge_protection: founding.purge_protection,
-        audit_durability: AuditDurability::Synced,
-        allow_domain_redownload: false,
-    };
-    genesis.check()?;
-    Ok(genesis)
+impl Opening<'_> {
+    /// The pool that is there from the start: active, with roles for the quickstart's principals.
+    async fn first_pool(&self, founding: Founding) -> Result<Arc<Pool>, CommandError> {
+        let place = self.layout.first_place();
+        let found = || {
+            let genesis = self.genesis(&place, founding)?;
+            // Nobody waits for a ceremony at a first start; it follows at once.
+            let activation = ActivationRecord {
+                at: SystemClock.now().int_date(),
+                domain_file: None,
+                holders: vec![],
+                required: 0,
+            };
+            Ok(instance::Founding { genesis, activation: Some(activation) })
+        };
+        let pool = place.open(found, limits::read(&self.layout.limits())?, self.switch.clone()).await?;
+        // Made before there was a state of activation, it was in use.
+        pool.bootstrap_activation().await?;
+        let principals = self.principals;
+        let mut assignments = vec![(principals.app.object_id()?, BuiltInRole::CryptoUser, Scope::Root)];
+        if let Some(conformance) = &principals.conformance {
+            let roles = [BuiltInRole::Administrator, BuiltInRole::CryptoOfficer, BuiltInRole::CryptoUser];
+            let object_id = conformance.object_id()?;
+            assignments.extend(roles.map(|role| (object_id, role, Scope::Root)));
+        }
+        pool.bootstrap_assignments(assignments).await?;
+        Ok(pool)
+    }
+
+    async fn blank_pool(&self, name: PoolName, founding: Founding) -> Result<Arc<Pool>, CommandError> {
+        let place = self.layout.place(name);
+        if let Some(directory) = place.directory.parent() {
+            files::create_directory(directory)?;
+        }
+        place.finish_switch()?;
+        let found = || Ok(instance::Founding { genesis: self.genesis(&place, founding)?, activation: None });
+        place.open(found, limits::read(&self.layout.limits())?, self.switch.clone()).await
+    }
+
+    fn genesis(&self, place: &Place, founding: Founding) -> Result<Genesis, CommandError> {
+        let Opening { layout, issuer, principals, .. } = self;
+        let tenant = TenantId::parse(&principals.tenant)?;
+        let mut initial_administrators = vec![principals.admin.object_id()?];
+        if !place.is_first()
+            && let Some(conformance) = &principals.conformance
+        {
+            initial_administrators.push(conformance.object_id()?);
+        }
+        let genesis = Genesis {
+            pool: SystemRandom.guid(),
+            name: place.name.clone(),
+            security_domain: SystemRandom.guid(),
+            class: PoolClass::Test,
+            tenant: tenant.clone(),
+            issuer: IssuerPin {
+                issuers: vec![issuer.issuer()],
+                authority: issuer.authority(),
+                key_set: issuer.key_set_json(),
+                audiences: vec![PUBLIC_AUDIENCE.to_owned()],
+                key_source: Some(KeySource {
+                    url: format!("https://{ISSUER_HOST}/{tenant}/discovery/v2.0/keys"),
+                    roots: std::fs::read(layout.ca_certificate())?,
+                }),
+            },
+            initial_administrators,
+            break_glass_group: None,
+            retention: RetentionDays::new(founding.retention_days)?,
+            purge_protection: founding.purge_protection,
+            audit_durability: AuditDurability::Synced,
+            allow_domain_redownload: false,
+        };
+        genesis.check()?;
+        Ok(genesis)
+    }
 }
 
 /// The same command in the background, with absolute paths.
@@ -511,6 +544,9 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     words.extend(["--retention-days".into(), arguments.founding.retention_days.to_string().into()]);
     if arguments.founding.purge_protection {
         words.push("--purge-protection".into());
+    }
+    for name in &arguments.blank_pools {
+        words.extend(["--blank-pool".into(), name.to_string().into()]);
     }
     if let Some(path) = &arguments.federate {
         words.extend(["--federate".into(), std::path::absolute(path)?.into_os_string()]);

@@ -4,6 +4,7 @@ use crate::CommandError;
 use crate::files;
 use crate::layout::Layout;
 use domain::guid::Guid;
+use domain::name::PoolName;
 use identity::issuer::generate_client_secret;
 use serde::{Deserialize, Serialize};
 use service::{Random, SystemRandom};
@@ -14,6 +15,9 @@ use zeroize::Zeroizing;
 pub const ISSUER_OFFSET: u16 = 3;
 pub const PROXY_OFFSET: u16 = 4;
 pub const MANAGED_IDENTITY_OFFSET: u16 = 5;
+/// The first blank pool's; the others follow.
+pub const BLANK_OFFSET: u16 = 10;
+const MAX_BLANK_POOLS: usize = 16;
 /// The last one that a pool can have: the others count on from it.
 pub const LAST_PORT: u16 = u16::MAX - MANAGED_IDENTITY_OFFSET;
 const VERSION: u32 = 1;
@@ -24,6 +28,9 @@ const VERSION: u32 = 1;
 pub struct Settings {
     version: u32,
     pub port: u16,
+    /// Names of the pools beside the first one, in the order of their ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blank_pools: Vec<String>,
 }
 
 /// The principals of a quickstart, with their secrets, for `holdfast env`.
@@ -57,11 +64,38 @@ impl Settings {
         Ok(held)
     }
 
-    /// The settings as they were, with `port` where one is given; written where they changed.
-    pub fn with_port(before: Option<Self>, port: Option<u16>) -> (Self, bool) {
-        let held = before.map(|before| before.port);
+    /// The settings as they were, with `port` where one is given and `blank_pools` where they are new; and whether
+    /// that changed them.
+    pub fn updated(
+        before: Option<Self>,
+        port: Option<u16>,
+        blank_pools: &[PoolName],
+    ) -> Result<(Self, bool), CommandError> {
+        let held = before.as_ref().map(|before| before.port);
         let port = port.or(held).unwrap_or(crate::layout::DEFAULT_PORT);
-        (Self { version: VERSION, port }, held != Some(port))
+        let mut pools = before.map(|before| before.blank_pools).unwrap_or_default();
+        let were = pools.len();
+        for name in blank_pools {
+            if name.as_str() == crate::layout::POOL_NAME {
+                return Err(format!("a pool named {name} is there already").into());
+            }
+            if !pools.iter().any(|held| held == name.as_str()) {
+                pools.push(name.to_string());
+            }
+        }
+        let changed = held != Some(port) || pools.len() != were;
+        let settings = Self { version: VERSION, port, blank_pools: pools };
+        if settings.blank_pools.len() > MAX_BLANK_POOLS {
+            return Err(format!("a quickstart has at most {MAX_BLANK_POOLS} blank pools").into());
+        }
+        if usize::from(port) + usize::from(BLANK_OFFSET) + settings.blank_pools.len() > 0xffff {
+            return Err(format!("port {port} leaves no room for the blank pools' ports").into());
+        }
+        Ok((settings, changed))
+    }
+
+    pub fn blank_port(&self, index: usize) -> u16 {
+        self.port + BLANK_OFFSET + index as u16
     }
 
     pub fn write(&self, layout: &Layout) -> Result<(), CommandError> {

@@ -20,7 +20,7 @@ impl Pool {
         ticket.about_key(&name, None);
         ticket.asks::<action::KeyDelete>(&scope);
         if let Err(denied) = ticket.authorize::<action::KeyDelete>(scope).map(|_| ()) {
-            return ticket.record(Err(denied.into())).await;
+            return ticket.record(Err(denied)).await;
         }
         let now = self.now().int_date();
         let decide = || {
@@ -66,7 +66,7 @@ impl Pool {
             let views = held.iter().filter_map(view).collect();
             Page::new(views, request.limit, |view: &DeletedKeyView| view.key.version.name.clone())
         });
-        ticket.record(listed.map_err(Error::from)).await
+        ticket.record(listed).await
     }
 
     /// Makes a deleted key live again, as it was.
@@ -75,7 +75,7 @@ impl Pool {
         ticket.about_key(&name, None);
         ticket.asks::<action::DeletedKeyRecover>(&scope);
         if let Err(denied) = ticket.authorize::<action::DeletedKeyRecover>(scope).map(|_| ()) {
-            return ticket.record(Err(denied.into())).await;
+            return ticket.record(Err(denied)).await;
         }
         let decide = || {
             let (held, _) = self.deleted(&name)?;
@@ -91,7 +91,7 @@ impl Pool {
         ticket.about_key(&name, None);
         ticket.asks::<action::DeletedKeyPurge>(&scope);
         if let Err(denied) = ticket.authorize::<action::DeletedKeyPurge>(scope).map(|_| ()) {
-            return ticket.record(Err(denied.into())).await;
+            return ticket.record(Err(denied)).await;
         }
         let now = self.now().int_date();
         self.record_change(ticket, || self.decide_purge(&name, now)).await

@@ -69,7 +69,7 @@ pub enum Error {
     NotBeforeNotFound(ObjectId),
     #[error("this pool holds at most {limit} {what}")]
     LimitReached { what: &'static str, limit: usize },
-    /// Everybody else was faster, five times in a row.
+    /// Others were faster, however often it was tried.
     #[error("the object was changed by other requests meanwhile; repeat the request")]
     TooManyConflicts,
     /// A bounded queue is full.
@@ -83,6 +83,23 @@ pub enum Error {
     /// The caller went away before the answer was ready; nobody sees this but the audit log.
     #[error("the caller closed the connection before the request was complete")]
     CallerLeft,
+    /// Provisioned: no key exists yet.
+    #[error(
+        "this pool is not activated: an initial administrator first downloads its security domain, or uploads that of another pool"
+    )]
+    NotActivated,
+    #[error(
+        "the security domain was handed out to other holders, and is handed out once; for new holders or another quorum they use `holdfast ceremony rekey`"
+    )]
+    DomainHandedOut,
+    #[error("this pool is active and has a security domain of its own")]
+    AlreadyActive,
+    #[error(
+        "no exchange key waits for this blob, or it has expired, or the pool was restarted: ask for a new one"
+    )]
+    NoTransferKey,
+    #[error("the restore blob does not open with this pool's exchange key")]
+    BlobNotOpened,
     #[error("this is for pools of class test; this one is of class {}", .0.as_str())]
     TestClassOnly(PoolClass),
 }

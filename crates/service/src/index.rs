@@ -2,7 +2,7 @@
 //!
 //! Filled at start, and afterwards told of each commit in the order of commits.
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use domain::access::{RoleAssignment, RoleTable};
 use domain::guid::Guid;
 use domain::key::Key;
@@ -14,7 +14,9 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-use storage::{NotBeforeRecord, Record, RecordId, SettingRecord, Stamp, Stamped, VersionRecord};
+use storage::{
+    ActivationRecord, NotBeforeRecord, Record, RecordId, SettingRecord, Stamp, Stamped, VersionRecord,
+};
 
 #[derive(Default)]
 pub(crate) struct Index {
@@ -25,6 +27,7 @@ pub(crate) struct Index {
     role_stamps: Mutex<RoleStamps>,
     settings: RwLock<HashMap<Setting, Stamped<bool>>>,
     not_before: RwLock<HashMap<ObjectId, Stamped<IntDate>>>,
+    activation: ArcSwapOption<Stamped<ActivationRecord>>,
 }
 
 #[derive(Default)]
@@ -95,7 +98,8 @@ impl Index {
                 RecordId::NotBefore(principal) => {
                     self.not_before.write().remove(&principal);
                 }
-                RecordId::Outbox(_) => {}
+                // Never undone.
+                RecordId::Activation | RecordId::Outbox(_) => {}
             }
         }
         if let Some(table) = table {
@@ -134,6 +138,9 @@ impl Index {
             }
             Record::NotBefore(NotBeforeRecord { principal, not_before }) => {
                 self.not_before.write().insert(principal, Stamped { value: not_before, stamp });
+            }
+            Record::Activation(record) => {
+                self.activation.store(Some(Arc::new(Stamped { value: record, stamp })));
             }
             Record::Outbox(_) => {}
         }
@@ -195,6 +202,11 @@ impl Index {
     /// What a setting was set to, if ever.
     pub fn setting(&self, setting: Setting) -> Option<Stamped<bool>> {
         self.settings.read().get(&setting).cloned()
+    }
+
+    /// `None` in a pool that waits for activation.
+    pub fn activation(&self) -> Option<Arc<Stamped<ActivationRecord>>> {
+        self.activation.load_full()
     }
 
     pub fn not_before(&self, principal: ObjectId) -> Option<Stamped<IntDate>> {

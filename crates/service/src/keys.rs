@@ -113,7 +113,7 @@ impl Pool {
             let views = held.iter().map(|held| self.view(&held.version.value.version)).collect();
             Page::new(views, request.limit, |view: &KeyView| view.version.name.clone())
         });
-        ticket.record(listed.map_err(Error::from)).await
+        ticket.record(listed).await
     }
 
     /// Versions of one key, oldest first.
@@ -160,7 +160,7 @@ impl Pool {
         ticket.asks::<action::KeyWrite>(&scope);
         let granted = ticket.authorize::<action::KeyWrite>(scope.clone()).map(|_| ());
         if let Err(denied) = granted {
-            return ticket.record(Err(denied.into())).await;
+            return ticket.record(Err(denied)).await;
         }
         // The version that is current now is the one meant, whatever becomes current meanwhile.
         let version = key.version.or_else(|| self.index().key(&key.name).map(|key| key.value.current()));
@@ -193,7 +193,7 @@ impl Pool {
             crypto::digest::random(&mut bytes);
             SecretBytes::new(bytes)
         });
-        ticket.record(bytes.map_err(Error::from)).await
+        ticket.record(bytes).await
     }
 
     pub async fn sign(
@@ -383,7 +383,6 @@ impl Pool {
         ticket.asks::<A>(&scope);
         let usable = ticket
             .authorize::<A>(scope)
-            .map_err(Error::from)
             .and_then(|grant| self.usable(&grant, reference.version))
             .and_then(|usable| admit(&usable).map(|admitted| (usable, admitted)));
         let (usable, admitted) = match usable {

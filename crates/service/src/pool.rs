@@ -4,6 +4,7 @@ use crate::clock::{Clock, Random};
 use crate::error::Error;
 use crate::failures::FailureLimiter;
 use crate::index::Index;
+use crate::security_domain::{DomainState, Installer};
 use crate::ticket::{Recorded, RequestFacts, Ticket};
 use crate::workers::Workers;
 use audit::event::{Event, EventResult};
@@ -26,14 +27,20 @@ use quick_cache::sync::Cache;
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use storage::{CheckpointMark, Contents, OutboxRecord, Record, RecordId, Store, Transaction};
+use storage::{
+    ActivationRecord, CheckpointMark, Contents, OutboxRecord, Record, RecordId, Store, Transaction,
+};
 
 /// The audit key of a pool's first years; a later one comes with key rotation.
 const AUDIT_EPOCH: u32 = 1;
 /// How long an incarnation's certificates hold: longer than a process is expected to run without a restart.
 const CERTIFICATE_DAYS: i64 = 400;
-/// Read, decide, compare-and-commit: tried this often.
-const COMMIT_TRIES: usize = 5;
+/// Read, decide, compare-and-commit: tried this often. Whoever loses waits a random while, longer each time, so that
+/// many writers of one record take turns.
+const COMMIT_TRIES: u32 = 10;
+/// The longest first wait; it doubles up to [`MAX_WAIT_MILLISECONDS`].
+const FIRST_WAIT_MILLISECONDS: u64 = 4;
+const MAX_WAIT_MILLISECONDS: u64 = 100;
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// Limits of a pool; the defaults are the service's (behaviour section 17.1).
@@ -80,6 +87,8 @@ pub struct PoolParts {
     /// Names of the pool's hosts minus their first label, such as `managedhsm.localhost`: `https://` and one of them,
     /// with or without a port, is an accepted audience beside those of genesis.
     pub resource_suffixes: Vec<String>,
+    /// Makes this pool anew around an uploaded domain; without one it takes none.
+    pub installer: Option<Arc<dyn Installer>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +129,7 @@ pub struct Pool {
     loaded: Arc<LoadedKeys>,
     workers: Workers,
     rsa15_failures: Option<Arc<FailureLimiter>>,
+    domain: DomainState,
     verifier: TokenVerifier,
     node: Guid,
     incarnation: Guid,
@@ -143,13 +153,16 @@ pub(crate) struct Changed<T> {
 }
 
 impl Pool {
-    /// Writes the genesis of a new pool, once. The same genesis again is no error and changes nothing.
+    /// Writes the genesis of a new pool, once. The same genesis again is no error and changes nothing. Without
+    /// `activation` the pool waits for its security domain to be handed out, or for another's.
     pub async fn found(
         engine: &dyn Engine,
         secrets: &DomainSecrets,
         genesis: Genesis,
+        activation: Option<ActivationRecord>,
     ) -> Result<storage::SignedGenesis, storage::OpenError> {
-        let initial = initial_assignments(&genesis);
+        let assignments = initial_assignments(&genesis).into_iter().map(Record::Assignment);
+        let initial = assignments.chain(activation.map(Record::Activation)).collect();
         storage::found(engine, secrets, genesis, initial).await
     }
 
@@ -164,8 +177,18 @@ impl Pool {
     /// Self-tests, reads the store, opens the log where the store left it, and finishes what a crash left between
     /// the two. A pool that fails any of this stays closed.
     pub async fn open(parts: PoolParts) -> Result<Arc<Pool>, OpenPoolError> {
-        let PoolParts { engine, log, partition, secrets, node, clock, random, limits, resource_suffixes } =
-            parts;
+        let PoolParts {
+            engine,
+            log,
+            partition,
+            secrets,
+            node,
+            clock,
+            random,
+            limits,
+            resource_suffixes,
+            installer,
+        } = parts;
         partition.self_test()?;
 
         let opened: Arc<OnceLock<AuditLog>> = Arc::default();
@@ -240,6 +263,7 @@ impl Pool {
             loaded,
             workers: Workers::start(cores),
             rsa15_failures,
+            domain: DomainState::new(secrets, installer),
             verifier,
             node,
             incarnation,
@@ -247,6 +271,7 @@ impl Pool {
             random,
             limits,
         });
+        pool.forget_unneeded_secrets();
         pool.record_start(recovered.torn_bytes_dropped).await?;
         Ok(pool)
     }
@@ -365,6 +390,14 @@ impl Pool {
         }
     }
 
+    pub fn genesis_hash(&self) -> [u8; 32] {
+        self.store.genesis().hash()
+    }
+
+    pub(crate) fn domain_state(&self) -> &DomainState {
+        &self.domain
+    }
+
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }
@@ -420,7 +453,7 @@ impl Pool {
         leaf: Leaf,
         decide: impl Fn() -> Result<Change<T>, Error>,
     ) -> Result<Changed<T>, Error> {
-        for _ in 0..COMMIT_TRIES {
+        for tried in 0..COMMIT_TRIES {
             let change = decide()?;
             let pool = self.clone();
             let leaf = leaf.clone();
@@ -428,11 +461,18 @@ impl Pool {
             let attempt = tokio::spawn(async move { pool.commit(change, leaf).await });
             match attempt.await.map_err(|_| Error::StoreUnavailable("the commit was interrupted".into()))? {
                 Ok(changed) => return Ok(changed),
-                Err(storage::CommitError::Conflict) => tokio::task::yield_now().await,
+                Err(storage::CommitError::Conflict) => self.wait_before_trying_again(tried).await,
                 Err(error) => return Err(error.into()),
             }
         }
         Err(Error::TooManyConflicts)
+    }
+
+    async fn wait_before_trying_again(&self, tried: u32) {
+        let longest = (FIRST_WAIT_MILLISECONDS << tried.min(10)).min(MAX_WAIT_MILLISECONDS);
+        let mut random = [0; 8];
+        self.random.fill(&mut random);
+        tokio::time::sleep(Duration::from_millis(u64::from_le_bytes(random) % (longest + 1))).await;
     }
 
     /// [`Pool::change`] for a request: the ticket's event goes with the commit, or a refusal is recorded.

@@ -23,7 +23,7 @@ impl Pool {
         let listed = ticket
             .authorize::<action::PrincipalRead>(Scope::Root)
             .map(|_| self.index().all_not_before().into_iter().map(view).collect());
-        ticket.record(listed.map_err(Error::from)).await
+        ticket.record(listed).await
     }
 
     /// Withdraws what was issued up to `not_before`; up to now unless said.
@@ -37,7 +37,7 @@ impl Pool {
         let now = self.now().int_date();
         let not_before = not_before.unwrap_or(now);
         let checked = match ticket.authorize::<action::PrincipalWrite>(Scope::Root) {
-            Err(denied) => Err(denied.into()),
+            Err(denied) => Err(denied),
             // Otherwise the last administrator could lock everybody out, for good.
             Ok(_) if not_before > now => {
                 Err(Error::BadParameter("notBefore must not be in the future".into()))
@@ -72,7 +72,7 @@ impl Pool {
     ) -> Recorded<NotBefore> {
         ticket.asks::<action::PrincipalWrite>(&Scope::Root);
         if let Err(denied) = ticket.authorize::<action::PrincipalWrite>(Scope::Root).map(|_| ()) {
-            return ticket.record(Err(denied.into())).await;
+            return ticket.record(Err(denied)).await;
         }
         ticket.details(format!("principal {principal}"));
         let decide = || {

@@ -32,7 +32,7 @@ impl Pool {
     ) -> Recorded<RoleAssignment> {
         ticket.asks::<action::RoleAssignmentWrite>(&new.scope);
         if let Err(denied) = ticket.authorize::<action::RoleAssignmentWrite>(new.scope.clone()) {
-            return ticket.record(Err(denied.into())).await;
+            return ticket.record(Err(denied)).await;
         }
         let NewAssignment { name, scope, role, principal } = new;
         ticket.details(format!("assignment {name}: role {role} for principal {principal}"));
@@ -49,7 +49,6 @@ impl Pool {
         ticket.asks::<action::RoleAssignmentRead>(&scope);
         let found = ticket
             .authorize::<action::RoleAssignmentRead>(scope)
-            .map_err(Error::from)
             .and_then(|grant| Ok(self.assignment_at(grant.scope(), name)?.0));
         ticket.record(found).await
     }
@@ -61,14 +60,13 @@ impl Pool {
         scope: Scope,
     ) -> Recorded<Vec<RoleAssignment>> {
         ticket.asks::<action::RoleAssignmentRead>(&scope);
-        let result =
-            ticket.authorize::<action::RoleAssignmentRead>(scope).map_err(Error::from).map(|grant| {
-                let roles = self.roles();
-                let mut held: Vec<_> =
-                    roles.assignments().filter(|held| held.scope == *grant.scope()).cloned().collect();
-                held.sort_by_key(|held| held.name);
-                held
-            });
+        let result = ticket.authorize::<action::RoleAssignmentRead>(scope).map(|grant| {
+            let roles = self.roles();
+            let mut held: Vec<_> =
+                roles.assignments().filter(|held| held.scope == *grant.scope()).cloned().collect();
+            held.sort_by_key(|held| held.name);
+            held
+        });
         ticket.record(result).await
     }
 
@@ -80,7 +78,7 @@ impl Pool {
     ) -> Recorded<RoleAssignment> {
         ticket.asks::<action::RoleAssignmentDelete>(&scope);
         if let Err(denied) = ticket.authorize::<action::RoleAssignmentDelete>(scope.clone()) {
-            return ticket.record(Err(denied.into())).await;
+            return ticket.record(Err(denied)).await;
         }
         ticket.details(format!("assignment {name}"));
         let decide = || {
@@ -101,14 +99,13 @@ impl Pool {
         let allowed = ticket
             .authorize::<action::RoleDefinitionRead>(scope)
             .map(|_| self.roles().roles().collect::<Vec<_>>());
-        ticket.record(allowed.map_err(Error::from)).await
+        ticket.record(allowed).await
     }
 
     pub async fn read_role(self: &Arc<Self>, mut ticket: Ticket, scope: Scope, id: Guid) -> Recorded<Role> {
         ticket.asks::<action::RoleDefinitionRead>(&scope);
         let found = ticket
             .authorize::<action::RoleDefinitionRead>(scope)
-            .map_err(Error::from)
             .and_then(|_| self.roles().role(id).ok_or_else(|| Error::RoleNotFound(id.to_string())));
         ticket.record(found).await
     }
@@ -122,7 +119,7 @@ impl Pool {
     ) -> Recorded<Role> {
         ticket.asks::<action::RoleDefinitionWrite>(&scope);
         if let Err(denied) = ticket.authorize::<action::RoleDefinitionWrite>(scope.clone()) {
-            return ticket.record(Err(denied.into())).await;
+            return ticket.record(Err(denied)).await;
         }
         if scope != Scope::Root {
             return ticket.record(Err(Error::RoleScope)).await;
@@ -154,7 +151,7 @@ impl Pool {
     pub async fn delete_role(self: &Arc<Self>, mut ticket: Ticket, scope: Scope, id: Guid) -> Recorded<Role> {
         ticket.asks::<action::RoleDefinitionDelete>(&scope);
         if let Err(denied) = ticket.authorize::<action::RoleDefinitionDelete>(scope.clone()) {
-            return ticket.record(Err(denied.into())).await;
+            return ticket.record(Err(denied)).await;
         }
         ticket.details(format!("role {id}"));
         let decide = || {

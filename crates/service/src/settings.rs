@@ -21,14 +21,13 @@ impl Pool {
         let listed = ticket
             .authorize::<action::SettingRead>(Scope::Root)
             .map(|_| Setting::ALL.map(|setting| self.setting_view(setting)).to_vec());
-        ticket.record(listed.map_err(Error::from)).await
+        ticket.record(listed).await
     }
 
     pub async fn read_setting(self: &Arc<Self>, mut ticket: Ticket, name: String) -> Recorded<SettingView> {
         ticket.asks::<action::SettingRead>(&Scope::Root);
         let read = ticket
             .authorize::<action::SettingRead>(Scope::Root)
-            .map_err(Error::from)
             .and_then(|_| Ok(self.setting_view(named(&name)?)));
         ticket.record(read).await
     }
@@ -40,10 +39,7 @@ impl Pool {
         value: bool,
     ) -> Recorded<SettingView> {
         ticket.asks::<action::SettingWrite>(&Scope::Root);
-        let setting = ticket
-            .authorize::<action::SettingWrite>(Scope::Root)
-            .map_err(Error::from)
-            .and_then(|_| named(&name));
+        let setting = ticket.authorize::<action::SettingWrite>(Scope::Root).and_then(|_| named(&name));
         let setting = match setting {
             Ok(setting) => setting,
             Err(error) => return ticket.record(Err(error)).await,

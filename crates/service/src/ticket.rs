@@ -5,9 +5,10 @@
 
 use crate::error::Error;
 use crate::pool::Pool;
+use crate::security_domain::works_before_activation;
 use audit::event::{CallerIdentity, Event, EventResult};
 use audit::{Leaf, Receipt};
-use domain::access::{Action, Denied, Grant, Scope, Sight};
+use domain::access::{Action, Grant, Scope, Sight};
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
 use domain::principal::Caller;
@@ -121,13 +122,23 @@ impl Ticket {
     }
 
     /// The caller's right to do `A` at `scope`, by the roles of this moment.
-    pub(crate) fn authorize<A: Action>(&self, scope: Scope) -> Result<Grant<'_, A>, Denied> {
-        self.pool.roles().authorize(&self.caller, scope)
+    pub(crate) fn authorize<A: Action>(&self, scope: Scope) -> Result<Grant<'_, A>, Error> {
+        self.check_activation::<A>()?;
+        Ok(self.pool.roles().authorize(&self.caller, scope)?)
     }
 
     /// To which keys the caller may do `A`, by the roles of this moment.
-    pub(crate) fn sight<A: Action>(&self) -> Result<Sight<A>, Denied> {
-        self.pool.roles().sight(&self.caller)
+    pub(crate) fn sight<A: Action>(&self) -> Result<Sight<A>, Error> {
+        self.check_activation::<A>()?;
+        Ok(self.pool.roles().sight(&self.caller)?)
+    }
+
+    fn check_activation<A: Action>(&self) -> Result<(), Error> {
+        if self.pool.is_active() || works_before_activation::<A>() {
+            Ok(())
+        } else {
+            Err(Error::NotActivated)
+        }
     }
 
     /// Refuses a request that no use case took.

@@ -168,7 +168,7 @@ async fn a_pool_is_founded_once() {
     let secrets = DomainSecrets::import(&SecretBytes::new(bench.secrets.clone())).unwrap();
     let engine = RedbEngine::open(bench.path().join("store"), EngineOptions::default()).unwrap();
     let other = Genesis { class: PoolClass::Production, ..genesis() };
-    assert!(Pool::found(&engine, &secrets, other).await.is_err());
-    assert!(Pool::found(&engine, &DomainSecrets::generate(), genesis()).await.is_err());
-    assert!(Pool::found(&engine, &secrets, genesis()).await.is_ok());
+    assert!(Pool::found(&engine, &secrets, other, None).await.is_err());
+    assert!(Pool::found(&engine, &DomainSecrets::generate(), genesis(), None).await.is_err());
+    assert!(Pool::found(&engine, &secrets, genesis(), None).await.is_ok());
 }

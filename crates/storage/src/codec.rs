@@ -5,7 +5,8 @@
 
 use crate::pool_state::{CheckpointMark, Digest, PoolState};
 use crate::record::{
-    KeyRecord, NotBeforeRecord, OutboxRecord, Record, SettingRecord, UnreadableRecord, VersionRecord, kind,
+    ActivationRecord, KeyRecord, NotBeforeRecord, OutboxRecord, Record, SettingRecord, UnreadableRecord,
+    VersionRecord, kind,
 };
 use crypto::{MaskedMaterial, SecretBytes};
 use domain::access::{CustomRole, DataAction, Permission, RoleAssignment, Scope};
@@ -117,6 +118,19 @@ struct NotBeforeV1 {
 }
 
 #[derive(Encode, Decode)]
+struct ActivationV1 {
+    #[n(0)]
+    at: i64,
+    #[n(1)]
+    domain_file: Option<String>,
+    /// 32 bytes each.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    holders: Vec<u8>,
+    #[n(3)]
+    required: u8,
+}
+
+#[derive(Encode, Decode)]
 struct OutboxV1 {
     #[cbor(n(0), with = "minicbor::bytes")]
     event_id: [u8; 16],
@@ -162,6 +176,12 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
             principal: record.principal.0,
             not_before: record.not_before.unix_seconds(),
         }),
+        Record::Activation(record) => to_bytes(&ActivationV1 {
+            at: record.at.unix_seconds(),
+            domain_file: record.domain_file.clone(),
+            holders: record.holders.concat(),
+            required: record.required,
+        }),
         Record::Outbox(record) => to_bytes(&OutboxV1 {
             event_id: record.event_id,
             not_before_index: record.not_before_index,
@@ -206,6 +226,19 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
             Ok(Record::NotBefore(NotBeforeRecord {
                 principal: Guid(wire.principal),
                 not_before: IntDate::from_unix_seconds(wire.not_before),
+            }))
+        }
+        kind::ACTIVATION => {
+            let wire: ActivationV1 = from_bytes(bytes)?;
+            let (holders, rest) = wire.holders.as_chunks::<32>();
+            if !rest.is_empty() {
+                return Err(UnreadableRecord::Malformed);
+            }
+            Ok(Record::Activation(ActivationRecord {
+                at: IntDate::from_unix_seconds(wire.at),
+                domain_file: wire.domain_file,
+                holders: holders.to_vec(),
+                required: wire.required,
             }))
         }
         kind::OUTBOX => {
@@ -455,6 +488,15 @@ mod tests {
                 }),
             ),
             (
+                "activation",
+                Record::Activation(ActivationRecord {
+                    at: IntDate::from_unix_seconds(1_800_000_000),
+                    domain_file: Some("{}".into()),
+                    holders: vec![[6; 32], [7; 32], [8; 32]],
+                    required: 2,
+                }),
+            ),
+            (
                 "outbox",
                 Record::Outbox(OutboxRecord {
                     event_id: [3; 16],
@@ -495,7 +537,7 @@ mod tests {
         }
 
         #[test]
-        fn damaged_records_never_panic(index in 0usize..10, position in 0usize..600, value in any::<u8>()) {
+        fn damaged_records_never_panic(index in 0usize..11, position in 0usize..600, value in any::<u8>()) {
             let (_, record) = samples().swap_remove(index);
             let mut bytes = encode(&record).danger_expose().to_vec();
             let position = position % bytes.len();

@@ -51,6 +51,18 @@ pub struct NotBeforeRecord {
     pub not_before: IntDate,
 }
 
+/// That the pool has left the state in which it was provisioned. A pool without it waits for activation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ActivationRecord {
+    pub at: IntDate,
+    /// The security domain file that was handed out, which only a quorum of its holders opens; `None` where the
+    /// domain came by upload, or where nobody ever asked for it.
+    pub domain_file: Option<String>,
+    /// SHA-256 thumbprints of the holders' certificates, in ascending order, and how many of them are a quorum.
+    pub holders: Vec<[u8; 32]>,
+    pub required: u8,
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Record {
     Key(KeyRecord),
@@ -59,6 +71,7 @@ pub enum Record {
     Role(CustomRole),
     Setting(SettingRecord),
     NotBefore(NotBeforeRecord),
+    Activation(ActivationRecord),
     Outbox(OutboxRecord),
 }
 
@@ -71,6 +84,7 @@ pub enum RecordId {
     Role(Guid),
     Setting(Setting),
     NotBefore(ObjectId),
+    Activation,
     Outbox([u8; 16]),
 }
 
@@ -92,6 +106,7 @@ pub(crate) mod kind {
     pub const ROLE: u8 = b'd';
     pub const SETTING: u8 = b's';
     pub const NOT_BEFORE: u8 = b'n';
+    pub const ACTIVATION: u8 = b'l';
     pub const OUTBOX: u8 = b'o';
     /// Clear copies under `danger-test`; never counted, never read back.
     pub const CLEAR: u8 = b'!';
@@ -106,6 +121,7 @@ impl Record {
             Record::Role(role) => RecordId::Role(role.id()),
             Record::Setting(record) => RecordId::Setting(record.setting),
             Record::NotBefore(record) => RecordId::NotBefore(record.principal),
+            Record::Activation(_) => RecordId::Activation,
             Record::Outbox(record) => RecordId::Outbox(record.event_id),
         }
     }
@@ -120,6 +136,7 @@ impl RecordId {
             RecordId::Role(_) => kind::ROLE,
             RecordId::Setting(_) => kind::SETTING,
             RecordId::NotBefore(_) => kind::NOT_BEFORE,
+            RecordId::Activation => kind::ACTIVATION,
             RecordId::Outbox(_) => kind::OUTBOX,
         }
     }
@@ -131,6 +148,7 @@ impl RecordId {
             RecordId::Version(name, version) => [name.canonical().as_bytes(), b"/", &version.0].concat(),
             RecordId::Assignment(id) | RecordId::Role(id) | RecordId::NotBefore(id) => id.0.to_vec(),
             RecordId::Setting(setting) => setting.name().as_bytes().to_vec(),
+            RecordId::Activation => Vec::new(),
             RecordId::Outbox(event_id) => event_id.to_vec(),
         };
         names.mac(self.kind(), &name)

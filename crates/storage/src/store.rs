@@ -9,7 +9,6 @@ use crypto::SecretBytes;
 use crypto::digest::hex;
 use crypto::domain_secrets::DomainSecrets;
 use crypto::record::{DataKey, NameKey, RecordPlace, WrappedDataKey};
-use domain::access::RoleAssignment;
 use domain::guid::Guid;
 use domain::pool::{Genesis, PoolClass};
 use host::{Commit, CommitOutcome, Engine, EngineError, Expectation, Mutation, OperationId, Revision};
@@ -114,13 +113,13 @@ impl Sealing {
     }
 }
 
-/// Writes the genesis record, the initial assignments and the first pool state of a new pool, or nothing if the store
+/// Writes the genesis record, the initial records and the first pool state of a new pool, or nothing if the store
 /// holds this very pool.
 pub async fn found(
     engine: &dyn Engine,
     secrets: &DomainSecrets,
     genesis: Genesis,
-    initial: Vec<RoleAssignment>,
+    initial: Vec<Record>,
 ) -> Result<SignedGenesis, OpenError> {
     if let Some(held) = read_genesis(engine, secrets).await? {
         return if *held.genesis() == genesis { Ok(held) } else { Err(OpenError::AlreadyFounded) };
@@ -143,8 +142,7 @@ pub async fn found(
     let state_mac = sealing.names.mac(kind::POOL_STATE, b"");
     let mut state = PoolState::default();
     let mut puts = Vec::new();
-    for assignment in initial {
-        let record = Record::Assignment(assignment);
+    for record in initial {
         let (record_kind, name_mac) = (record.id().kind(), record.id().mac(&sealing.names));
         state.insert(&sealing.names, record_kind, &name_mac, state.generation);
         let value = sealing.seal(record_kind, &name_mac, state.generation, &codec::encode(&record));

@@ -45,7 +45,7 @@ fn engine(disk: &SimDisk) -> Arc<RedbEngine> {
 }
 
 async fn open(engine: Arc<dyn Engine>, secrets: &DomainSecrets) -> Result<(Store, Contents), OpenError> {
-    storage::found(engine.as_ref(), secrets, genesis(), vec![assignment(0)]).await?;
+    storage::found(engine.as_ref(), secrets, genesis(), vec![Record::Assignment(assignment(0))]).await?;
     let checkpoint = Arc::new(|| CheckpointMark { size: 7, root: [8; 32] });
     Store::open(engine, secrets, checkpoint, Arc::new(|_, _, _| {})).await
 }

@@ -21,7 +21,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use identity::Audiences;
 use serde_json::{Value, json};
-use service::{Clock, Pool, PoolLimits, PoolParts, SystemRandom};
+use service::{ActivationRecord, Clock, Pool, PoolLimits, PoolParts, SystemRandom};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -106,7 +106,7 @@ impl Bench {
         let engine: Arc<dyn Engine> =
             Arc::new(RedbEngine::open(directory.path().join("store"), EngineOptions::default()).unwrap());
         let log = FileLog::open(directory.path().join("audit"), LogOptions::default()).unwrap();
-        Pool::found(engine.as_ref(), &secrets, genesis(&issuer)).await.unwrap();
+        Pool::found(engine.as_ref(), &secrets, genesis(&issuer), Some(active())).await.unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(NOW * 1000)));
         // A matrix has more of everything than a pool's administrators would make.
         let limits = PoolLimits {
@@ -125,6 +125,7 @@ impl Bench {
             random: Arc::new(SystemRandom),
             limits,
             resource_suffixes: vec!["managedhsm.localhost".into()],
+            installer: None,
         };
         let pool = Pool::open(parts).await.unwrap();
         let all_rights = [BuiltInRole::CryptoUser, BuiltInRole::CryptoOfficer];
@@ -240,4 +241,28 @@ fn genesis(issuer: &EcdsaKeyPair) -> Genesis {
         audit_durability: AuditDurability::Written,
         allow_domain_redownload: false,
     }
+}
+
+/// A pool that nobody asked for its domain yet, and that serves all the same.
+pub fn active() -> ActivationRecord {
+    ActivationRecord {
+        at: domain::time::IntDate::from_unix_seconds(0),
+        domain_file: None,
+        holders: vec![],
+        required: 0,
+    }
+}
+
+/// A request for the security domain by three holders, of whom two are a quorum.
+pub fn three_holders() -> serde_json::Value {
+    let certificates = [
+        include_str!("../../../ceremony/tests/golden/holder-1.cer"),
+        include_str!("../../../ceremony/tests/golden/holder-2.cer"),
+        include_str!("../../../ceremony/tests/golden/holder-3.cer"),
+    ]
+    .map(|pem| {
+        let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        serde_json::json!({ "x5c": [base64] })
+    });
+    serde_json::json!({ "certificates": certificates, "required": 2 })
 }

@@ -13,8 +13,8 @@ use domain::time::{IntDate, Time};
 use host::{Engine, Log};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use service::{
-    Clock, Error, KeyReference, KeyView, NewKey, Pool, PoolLimits, PoolParts, Random, Recorded, RequestFacts,
-    SecretBytes, Shown, SystemRandom, Ticket,
+    ActivationRecord, Clock, Error, KeyReference, KeyView, NewKey, Pool, PoolLimits, PoolParts, Random,
+    Recorded, RequestFacts, SecretBytes, Shown, SystemRandom, Ticket,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ impl Bench {
 
     pub async fn open_on(&self, engine: Arc<dyn Engine>, log: Arc<dyn Log>) -> Arc<Pool> {
         let secrets = DomainSecrets::import(&SecretBytes::new(self.secrets.clone())).unwrap();
-        Pool::found(engine.as_ref(), &secrets, self.genesis.clone()).await.unwrap();
+        Pool::found(engine.as_ref(), &secrets, self.genesis.clone(), Some(active())).await.unwrap();
         let parts = PoolParts {
             engine,
             log,
@@ -93,6 +93,7 @@ impl Bench {
             random: Arc::new(SystemRandom),
             limits: self.limits,
             resource_suffixes: vec!["managedhsm.localhost".into()],
+            installer: None,
         };
         let pool = Pool::open(parts).await.unwrap();
         if self.genesis.class == PoolClass::Test {
@@ -196,4 +197,14 @@ pub async fn events(pool: &Arc<Pool>) -> Vec<String> {
         .filter(|event| event["httpStatusCode"] != 0)
         .map(|event| format!("{} {}", text(event, "operationName"), text(event, "resultType")))
         .collect()
+}
+
+/// A pool that nobody asked for its domain yet, and that serves all the same.
+pub fn active() -> ActivationRecord {
+    ActivationRecord {
+        at: domain::time::IntDate::from_unix_seconds(0),
+        domain_file: None,
+        holders: vec![],
+        required: 0,
+    }
 }

@@ -1,0 +1,256 @@
+//! One pool of this process: where it is kept, how it opens, and how it is made anew around an uploaded domain.
+//!
+//! An uploaded security domain changes what everything is sealed under: the store, the sealed domain, the owner key.
+//! So the pool is built anew in a directory beside its own, complete and durable before it is marked as such; the next
+//! start then moves the old directory away and the new one in. Whatever moment the power fails at, the pool is the old
+//! one or the new one.
+
+use crate::CommandError;
+use crate::files;
+use crate::layout::{POOL_NAME, RESOURCE_SUFFIX};
+use crypto::SecretBytes;
+use crypto::domain_secrets::DomainSecrets;
+use crypto_software::SoftwarePartition;
+use domain::guid::Guid;
+use domain::name::PoolName;
+use domain::pool::Genesis;
+use host::{Engine, Log};
+use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
+use seal::{FILE_ROOT_BYTES, FileRoot, Root};
+use service::{
+    ActivationRecord, Installation, Installer, Pool, PoolLimits, PoolParts, Random, SystemClock, SystemRandom,
+};
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+/// In a directory that was built beside a pool: it is complete, and the next start takes it.
+const COMPLETE: &str = "complete";
+
+/// Where a pool is kept.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub name: PoolName,
+    pub directory: PathBuf,
+    pub root_key: PathBuf,
+}
+
+/// What a pool is founded with, where there is none.
+pub struct Founding {
+    pub genesis: Genesis,
+    /// `None`: it waits for its security domain to be handed out, or for another's.
+    pub activation: Option<ActivationRecord>,
+}
+
+impl Place {
+    /// Whether it is the pool that every quickstart has.
+    pub fn is_first(&self) -> bool {
+        self.name.as_str() == POOL_NAME
+    }
+
+    fn beside(&self, what: &str) -> PathBuf {
+        let mut path = self.directory.clone().into_os_string();
+        path.push(".");
+        path.push(what);
+        path.into()
+    }
+
+    /// Finishes what an upload prepared; throws away what it had not finished preparing.
+    pub fn finish_switch(&self) -> io::Result<()> {
+        let next = self.beside("next");
+        if next.join(COMPLETE).exists() {
+            if self.directory.exists() {
+                std::fs::rename(&self.directory, self.unused("replaced"))?;
+            }
+            std::fs::rename(&next, &self.directory)?;
+            if let Some(parent) = self.directory.parent() {
+                std::fs::File::open(parent)?.sync_all()?;
+            }
+        } else if next.exists() {
+            std::fs::remove_dir_all(&next)?;
+        }
+        match std::fs::remove_file(self.directory.join(COMPLETE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The provisioned pool's log stays readable, whatever replaced it.
+    fn unused(&self, what: &str) -> PathBuf {
+        let path = |number: u32| self.beside(&format!("{what}-{number}"));
+        let number =
+            (1..).find(|number| !path(*number).exists()).expect("there are more numbers than directories");
+        path(number)
+    }
+
+    /// Opens the pool; founds it first where there is none. `switch` is set when it has been made anew and the process
+    /// is to open it again.
+    pub async fn open(
+        &self,
+        founding: impl FnOnce() -> Result<Founding, CommandError>,
+        limits: PoolLimits,
+        switch: watch::Sender<bool>,
+    ) -> Result<Arc<Pool>, CommandError> {
+        files::create_directory(&self.directory)?;
+        let root = self.root()?;
+        let node = self.node(&self.directory)?;
+        let sealed_domain = self.directory.join("domain.sealed");
+        let sealed = files::read_or_make::<CommandError>(&sealed_domain, || {
+            Ok(Zeroizing::new(root.seal(node, &DomainSecrets::generate().danger_export())))
+        })?;
+        let secrets = root.open(node, &sealed).map_err(|error| {
+            format!(
+                "{} and {} do not belong together: {error}",
+                sealed_domain.display(),
+                self.root_key.display()
+            )
+        })?;
+        let secrets = DomainSecrets::import(&secrets)?;
+        let owner = secrets.owner_key().public_key();
+        files::read_or_make::<CommandError>(&self.directory.join("owner.pem"), || {
+            Ok(Zeroizing::new(owner.to_pem().into_bytes()))
+        })?;
+        let store = self.directory.join("store");
+        let audit = self.directory.join("audit");
+        let engine: Arc<dyn Engine> = Arc::new(RedbEngine::open(store.clone(), EngineOptions::default())?);
+        let log = Arc::new(FileLog::open(audit.clone(), LogOptions::default())?);
+        if !Pool::is_founded(engine.as_ref(), &secrets).await? {
+            if !log.segments().await?.is_empty() {
+                return Err(format!(
+                    "{} holds no pool, yet the log in {} has events of one: put the store back from a copy",
+                    store.display(),
+                    audit.display()
+                )
+                .into());
+            }
+            let Founding { genesis, activation } = founding()?;
+            Pool::found(engine.as_ref(), &secrets, genesis, activation).await?;
+        }
+        let parts = PoolParts {
+            engine,
+            log,
+            partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
+            secrets,
+            node,
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            limits,
+            resource_suffixes: vec![RESOURCE_SUFFIX.to_owned()],
+            installer: Some(Arc::new(Next { place: self.clone(), switch })),
+        };
+        Ok(Pool::open(parts).await?)
+    }
+
+    fn root(&self) -> Result<FileRoot, CommandError> {
+        let key = files::read_or_make::<CommandError>(&self.root_key, || {
+            let mut key = Zeroizing::new(vec![0; FILE_ROOT_BYTES]);
+            SystemRandom.fill(&mut key);
+            Ok(key)
+        })?;
+        Ok(FileRoot::new(SecretBytes::new(key.to_vec()))?)
+    }
+
+    fn node(&self, directory: &Path) -> Result<Guid, CommandError> {
+        let node = files::read_or_make::<CommandError>(&directory.join("node"), || {
+            Ok(Zeroizing::new(SystemRandom.guid().to_string().into_bytes()))
+        })?;
+        Ok(std::str::from_utf8(&node)?.trim().parse()?)
+    }
+
+    /// The pool anew, beside the one there is; the mark comes last.
+    async fn prepare(&self, installation: Installation) -> Result<(), CommandError> {
+        let Installation { secrets, genesis, activation } = installation;
+        let next = self.beside("next");
+        if next.exists() {
+            std::fs::remove_dir_all(&next)?;
+        }
+        files::create_directory(&next)?;
+        let node = self.node(&self.directory)?;
+        files::write(&next.join("node"), node.to_string().as_bytes())?;
+        files::write(&next.join("domain.sealed"), &self.root()?.seal(node, &secrets.danger_export()))?;
+        let owner = secrets.owner_key().public_key();
+        files::write(&next.join("owner.pem"), owner.to_pem().as_bytes())?;
+        let engine = RedbEngine::open(next.join("store"), EngineOptions::default())?;
+        Pool::found(&engine, &secrets, genesis, Some(activation)).await?;
+        drop(engine);
+        files::write(&next.join(COMPLETE), b"")?;
+        Ok(())
+    }
+}
+
+struct Next {
+    place: Place,
+    switch: watch::Sender<bool>,
+}
+
+impl Installer for Next {
+    fn prepare<'a>(
+        &'a self,
+        installation: Installation,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+        Box::pin(async move { self.place.prepare(installation).await.map_err(|error| error.to_string()) })
+    }
+
+    fn switch(&self) {
+        self.switch.send_replace(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(directory: &Path) -> Place {
+        Place {
+            name: "blank".parse().unwrap(),
+            directory: directory.join("pool"),
+            root_key: directory.join("root.key"),
+        }
+    }
+
+    fn make(path: &Path, content: &str) {
+        files::create_directory(path).unwrap();
+        files::write(&path.join("content"), content.as_bytes()).unwrap();
+    }
+
+    fn content(place: &Place) -> String {
+        std::fs::read_to_string(place.directory.join("content")).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_complete_is_thrown_away_and_what_is_becomes_the_pool() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = place(directory.path());
+        make(&place.directory, "old");
+        let next = place.beside("next");
+        make(&next, "unfinished");
+        place.finish_switch().unwrap();
+        assert_eq!((content(&place).as_str(), next.exists()), ("old", false));
+        make(&next, "new");
+        files::write(&next.join(COMPLETE), b"").unwrap();
+        place.finish_switch().unwrap();
+        assert_eq!((content(&place).as_str(), next.exists()), ("new", false));
+        let replaced = place.beside("replaced-1");
+        assert_eq!(std::fs::read_to_string(replaced.join("content")).unwrap(), "old");
+        // Again, as after a start that was cut short: nothing happens.
+        place.finish_switch().unwrap();
+        assert_eq!(content(&place), "new");
+    }
+
+    /// Power fails between the two moves: neither directory has the pool's name.
+    #[test]
+    fn a_switch_that_was_cut_short_is_finished() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = place(directory.path());
+        let next = place.beside("next");
+        make(&next, "new");
+        files::write(&next.join(COMPLETE), b"").unwrap();
+        place.finish_switch().unwrap();
+        assert_eq!(content(&place), "new");
+        assert!(!place.directory.join(COMPLETE).exists());
+    }
+}

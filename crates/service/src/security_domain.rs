@@ -1,0 +1,356 @@
+//! Use cases of the security domain: handed out once, to holders of whom a quorum can open it; taken in by a pool that
+//! has none of its own yet.
+//!
+//! A pool is *provisioned* until one of the two has happened, and no key exists before. What a holder's share or an
+//! exchange key protects is `ceremony`'s; here is who may ask, and when.
+
+use crate::error::Error;
+use crate::pool::{Change, Pool};
+use crate::ticket::{Recorded, Ticket};
+use crate::workers::CostClass;
+use audit::event::{Event, EventResult};
+use ceremony::{
+    DomainDescription, DownloadRequest, HolderSet, LibraryTransport, OpenedDomain, RestoreBlob, TransferKey,
+    domain_file,
+};
+use crypto::domain_secrets::DomainSecrets;
+use domain::access::{Action, DataAction, Scope, action};
+use domain::pool::{Genesis, PoolClass};
+use domain::time::IntDate;
+use parking_lot::Mutex;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use storage::{ActivationRecord, Record, RecordId};
+
+/// How long a pool keeps an exchange key whose blob does not come.
+const TRANSFER_KEY_SECONDS: i64 = 24 * 60 * 60;
+
+/// What a provisioned pool becomes when it takes in a domain.
+pub struct Installation {
+    pub secrets: DomainSecrets,
+    /// The pool's own, but of the domain that was taken in.
+    pub genesis: Genesis,
+    pub activation: ActivationRecord,
+}
+
+/// Makes a pool anew around another domain's secrets. The pool itself cannot: it would have to change what its own
+/// records are sealed under.
+pub trait Installer: Send + Sync {
+    /// Prepares everything beside what there is. Only when all of it is durable does the next start take it, wholly.
+    fn prepare<'a>(
+        &'a self,
+        installation: Installation,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+
+    /// Lets that start come, once the answers that are under way have left.
+    fn switch(&self);
+}
+
+/// How far a download or an upload has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DomainStatus {
+    InProgress,
+    Success,
+}
+
+/// What a pool knows of its domain while it runs.
+pub(crate) struct DomainState {
+    /// Dropped when nobody may ask for them any more.
+    secrets: Mutex<Option<Arc<DomainSecrets>>>,
+    transfer_key: Mutex<Option<(Arc<TransferKey>, IntDate)>>,
+    uploaded: Mutex<bool>,
+    installer: Option<Arc<dyn Installer>>,
+}
+
+impl DomainState {
+    pub fn new(secrets: DomainSecrets, installer: Option<Arc<dyn Installer>>) -> Self {
+        Self {
+            secrets: Mutex::new(Some(Arc::new(secrets))),
+            transfer_key: Mutex::default(),
+            uploaded: Mutex::new(false),
+            installer,
+        }
+    }
+
+    fn secrets(&self) -> Option<Arc<DomainSecrets>> {
+        self.secrets.lock().clone()
+    }
+
+    pub fn forget_secrets(&self) {
+        *self.secrets.lock() = None;
+    }
+}
+
+/// What works before activation (behaviour section 13.1): the domain itself, and looking at roles.
+pub(crate) fn works_before_activation<A: Action>() -> bool {
+    matches!(
+        A::DATA_ACTION,
+        DataAction::SecurityDomainDownload
+            | DataAction::SecurityDomainDownloadRead
+            | DataAction::SecurityDomainUpload
+            | DataAction::SecurityDomainUploadRead
+            | DataAction::SecurityDomainTransferKeyRead
+            | DataAction::RoleAssignmentRead
+            | DataAction::RoleDefinitionRead
+    )
+}
+
+impl Pool {
+    pub fn is_active(&self) -> bool {
+        self.index().activation().is_some()
+    }
+
+    /// Hands the domain out to `request`'s holders, which activates the pool: once. The same holders again are given
+    /// the same file, in case the first answer never reached them; it opens for nobody else.
+    pub async fn download_domain(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        request: DownloadRequest,
+    ) -> Recorded<String> {
+        ticket.asks::<action::SecurityDomainDownload>(&Scope::Root);
+        let made = ticket
+            .authorize::<action::SecurityDomainDownload>(Scope::Root)
+            .map(|_| ())
+            .and_then(|()| self.write_domain(&request.holders));
+        let record = match made {
+            Ok(record) => record,
+            Err(error) => return ticket.record(Err(error)).await,
+        };
+        ticket.details(describe(&record));
+        let recorded = self.record_change(ticket, || self.decide_download(&record)).await;
+        self.forget_unneeded_secrets();
+        recorded
+    }
+
+    pub async fn download_status(self: &Arc<Self>, mut ticket: Ticket) -> Recorded<DomainStatus> {
+        ticket.asks::<action::SecurityDomainDownloadRead>(&Scope::Root);
+        let status = ticket
+            .authorize::<action::SecurityDomainDownloadRead>(Scope::Root)
+            .map(|_| if self.is_active() { DomainStatus::Success } else { DomainStatus::InProgress });
+        ticket.record(status).await
+    }
+
+    /// A new exchange key, to which a quorum of another pool's holders encrypts that pool's domain. The one before is
+    /// good for nothing from here on.
+    pub async fn new_transfer_key(self: &Arc<Self>, mut ticket: Ticket) -> Recorded<Arc<TransferKey>> {
+        ticket.asks::<action::SecurityDomainTransferKeyRead>(&Scope::Root);
+        let checked = ticket
+            .authorize::<action::SecurityDomainTransferKeyRead>(Scope::Root)
+            .map(|_| ())
+            .and_then(|()| self.check_waits_for_domain());
+        if let Err(error) = checked {
+            return ticket.record(Err(error)).await;
+        }
+        let now = self.now().int_date();
+        let until = IntDate::from_unix_seconds(now.unix_seconds() + TRANSFER_KEY_SECONDS);
+        let (pool, name) = (self.genesis().pool, self.genesis().name.clone());
+        let generate = move || TransferKey::generate(pool, &name, now, until);
+        let made = self.workers().run(CostClass::KeyGeneration, generate).await.map(Arc::new);
+        if let Ok(key) = &made {
+            *self.domain_state().transfer_key.lock() = Some((key.clone(), until));
+        }
+        ticket.record(made).await
+    }
+
+    /// Takes in the domain of another pool. All or nothing: what is prepared becomes this pool at its next start,
+    /// which follows at once.
+    pub async fn upload_domain(self: &Arc<Self>, mut ticket: Ticket, blob: String) -> Recorded<DomainStatus> {
+        ticket.asks::<action::SecurityDomainUpload>(&Scope::Root);
+        let checked = ticket
+            .authorize::<action::SecurityDomainUpload>(Scope::Root)
+            .map(|_| ())
+            .and_then(|()| self.check_waits_for_domain());
+        let opened = match checked {
+            Ok(()) => self.open_blob(blob).await,
+            Err(error) => Err(error),
+        };
+        let installed = match opened {
+            Ok(opened) => {
+                ticket.details(format!(
+                    "domain {} of pool {}, owner {}",
+                    opened.description.security_domain,
+                    opened.description.pool_name,
+                    crypto::digest::hex(&opened.description.owner_fingerprint)
+                ));
+                self.install(opened).await
+            }
+            Err(error) => Err(error),
+        };
+        let done = installed.is_ok();
+        let recorded = ticket.record(installed.map(|()| DomainStatus::InProgress)).await;
+        if done && let Some(installer) = &self.domain_state().installer {
+            installer.switch();
+        }
+        recorded
+    }
+
+    pub async fn upload_status(self: &Arc<Self>, mut ticket: Ticket) -> Recorded<DomainStatus> {
+        ticket.asks::<action::SecurityDomainUploadRead>(&Scope::Root);
+        let status = ticket
+            .authorize::<action::SecurityDomainUploadRead>(Scope::Root)
+            .map(|_| if self.is_active() { DomainStatus::Success } else { DomainStatus::InProgress });
+        ticket.record(status).await
+    }
+
+    /// Whether nobody was given the domain of this active pool yet.
+    pub fn domain_was_not_handed_out(&self) -> bool {
+        self.index().activation().is_some_and(|held| held.value.holders.is_empty())
+    }
+
+    /// Activates a pool of class test that was made before pools had to be.
+    pub async fn bootstrap_activation(self: &Arc<Self>) -> Result<(), Error> {
+        match self.genesis().class {
+            PoolClass::Test if self.is_active() => return Ok(()),
+            PoolClass::Test => {}
+            class @ PoolClass::Production => return Err(Error::TestClassOnly(class)),
+        }
+        let at = self.now().int_date();
+        let record = ActivationRecord { at, domain_file: None, holders: vec![], required: 0 };
+        let event = Event {
+            operation: "PoolActivate".into(),
+            result: EventResult::Success,
+            detail: "made before pools were provisioned first, and in use".into(),
+            ..self.blank_event()
+        };
+        let decide = || {
+            Ok(Change {
+                expectations: vec![(RecordId::Activation, None)],
+                puts: vec![Record::Activation(record.clone())],
+                deletes: vec![],
+                value: (),
+            })
+        };
+        self.change(self.seal_event(&event), decide).await?.receipt.map(|_| ())
+    }
+
+    /// Hands the domain out without a caller, for a pool of class test that was active from the start.
+    pub async fn bootstrap_domain(self: &Arc<Self>, holders: &HolderSet) -> Result<String, Error> {
+        match self.genesis().class {
+            PoolClass::Test => {}
+            class @ PoolClass::Production => return Err(Error::TestClassOnly(class)),
+        }
+        let record = self.write_domain(holders)?;
+        let event = Event {
+            operation: "SecurityDomainBackup".into(),
+            result: EventResult::Success,
+            detail: format!("set up from the start: {}", describe(&record)),
+            ..self.blank_event()
+        };
+        let changed = self.change(self.seal_event(&event), || self.decide_download(&record)).await?;
+        changed.receipt?;
+        self.forget_unneeded_secrets();
+        Ok(changed.value)
+    }
+
+    fn write_domain(&self, holders: &HolderSet) -> Result<ActivationRecord, Error> {
+        let genesis = self.genesis();
+        let mut thumbprints: Vec<[u8; 32]> = holders.thumbprints().into_iter().map(|print| print.0).collect();
+        thumbprints.sort_unstable();
+        let required = holders.quorum().required();
+        let activation = self.index().activation();
+        if let Some(held) = &activation
+            && held.value.holders == thumbprints
+            && held.value.required == required
+        {
+            return Ok(ActivationRecord::clone(&held.value));
+        }
+        let handed_out = activation.as_ref().is_some_and(|held| !held.value.holders.is_empty());
+        let secrets =
+            self.domain_state().secrets().filter(|_| !handed_out || genesis.allow_domain_redownload);
+        let secrets = secrets.ok_or(Error::DomainHandedOut)?;
+        let owner = secrets.owner_key().public_key();
+        let description = DomainDescription::new(genesis, self.genesis_hash(), &owner);
+        let file =
+            domain_file::write(&description, &secrets, holders, &LibraryTransport, &crypto::digest::random)
+                .map_err(|error| Error::BadParameter(error.to_string()))?;
+        let at = activation.map_or(self.now().int_date(), |held| held.value.at);
+        Ok(ActivationRecord { at, domain_file: Some(file), holders: thumbprints, required })
+    }
+
+    fn decide_download(&self, record: &ActivationRecord) -> Result<Change<String>, Error> {
+        let held = self.index().activation();
+        if let Some(held) = &held
+            && !held.value.holders.is_empty()
+            && held.value != *record
+            && !self.genesis().allow_domain_redownload
+        {
+            return Err(Error::DomainHandedOut);
+        }
+        let file = record.domain_file.clone().ok_or(Error::DomainHandedOut)?;
+        Ok(Change {
+            expectations: vec![(RecordId::Activation, held.map(|held| held.stamp))],
+            puts: vec![Record::Activation(record.clone())],
+            deletes: vec![],
+            value: file,
+        })
+    }
+
+    /// Once handed out the domain is for its holders; the pool goes on without what only a download needs.
+    pub(crate) fn forget_unneeded_secrets(&self) {
+        let handed_out = self.index().activation().is_some_and(|held| !held.value.holders.is_empty());
+        if handed_out && !self.genesis().allow_domain_redownload {
+            self.domain_state().forget_secrets();
+        }
+    }
+
+    fn check_waits_for_domain(&self) -> Result<(), Error> {
+        if self.is_active() || *self.domain_state().uploaded.lock() {
+            return Err(Error::AlreadyActive);
+        }
+        Ok(())
+    }
+
+    async fn open_blob(&self, blob: String) -> Result<OpenedDomain, Error> {
+        let held = self.domain_state().transfer_key.lock().clone();
+        let now = self.now().int_date();
+        let key = held.filter(|(_, until)| now < *until).ok_or(Error::NoTransferKey)?.0;
+        let blob = RestoreBlob::parse(&blob).map_err(|error| Error::BadParameter(error.to_string()))?;
+        let open = move || blob.open(key.as_ref(), &crypto::digest::random);
+        let opened = self.workers().run(CostClass::RsaPrivate, open).await?;
+        // One answer for whatever is wrong with it; also where a domain of class test is to come to production, or the
+        // other way round.
+        opened
+            .ok()
+            .filter(|opened| opened.description.class == self.genesis().class)
+            .ok_or(Error::BlobNotOpened)
+    }
+
+    async fn install(&self, opened: OpenedDomain) -> Result<(), Error> {
+        let unavailable = || Error::StoreUnavailable("this pool cannot be made anew".into());
+        let installer = self.domain_state().installer.clone().ok_or_else(unavailable)?;
+        {
+            let mut uploaded = self.domain_state().uploaded.lock();
+            if *uploaded {
+                return Err(Error::AlreadyActive);
+            }
+            *uploaded = true;
+        }
+        let mut holders: Vec<[u8; 32]> = opened.holders.iter().map(|print| print.0).collect();
+        holders.sort_unstable();
+        let installation = Installation {
+            genesis: Genesis {
+                security_domain: opened.description.security_domain,
+                ..self.genesis().clone()
+            },
+            secrets: opened.secrets,
+            activation: ActivationRecord {
+                at: self.now().int_date(),
+                domain_file: None,
+                holders,
+                required: opened.required,
+            },
+        };
+        installer.prepare(installation).await.map_err(|reason| {
+            *self.domain_state().uploaded.lock() = false;
+            Error::StoreUnavailable(reason)
+        })?;
+        *self.domain_state().transfer_key.lock() = None;
+        Ok(())
+    }
+}
+
+fn describe(record: &ActivationRecord) -> String {
+    let holders: Vec<_> = record.holders.iter().map(|print| crypto::digest::hex(&print[..8])).collect();
+    format!("{} of {} holders: {}", record.required, holders.len(), holders.join(", "))
+}
