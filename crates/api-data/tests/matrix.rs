@@ -517,34 +517,13 @@ async fn every_answer_is_the_committed_one() {
         std::fs::write(&path, &actual).unwrap();
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(actual == committed, "answers have changed:\n{}", difference(&committed, &actual));
-}
-
-/// Lines that went (`-`) and came (`+`), each with the block it stands in.
-fn difference(before: &str, after: &str) -> String {
-    let [before, after] = [before, after].map(in_blocks);
-    let mut text = String::new();
-    for title in before.keys().chain(after.keys().filter(|title| !before.contains_key(*title))) {
-        let none = Vec::new();
-        let [old, new] = [&before, &after].map(|blocks| blocks.get(title).unwrap_or(&none));
-        if old != new {
-            writeln!(text, "{title}").unwrap();
-            old.iter().filter(|line| !new.contains(line)).for_each(|line| text += &format!("- {line}\n"));
-            new.iter().filter(|line| !old.contains(line)).for_each(|line| text += &format!("+ {line}\n"));
-        }
-    }
-    text
-}
-
-fn in_blocks(table: &str) -> BTreeMap<&str, Vec<&str>> {
-    let blocks = table.split("\n\n").filter_map(|block| block.split_once('\n'));
-    blocks.map(|(title, rest)| (title, rest.lines().collect())).collect()
+    assert!(actual == committed, "answers have changed:\n{}", common::difference(&committed, &actual));
 }
 
 #[test]
 fn a_difference_names_block_and_lines() {
     let before = "head\ntext\n\nA: GET /a\n  x\n    200\n\nB: GET /b\n  y\n    200\n";
     let after = "head\ntext\n\nA: GET /a\n  x\n    200\n\nB: GET /b\n  y\n    403\n";
-    assert_eq!(difference(before, before), "");
-    assert_eq!(difference(before, after), "B: GET /b\n-     200\n+     403\n");
+    assert_eq!(common::difference(before, before), "");
+    assert_eq!(common::difference(before, after), "B: GET /b\n-     200\n+     403\n");
 }

@@ -24,8 +24,11 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str, limit: usize) -> Result<T, U
 }
 
 fn malformed(error: serde_json::Error) -> Unreadable {
-    let what = match error.classify() {
-        serde_json::error::Category::Data => error.to_string(),
+    let text = error.to_string();
+    // Where a value is of another type, the library says which value that was.
+    let what = match (error.classify(), text.find(", expected")) {
+        (serde_json::error::Category::Data, Some(start)) => text[start + 2..].to_owned(),
+        (serde_json::error::Category::Data, None) => text,
         _ => format!("line {} column {}", error.line(), error.column()),
     };
     Unreadable::Malformed(what)
@@ -93,6 +96,12 @@ impl<'de> Visitor<'de> for UnambiguousVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_of_another_type_is_not_repeated() {
+        let error = read::<u64>("\"hunter2\"", 100).unwrap_err().to_string();
+        assert!(error.contains("expected u64") && !error.contains("hunter2"), "{error}");
+    }
     use serde::de::IgnoredAny;
 
     fn readable(text: &str) -> bool {

@@ -22,9 +22,10 @@ use http_body_util::{BodyExt as _, Full};
 use identity::Audiences;
 use serde_json::{Value, json};
 use service::{ActivationRecord, Clock, Pool, PoolLimits, PoolParts, SystemRandom};
-use std::fmt;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// When the tests' clock starts, in seconds.
@@ -54,6 +55,7 @@ pub struct Bench {
     api: Api,
     issuer: EcdsaKeyPair,
     clock: Arc<TestClock>,
+    events_seen: AtomicU64,
     // Last: the pool's files go after the pool.
     _directory: tempfile::TempDir,
 }
@@ -137,7 +139,14 @@ impl Bench {
             audiences: Audiences::new(["managedhsm.localhost"], ["https://managedhsm.azure.net"]).unwrap(),
             default_resource: "https://managedhsm.localhost".into(),
         };
-        Self { api: Api::new(pool.clone(), config), pool, issuer, clock, _directory: directory }
+        Self {
+            api: Api::new(pool.clone(), config),
+            pool,
+            issuer,
+            clock,
+            events_seen: AtomicU64::new(0),
+            _directory: directory,
+        }
     }
 
     pub fn advance(&self, seconds: i64) {
@@ -160,6 +169,10 @@ impl Bench {
 
     /// One request, with `token` or without.
     pub async fn send(&self, method: &str, path: &str, body: Option<&Value>, token: Option<&str>) -> Answer {
+        self.send_bytes(method, path, body.map(Value::to_string).unwrap_or_default().into(), token).await
+    }
+
+    pub async fn send_bytes(&self, method: &str, path: &str, body: Bytes, token: Option<&str>) -> Answer {
         let separator = if path.contains('?') { '&' } else { '?' };
         let mut request = Request::builder()
             .method(Method::from_bytes(method.as_bytes()).unwrap())
@@ -168,8 +181,7 @@ impl Bench {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        let request = request.body(Full::new(body)).unwrap();
         let connection = Connection {
             peer: ([127, 0, 0, 1], 40_000).into(),
             server_name: Some(HOST.into()),
@@ -206,9 +218,11 @@ impl Bench {
         self.arrange("PUT", &path, json!({ "properties": properties })).await;
     }
 
-    /// Every event that a request left, in order.
-    pub async fn events(&self) -> Vec<Value> {
-        let events = self.pool.audit_page(0, 1_000_000).await.unwrap();
+    /// Events of the requests since the last call, in order.
+    pub async fn new_events(&self) -> Vec<Value> {
+        let from = self.events_seen.load(Ordering::SeqCst);
+        let events = self.pool.audit_page(from, 100_000).await.unwrap();
+        self.events_seen.store(from + u64::try_from(events.len()).unwrap(), Ordering::SeqCst);
         events.into_iter().filter(|event| event["httpStatusCode"] != 0).collect()
     }
 }
@@ -265,4 +279,25 @@ pub fn three_holders() -> serde_json::Value {
         serde_json::json!({ "x5c": [base64] })
     });
     serde_json::json!({ "certificates": certificates, "required": 2 })
+}
+
+/// Lines that went (`-`) and came (`+`), each with the block it stands in.
+pub fn difference(before: &str, after: &str) -> String {
+    let [before, after] = [before, after].map(in_blocks);
+    let mut text = String::new();
+    for title in before.keys().chain(after.keys().filter(|title| !before.contains_key(*title))) {
+        let none = Vec::new();
+        let [old, new] = [&before, &after].map(|blocks| blocks.get(title).unwrap_or(&none));
+        if old != new {
+            writeln!(text, "{title}").unwrap();
+            old.iter().filter(|line| !new.contains(line)).for_each(|line| text += &format!("- {line}\n"));
+            new.iter().filter(|line| !old.contains(line)).for_each(|line| text += &format!("+ {line}\n"));
+        }
+    }
+    text
+}
+
+fn in_blocks(table: &str) -> BTreeMap<&str, Vec<&str>> {
+    let blocks = table.split("\n\n").filter_map(|block| block.split_once('\n'));
+    blocks.map(|(title, rest)| (title, rest.lines().collect())).collect()
 }
