@@ -125,3 +125,67 @@ impl EncryptedData {
         Ok(OpenedDomain { secrets, description, holders, required: sealed.required })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crypto::digest::random;
+    use domain::guid::Guid;
+    use domain::pool::PoolClass;
+    use proptest::prelude::*;
+
+    fn master() -> SecretBytes {
+        SecretBytes::new(vec![7; MASTER_KEY_BYTES])
+    }
+
+    fn secrets() -> DomainSecrets {
+        let golden = include_bytes!("../../crypto/tests/golden/domain-secrets-v1.bin");
+        DomainSecrets::import(&SecretBytes::new(golden.to_vec())).unwrap()
+    }
+
+    fn description(owner_fingerprint: [u8; 32]) -> DomainDescription {
+        DomainDescription {
+            pool: Guid([1; 16]),
+            pool_name: "payroll".parse().unwrap(),
+            security_domain: Guid([2; 16]),
+            class: PoolClass::Test,
+            genesis_hash: [3; 32],
+            owner_fingerprint,
+        }
+    }
+
+    fn opened(owner_fingerprint: [u8; 32]) -> Result<OpenedDomain, DataRefused> {
+        let (secrets, description) = (secrets(), description(owner_fingerprint));
+        let content =
+            ContentToSeal { secrets: &secrets, description: &description, holders: &[], required: 2 };
+        content.seal(&master(), &random).read().unwrap().open(&master())
+    }
+
+    /// Sealed by somebody who has the master key: a description must be of the secrets beside it all the same.
+    #[test]
+    fn authentic_data_that_do_not_belong_together_are_refused() {
+        let owner = crypto::digest::sha256(&[&secrets().owner_key().public_key().point]);
+        assert_eq!(opened(owner).map(|opened| opened.description).ok(), Some(description(owner)));
+        assert_eq!(opened([4; 32]).err(), Some(DataRefused::NotAuthentic));
+    }
+
+    proptest! {
+        #[test]
+        fn authentic_nonsense_never_panics(
+            first in proptest::collection::vec(any::<u8>(), 0..300),
+            text in "\\PC{0,200}",
+            good_secrets: bool,
+        ) {
+            let first = if good_secrets { secrets().danger_export() } else { SecretBytes::new(first) };
+            let seal = |tag: &str, plaintext: &SecretBytes| {
+                let key = ContentKey::derive(&master(), tag);
+                Jwe::parse(&jwe::encrypt_direct(&key, tag, plaintext, &random)).unwrap()
+            };
+            let data = EncryptedData {
+                secrets: seal(SECRETS_TAG, &first),
+                description: seal(DESCRIPTION_TAG, &SecretBytes::new(text.into_bytes())),
+            };
+            prop_assert!(data.open(&master()).is_err());
+        }
+    }
+}
