@@ -468,6 +468,7 @@ def test_the_pool_follows_its_issuer_to_a_new_key(own_pool):
     # Genesis pins the first key alone: the pool has asked.
     assert own_pool.call("GET", path, token=second).status == 200
     assert own_pool.call("GET", path, token=first).status == 200, "the key before is listed still"
+    assert "IssuerKeysReplaced" in [event["operationName"] for event in own_pool.audit()]
     own_pool.stop()
 
     own_pool.start()
