@@ -39,10 +39,15 @@ def unb64(text):
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
+CANDIDATE_PORTS = iter(range(20000 + os.getpid() % 1000 * 6, 32000, 6))
+
+
 def free_ports():
-    """The first of six neighbouring ports that nobody uses, below the range of outgoing connections."""
-    start = 20000 + os.getpid() % 1000 * 6
-    for first in range(start, 32000, 6):
+    """The first of six neighbouring ports that nobody uses, below the range of outgoing connections.
+
+    No two pools of one run get the same: the SDK remembers for a host and port where its tokens come from.
+    """
+    for first in CANDIDATE_PORTS:
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(first, first + 6):

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from holdfast import Pool, b64, fresh_name, unb64
+from test_az import CLOUD, Az
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 AUDIENCE = "api://AzureADTokenExchange"
@@ -378,6 +379,43 @@ def test_a_quickstart_can_do_without_managed_identity(own_pool):
     own_pool.stop()
 
 
+# --- the Azure CLI
+
+
+@pytest.fixture(scope="module")
+def az_proofs(pool, other_issuer):
+    """How `az login` shows that it is `app`, beside its secret, and what the environment has for it."""
+    client, tenant = pool.variables["HOLDFAST_APP_CLIENT_ID"], pool.variables["TENANT_ID"]
+    service = ("--service-principal", "--username", client, "--tenant", tenant)
+    certificate = ("--certificate", pool.variables["HOLDFAST_APP_CERTIFICATE"])
+    machine = pool.exports("--managed-identity")
+    metadata = {"AZURE_POD_IDENTITY_AUTHORITY_HOST": machine["AZURE_POD_IDENTITY_AUTHORITY_HOST"]}
+    app_service = {name: machine[name] for name in ("IDENTITY_ENDPOINT", "IDENTITY_HEADER")}
+    return {
+        "certificate": ((*service, *certificate), {}),
+        "certificate chain": ((*service, *certificate, "--use-cert-sn-issuer"), {}),
+        "federated token": ((*service, "--federated-token", other_issuer.token()), {}),
+        "instance metadata": (("--identity",), metadata),
+        "App Service": (("--identity", "--client-id", client), app_service),
+    }
+
+
+@pytest.mark.parametrize(
+    "proof", ["certificate", "certificate chain", "federated token", "instance metadata", "App Service"]
+)
+def test_the_azure_cli_logs_in(pool, az_proofs, proof, tmp_path):
+    words, environment = az_proofs[proof]
+    az = Az({**pool.exports("--az"), **environment}, tmp_path)
+    az("cloud", "register", "--name", CLOUD, "--endpoint-resource-manager", az.variables["AUTHORITY_HOST"])
+    az("cloud", "set", "--name", CLOUD)
+    (subscription,) = az("login", *words)
+    assert subscription["tenantId"] == pool.variables["TENANT_ID"]
+    assert isinstance(az("keyvault", "key", "list", "--hsm-name", "demo"), list)
+    # It asks for any tenant's endpoints before it forgets who it was.
+    az("logout")
+    assert "az login" in az.refused("keyvault", "key", "list", "--hsm-name", "demo")
+
+
 # --- the tenant named adfs
 
 
@@ -430,6 +468,7 @@ def test_the_pool_follows_its_issuer_to_a_new_key(own_pool):
     # Genesis pins the first key alone: the pool has asked.
     assert own_pool.call("GET", path, token=second).status == 200
     assert own_pool.call("GET", path, token=first).status == 200, "the key before is listed still"
+    assert "IssuerKeysReplaced" in [event["operationName"] for event in own_pool.audit()]
     own_pool.stop()
 
     own_pool.start()

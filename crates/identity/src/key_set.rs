@@ -107,6 +107,15 @@ impl KeySet {
         &self.skipped
     }
 
+    /// The keys' names, made fit for a log.
+    pub fn names(&self) -> Vec<String> {
+        self.keys
+            .iter()
+            .filter_map(|key| key.kid.as_ref().or(key.x5t.as_ref()))
+            .map(|name| shown(name))
+            .collect()
+    }
+
     pub fn len(&self) -> usize {
         self.keys.len()
     }

@@ -193,6 +193,16 @@ impl TokenVerifier {
         Ok(verified.caller)
     }
 
+    /// How often the key set was replaced.
+    pub fn generation(&self) -> u64 {
+        self.state.load().generation
+    }
+
+    /// The names of the keys that are good now.
+    pub fn key_names(&self) -> Vec<String> {
+        self.state.load().keys.names()
+    }
+
     /// Replaces the key set. Everything remembered was verified with the old one and is verified again. An equal
     /// set changes nothing, so that a forged `kid` cannot empty the cache by causing a fetch.
     pub fn replace_keys(&self, keys: KeySet) {

@@ -41,6 +41,8 @@ async fn discovery_names_every_endpoint_in_each_spelling() {
         (format!("//{TENANT}/.well-known/openid-configuration"), TENANT),
         ("/adfs/.well-known/openid-configuration".to_owned(), "adfs"),
         ("/ADFS/v2.0/.well-known/openid-configuration".to_owned(), "adfs"),
+        ("/organizations/v2.0/.well-known/openid-configuration".to_owned(), TENANT),
+        ("/common/v2.0/.well-known/openid-configuration".to_owned(), TENANT),
     ] {
         let (status, document) = get(&path).await;
         assert_eq!(status, StatusCode::OK, "{path}");

@@ -25,6 +25,7 @@ use identity::{
 };
 use quick_cache::sync::Cache;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use storage::{
@@ -131,6 +132,8 @@ pub struct Pool {
     rsa15_failures: Option<Arc<FailureLimiter>>,
     domain: DomainState,
     verifier: TokenVerifier,
+    /// The generation of the issuer's key set that the log knows of.
+    recorded_keys: AtomicU64,
     node: Guid,
     incarnation: Guid,
     clock: Arc<dyn Clock>,
@@ -265,6 +268,7 @@ impl Pool {
             rsa15_failures,
             domain: DomainState::new(secrets, installer),
             verifier,
+            recorded_keys: AtomicU64::new(0),
             node,
             incarnation,
             clock,
@@ -279,7 +283,9 @@ impl Pool {
     /// The caller that a bearer token names. Whether the principal's tokens were withdrawn is looked up each time:
     /// a verified token may be cached, that may not.
     pub async fn authenticate(&self, token: &str) -> Result<Arc<Caller>, NotAuthenticated> {
-        let caller = self.verifier.verify_asking(token, self.clock.now()).await?;
+        let verified = self.verifier.verify_asking(token, self.clock.now()).await;
+        self.record_issuer_keys().await;
+        let caller = verified?;
         match self.index.not_before(caller.object_id) {
             // A token of the same second may be older.
             Some(held) if caller.issued_at <= held.value => Err(NotAuthenticated::Withdrawn),
@@ -302,6 +308,33 @@ impl Pool {
     /// Asks for the issuer's key set, so that a key that is not in it any more is good for nobody.
     pub async fn refresh_issuer_keys(&self) {
         self.verifier.refresh_keys().await;
+        self.record_issuer_keys().await;
+    }
+
+    /// An event once the issuer's key set was replaced: from then on other tokens are good. It comes before the event of the
+    /// request that made the pool ask.
+    async fn record_issuer_keys(&self) {
+        let generation = self.verifier.generation();
+        let recorded = self.recorded_keys.load(Ordering::Acquire);
+        if generation == recorded
+            || self
+                .recorded_keys
+                .compare_exchange(recorded, generation, Ordering::AcqRel, Ordering::Acquire)
+                .is_err()
+        {
+            return;
+        }
+        let event = Event {
+            operation: "IssuerKeysReplaced".into(),
+            result: EventResult::Success,
+            detail: format!("the issuer's keys are {}", self.verifier.key_names().join(", ")),
+            ..self.blank_event()
+        };
+        if let Err(error) = self.audit.append(self.seal_event(&event)).await {
+            tracing::error!(%error, "the change of the issuer's keys cannot be recorded");
+            // The next one tries again. Until the log takes events nobody is answered.
+            self.recorded_keys.store(recorded, Ordering::Release);
+        }
     }
 
     /// A ticket for an authenticated request. It leaves one event, whatever becomes of the request.

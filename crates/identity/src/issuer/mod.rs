@@ -204,6 +204,14 @@ impl Issuer {
         client.ok_or_else(|| Problem::unknown_client(asked, &self.config.tenant))
     }
 
+    /// The tenant whose endpoints a client is told. `az logout` asks for any tenant at all, and is told ours.
+    fn discovered_tenant(&self, asked: &str) -> Result<&TenantId, Problem> {
+        if ["common", "organizations"].iter().any(|any| any.eq_ignore_ascii_case(asked)) {
+            return Ok(&self.config.tenant);
+        }
+        self.tenant(asked)
+    }
+
     /// The tenant as `asked` in a path, in its canonical spelling, if it is served here.
     fn tenant(&self, asked: &str) -> Result<&TenantId, Problem> {
         let known = [Some(&self.config.tenant), self.config.alias_tenant.as_ref()];
@@ -295,7 +303,7 @@ async fn answer(issuer: &Issuer, request: Request) -> Result<Response, Problem> 
     match route {
         Route::Health => Ok(([(header::CACHE_CONTROL, "no-store")], "ok\n").into_response()),
         Route::InstanceDiscovery => Ok(documents::instance(issuer, parts.uri.query().unwrap_or(""))),
-        Route::Discovery { tenant } => Ok(documents::discovery(issuer, issuer.tenant(tenant)?)),
+        Route::Discovery { tenant } => Ok(documents::discovery(issuer, issuer.discovered_tenant(tenant)?)),
         Route::KeySet { tenant } => {
             issuer.tenant(tenant)?;
             Ok(axum::Json(documents::key_set(&issuer.keys.load())).into_response())

@@ -13,8 +13,11 @@ use std::collections::HashMap;
 
 /// For as long after its first use for a resource an assertion may be used for it again.
 pub(super) const SAME_MOMENT_SECONDS: i64 = 10;
-/// Assertions of one client that are remembered; beyond that it has to wait until some have expired.
-pub(super) const MAX_ASSERTIONS_PER_CLIENT: usize = 4096;
+/// Assertions of one client that are remembered; beyond that it has to wait until some have expired. With those of MSAL,
+/// good for ten minutes, that is 54 new processes a second.
+pub(super) const MAX_ASSERTIONS_PER_CLIENT: usize = 32_768;
+/// Expired ones are looked for when a client has this many, or twice as many as were left the last time.
+const FIRST_PURGE: usize = 64;
 /// Resources that one assertion may be used for.
 pub(super) const MAX_RESOURCES: usize = 16;
 
@@ -37,7 +40,13 @@ pub(super) enum Replay {
 
 /// The assertions of all clients. Clients are registered, so their number is bounded; each has its own share.
 #[derive(Default)]
-pub(super) struct ReplayGuard(Mutex<HashMap<Guid, HashMap<[u8; 32], Spent>>>);
+pub(super) struct ReplayGuard(Mutex<HashMap<Guid, OfClient>>);
+
+struct OfClient {
+    /// By the SHA-256 of their `jti`.
+    spent: HashMap<[u8; 32], Spent>,
+    purge_at: usize,
+}
 
 struct Spent {
     assertion: [u8; 32],
@@ -52,15 +61,14 @@ impl ReplayGuard {
         let assertion = unspent.assertion;
         let used = || Replay::Used { jti: shown(&unspent.jti) };
         let mut guard = self.0.lock();
-        let own = guard.entry(unspent.client).or_default();
+        let own = guard
+            .entry(unspent.client)
+            .or_insert_with(|| OfClient { spent: HashMap::new(), purge_at: FIRST_PURGE });
         let jti = sha256(unspent.jti.as_bytes());
-        if !own.contains_key(&jti) && own.len() >= MAX_ASSERTIONS_PER_CLIENT {
-            own.retain(|_, spent| spent.expires > now);
-            if own.len() >= MAX_ASSERTIONS_PER_CLIENT {
-                return Err(Replay::TooMany);
-            }
+        if !own.spent.contains_key(&jti) {
+            own.make_room(now)?;
         }
-        let spent = own.entry(jti).or_insert_with(|| Spent {
+        let spent = own.spent.entry(jti).or_insert_with(|| Spent {
             assertion,
             expires: unspent.expires,
             resources: Vec::new(),
@@ -79,6 +87,19 @@ impl ReplayGuard {
                 Ok(())
             }
         }
+    }
+}
+
+impl OfClient {
+    /// Forgets what has expired, now and then: no look-up pays for all of it, and no client keeps what it does not need.
+    fn make_room(&mut self, now: Time) -> Result<(), Replay> {
+        if self.spent.len() < self.purge_at {
+            return Ok(());
+        }
+        self.spent.retain(|_, spent| spent.expires > now);
+        self.spent.shrink_to(FIRST_PURGE);
+        self.purge_at = (2 * self.spent.len()).clamp(FIRST_PURGE, MAX_ASSERTIONS_PER_CLIENT);
+        if self.spent.len() < MAX_ASSERTIONS_PER_CLIENT { Ok(()) } else { Err(Replay::TooMany) }
     }
 }
 
@@ -132,6 +153,19 @@ mod tests {
         assert_eq!(guard.spend(&unspent(1, "0", "0"), "arm", at(EXPIRES - 1)), Ok(()), "known already");
         let later = Unspent { expires: at(2 * EXPIRES), ..unspent(1, "more", "more") };
         assert_eq!(guard.spend(&later, "hsm", at(EXPIRES)), Ok(()));
-        assert_eq!(guard.0.lock()[&Guid([1; 16])].len(), 1);
+        assert_eq!(guard.0.lock()[&Guid([1; 16])].spent.len(), 1);
+    }
+
+    /// A client that comes again and again is remembered for as long as its assertions are good, and no longer.
+    #[test]
+    fn expired_assertions_are_forgotten_before_memory_is_full() {
+        let guard = ReplayGuard::default();
+        for second in 0..20 * EXPIRES {
+            let jti = second.to_string();
+            let one = Unspent { expires: at(second + EXPIRES), ..unspent(1, &jti, &jti) };
+            assert_eq!(guard.spend(&one, "hsm", at(second)), Ok(()));
+            let held = guard.0.lock()[&Guid([1; 16])].spent.len();
+            assert!(held <= 2 * EXPIRES as usize + FIRST_PURGE, "{held} at second {second}");
+        }
     }
 }
