@@ -12,7 +12,7 @@ use domain::key::Key;
 use domain::name::KeyName;
 use domain::principal::ObjectId;
 use std::sync::Arc;
-use storage::{KeyRecord, Record, RecordId, Stamp};
+use storage::{KeyRecord, Record, RecordId, RoleNamesRecord, Stamp};
 
 /// A wish for an assignment.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -128,6 +128,8 @@ impl Pool {
         ticket.details(format!("role {id}: {}", role.name()));
         let decide = || {
             let held = self.index().role_stamp(id);
+            let names = self.index().role_names();
+            let definitions = names.as_ref().map_or(0, |names| names.value).saturating_add(1);
             // Clients find roles by name, and an administrator must not mistake one for another.
             let same_name = |other: &Role| other.id() != id && other.name().eq_ignore_ascii_case(role.name());
             if self.roles().roles().any(|other| same_name(&other)) {
@@ -138,8 +140,11 @@ impl Pool {
                 return Err(Error::LimitReached { what: "custom role definitions", limit });
             }
             Ok(Change {
-                expectations: vec![(RecordId::Role(id), held)],
-                puts: vec![Record::Role(role.clone())],
+                expectations: vec![
+                    (RecordId::Role(id), held),
+                    (RecordId::RoleNames, names.map(|names| names.stamp)),
+                ],
+                puts: vec![Record::Role(role.clone()), Record::RoleNames(RoleNamesRecord { definitions })],
                 deletes: vec![],
                 value: Role::Custom(Arc::new(role.clone())),
             })
