@@ -8,6 +8,9 @@
 
 mod codec;
 mod committer;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod genesis;
 mod pool_state;
 mod record;
