@@ -6,7 +6,7 @@
 use crate::error::Error;
 use crate::pool::{Change, Pool};
 use crate::ticket::{Recorded, Ticket};
-use domain::access::{CustomRole, CustomRoleRefused, Role, RoleAssignment, Scope, action};
+use domain::access::{CustomRole, CustomRoleRefused, Role, RoleAssignment, Scope, action, names_look_alike};
 use domain::guid::Guid;
 use domain::key::Key;
 use domain::name::KeyName;
@@ -131,7 +131,7 @@ impl Pool {
             let names = self.index().role_names();
             let definitions = names.as_ref().map_or(0, |names| names.value).saturating_add(1);
             // Clients find roles by name, and an administrator must not mistake one for another.
-            let same_name = |other: &Role| other.id() != id && other.name().eq_ignore_ascii_case(role.name());
+            let same_name = |other: &Role| other.id() != id && names_look_alike(other.name(), role.name());
             if self.roles().roles().any(|other| same_name(&other)) {
                 return Err(Error::RoleNameTaken(role.name().to_owned()));
             }
