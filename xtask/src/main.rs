@@ -9,6 +9,7 @@ mod conformance;
 mod dependencies;
 mod documents;
 mod e2e;
+mod fuzz;
 mod licences;
 mod metadata;
 mod policy;
@@ -58,6 +59,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
             e2e::run(&workspace, rest).map(drop)
         }
         "soak" => no_more(rest).and_then(|()| stages::soak(&workspace)),
+        "fuzz" => no_more(rest).and_then(|()| fuzz::soak(&workspace)),
         "conformance" => conformance::run(&workspace, rest),
         "bench" => bench::run(&workspace, rest),
         unknown => Err(Failure::new(format!("no such command: {unknown}\n{HELP}"))),
@@ -83,7 +85,8 @@ cargo xtask COMMAND
   docs          every page of docs/formats names a golden file that exists
   unit          unit and integration tests
   e2e [WORDS]   end-to-end tests with the Azure SDK and CLI; WORDS go to pytest
-  soak          the long versions: 500 kills, more cases for each property
+  soak          the long versions: 500 kills, more cases for each property, each fuzz target for a minute
+  fuzz          of these, the fuzz targets alone
   conformance [--allow-missing] [SUITE...]
                 the Azure SDK's own tests against a pool started here
   bench [--write] [--seconds N] [--rounds N] [--connections N]

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::metadata::Graph;
 use crate::process::{Failure, Workspace, run as run_command, run_with_lines};
-use crate::{dependencies, documents, e2e, licences, setup};
+use crate::{dependencies, documents, e2e, fuzz, licences, setup};
 
 pub fn run(workspace: &Workspace) -> Result<(), Failure> {
     let mut clock = Clock::default();
@@ -68,6 +68,7 @@ pub fn soak(workspace: &Workspace) -> Result<(), Failure> {
     let cases = or("PROPTEST_CASES", "5000");
     let variables = [("HOLDFAST_SOAK", "1"), ("PROPTEST_CASES", cases.as_str())];
     let units = clock.stage("properties", || rust_tests(workspace, &variables))?;
+    clock.stage("fuzz", || fuzz::soak(workspace))?;
     clock.print();
     println!("{units}");
     println!("{end_to_end}");

@@ -10,6 +10,9 @@
 mod api;
 mod api_version;
 mod exchange;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod paging;
 mod problem;
 mod route;

@@ -11,6 +11,9 @@
 pub mod event;
 mod flaw;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod leaf;
 mod log;
 mod reader;

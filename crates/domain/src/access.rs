@@ -342,6 +342,21 @@ pub enum CustomRoleRefused {
     BuiltIn(BuiltInRole),
 }
 
+/// Whether two names of roles look the same to whoever reads them in a list: case, kinds and number of spaces, and what is
+/// not shown at all make no difference. Letters of other scripts that look alike are told apart.
+pub fn names_look_alike(one: &str, other: &str) -> bool {
+    let shown = |name: &str| {
+        let is_hidden = |character: char| {
+            (character.is_control() && !character.is_whitespace())
+                || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
+                || matches!(character, '\u{2060}'..='\u{206f}' | '\u{feff}')
+        };
+        let name: String = name.chars().filter(|character| !is_hidden(*character)).collect();
+        name.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>()
+    };
+    shown(one) == shown(other)
+}
+
 impl CustomRole {
     pub fn new(
         id: Guid,
@@ -666,6 +681,23 @@ mod tests {
 
     fn may<A: Action>(table: &RoleTable, caller: &Caller, scope: &str) -> bool {
         table.authorize::<A>(caller, Scope::parse(scope).unwrap()).is_ok()
+    }
+
+    #[test]
+    fn names_that_look_alike_are_one_name() {
+        let name = "Managed HSM Administrator";
+        for other in [
+            "managed hsm administrator",
+            " Managed  HSM\tAdministrator\n",
+            "Managed\u{a0}HSM Administrator",
+            "Managed HSM\u{200b} Admini\u{ad}strator\u{202e}",
+            "Managed HSM Administrator\0",
+        ] {
+            assert!(names_look_alike(name, other), "{other:?}");
+        }
+        for other in ["Managed HSM Administrators", "ManagedHSM Administrator", "", "Managed HSM"] {
+            assert!(!names_look_alike(name, other), "{other:?}");
+        }
     }
 
     #[test]

@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use storage::{
-    ActivationRecord, NotBeforeRecord, Record, RecordId, SettingRecord, Stamp, Stamped, VersionRecord,
+    ActivationRecord, NotBeforeRecord, Record, RecordId, RoleNamesRecord, SettingRecord, Stamp, Stamped,
+    VersionRecord,
 };
 
 #[derive(Default)]
@@ -40,6 +41,7 @@ struct KeyEntry {
 struct RoleStamps {
     assignments: HashMap<Guid, Stamp>,
     roles: HashMap<Guid, Stamp>,
+    names: Option<Stamped<u64>>,
 }
 
 /// A key and one of its versions, as they were at one moment.
@@ -92,6 +94,7 @@ impl Index {
                     stamps.roles.remove(&id);
                     roles.remove_role(id);
                 }
+                RecordId::RoleNames => stamps.names = None,
                 RecordId::Setting(setting) => {
                     self.settings.write().remove(&setting);
                 }
@@ -132,6 +135,9 @@ impl Index {
             Record::Role(role) => {
                 stamps.roles.insert(role.id(), stamp);
                 roles.insert_role(role);
+            }
+            Record::RoleNames(RoleNamesRecord { definitions }) => {
+                stamps.names = Some(Stamped { value: definitions, stamp });
             }
             Record::Setting(SettingRecord { setting, value }) => {
                 self.settings.write().insert(setting, Stamped { value, stamp });
@@ -197,6 +203,11 @@ impl Index {
     /// The stamp of a custom role.
     pub fn role_stamp(&self, id: Guid) -> Option<Stamp> {
         self.role_stamps.lock().roles.get(&id).copied()
+    }
+
+    /// How often custom roles were defined. Roles that are read after this are no older.
+    pub fn role_names(&self) -> Option<Stamped<u64>> {
+        self.role_stamps.lock().names.clone()
     }
 
     /// What a setting was set to, if ever.

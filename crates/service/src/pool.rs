@@ -455,6 +455,11 @@ impl Pool {
         &self.loaded
     }
 
+    /// How many keys are kept ready in the clear. None of them is disabled, deleted or purged.
+    pub fn loaded_keys(&self) -> usize {
+        self.loaded.len()
+    }
+
     /// `None` in a pool whose keys may not matter.
     pub(crate) fn rsa15_failures(&self) -> Option<&Arc<FailureLimiter>> {
         self.rsa15_failures.as_ref()

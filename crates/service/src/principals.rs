@@ -26,7 +26,7 @@ impl Pool {
         ticket.record(listed).await
     }
 
-    /// Withdraws what was issued up to `not_before`; up to now unless said.
+    /// Withdraws what was issued up to `not_before`; up to now unless said. What was withdrawn before stays so.
     pub async fn set_not_before(
         self: &Arc<Self>,
         mut ticket: Ticket,
@@ -51,9 +51,11 @@ impl Pool {
             "tokens of {principal} issued up to {} are withdrawn",
             not_before.unix_seconds()
         ));
-        let record = NotBeforeRecord { principal, not_before };
         let decide = || {
             let held = self.index().not_before(principal);
+            // Somebody may have withdrawn later ones meanwhile, and been told so. Only to clear it lets them in again.
+            let not_before = held.as_ref().map_or(not_before, |held| not_before.max(held.value));
+            let record = NotBeforeRecord { principal, not_before };
             Ok(Change {
                 expectations: vec![(RecordId::NotBefore(principal), held.map(|held| held.stamp))],
                 puts: vec![Record::NotBefore(record)],

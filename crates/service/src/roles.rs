@@ -6,13 +6,13 @@
 use crate::error::Error;
 use crate::pool::{Change, Pool};
 use crate::ticket::{Recorded, Ticket};
-use domain::access::{CustomRole, CustomRoleRefused, Role, RoleAssignment, Scope, action};
+use domain::access::{CustomRole, CustomRoleRefused, Role, RoleAssignment, Scope, action, names_look_alike};
 use domain::guid::Guid;
 use domain::key::Key;
 use domain::name::KeyName;
 use domain::principal::ObjectId;
 use std::sync::Arc;
-use storage::{KeyRecord, Record, RecordId, Stamp};
+use storage::{KeyRecord, Record, RecordId, RoleNamesRecord, Stamp};
 
 /// A wish for an assignment.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -128,8 +128,10 @@ impl Pool {
         ticket.details(format!("role {id}: {}", role.name()));
         let decide = || {
             let held = self.index().role_stamp(id);
+            let names = self.index().role_names();
+            let definitions = names.as_ref().map_or(0, |names| names.value).saturating_add(1);
             // Clients find roles by name, and an administrator must not mistake one for another.
-            let same_name = |other: &Role| other.id() != id && other.name().eq_ignore_ascii_case(role.name());
+            let same_name = |other: &Role| other.id() != id && names_look_alike(other.name(), role.name());
             if self.roles().roles().any(|other| same_name(&other)) {
                 return Err(Error::RoleNameTaken(role.name().to_owned()));
             }
@@ -138,8 +140,11 @@ impl Pool {
                 return Err(Error::LimitReached { what: "custom role definitions", limit });
             }
             Ok(Change {
-                expectations: vec![(RecordId::Role(id), held)],
-                puts: vec![Record::Role(role.clone())],
+                expectations: vec![
+                    (RecordId::Role(id), held),
+                    (RecordId::RoleNames, names.map(|names| names.stamp)),
+                ],
+                puts: vec![Record::Role(role.clone()), Record::RoleNames(RoleNamesRecord { definitions })],
                 deletes: vec![],
                 value: Role::Custom(Arc::new(role.clone())),
             })

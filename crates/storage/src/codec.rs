@@ -5,8 +5,8 @@
 
 use crate::pool_state::{CheckpointMark, Digest, PoolState};
 use crate::record::{
-    ActivationRecord, KeyRecord, NotBeforeRecord, OutboxRecord, Record, SettingRecord, UnreadableRecord,
-    VersionRecord, kind,
+    ActivationRecord, KeyRecord, NotBeforeRecord, OutboxRecord, Record, RoleNamesRecord, SettingRecord,
+    UnreadableRecord, VersionRecord, kind,
 };
 use crypto::{MaskedMaterial, SecretBytes};
 use domain::access::{CustomRole, DataAction, Permission, RoleAssignment, Scope};
@@ -102,6 +102,12 @@ struct PermissionV1 {
 }
 
 #[derive(Encode, Decode)]
+struct RoleNamesV1 {
+    #[n(0)]
+    definitions: u64,
+}
+
+#[derive(Encode, Decode)]
 struct SettingV1 {
     #[n(0)]
     name: String,
@@ -169,6 +175,7 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
             principal: record.principal.0,
         }),
         Record::Role(role) => to_bytes(&role_to_wire(role)),
+        Record::RoleNames(record) => to_bytes(&RoleNamesV1 { definitions: record.definitions }),
         Record::Setting(record) => {
             to_bytes(&SettingV1 { name: record.setting.name().to_owned(), value: record.value })
         }
@@ -216,6 +223,10 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
             }))
         }
         kind::ROLE => role_from_wire(from_bytes(bytes)?).map(Record::Role),
+        kind::ROLE_NAMES => {
+            let wire: RoleNamesV1 = from_bytes(bytes)?;
+            Ok(Record::RoleNames(RoleNamesRecord { definitions: wire.definitions }))
+        }
         kind::SETTING => {
             let wire: SettingV1 = from_bytes(bytes)?;
             let setting = Setting::parse(&wire.name).ok_or(UnreadableRecord::Malformed)?;
@@ -458,6 +469,7 @@ mod tests {
                     .unwrap(),
                 ),
             ),
+            ("role-names", Record::RoleNames(RoleNamesRecord { definitions: 300 })),
             ("setting", Record::Setting(SettingRecord { setting: Setting::Rsa15Decryption, value: false })),
             (
                 "not-before",
@@ -537,7 +549,7 @@ mod tests {
         }
 
         #[test]
-        fn damaged_records_never_panic(index in 0usize..11, position in 0usize..600, value in any::<u8>()) {
+        fn damaged_records_never_panic(index in 0..samples().len(), position in 0usize..600, value in any::<u8>()) {
             let (_, record) = samples().swap_remove(index);
             let mut bytes = encode(&record).danger_expose().to_vec();
             let position = position % bytes.len();

@@ -86,7 +86,7 @@ pub struct SignedGenesis {
 
 impl SignedGenesis {
     pub fn sign(genesis: Genesis, owner: &OwnerKey) -> Self {
-        let content = to_bytes(&to_wire(&genesis)).danger_expose().to_vec();
+        let content = write_content(&genesis);
         let signature = owner.sign_genesis(&signed_message(&content));
         let bytes = to_bytes(&SignedV1 { format: 1, genesis: content, signature }).danger_expose().to_vec();
         Self { genesis, bytes }
@@ -102,9 +102,8 @@ impl SignedGenesis {
         if !owner.verify_genesis(&signed_message(&signed.genesis), &signed.signature) {
             return Err(UnreadableGenesis::WrongSignature);
         }
-        let content = SecretBytes::new(signed.genesis);
-        let wire: GenesisV1 = from_bytes(&content).map_err(|_| malformed)?;
-        Ok(Self { genesis: from_wire(wire).ok_or(malformed)?, bytes: bytes.to_vec() })
+        let genesis = read_content(&signed.genesis).ok_or(malformed)?;
+        Ok(Self { genesis, bytes: bytes.to_vec() })
     }
 
     pub fn genesis(&self) -> &Genesis {
@@ -119,6 +118,14 @@ impl SignedGenesis {
     pub fn hash(&self) -> [u8; 32] {
         sha256(&[&self.bytes])
     }
+}
+
+pub(crate) fn write_content(genesis: &Genesis) -> Vec<u8> {
+    to_bytes(&to_wire(genesis)).danger_expose().to_vec()
+}
+
+pub(crate) fn read_content(bytes: &[u8]) -> Option<Genesis> {
+    from_wire(from_bytes(&SecretBytes::new(bytes.to_vec())).ok()?)
 }
 
 fn signed_message(content: &[u8]) -> Vec<u8> {

@@ -63,12 +63,20 @@ pub struct ActivationRecord {
     pub required: u8,
 }
 
+/// How often a custom role was defined. Their names are compared among all of them, and two definitions write different
+/// records: each writes this one as well, so that of two that were decided at one moment the second decides again.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RoleNamesRecord {
+    pub definitions: u64,
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Record {
     Key(KeyRecord),
     Version(VersionRecord),
     Assignment(RoleAssignment),
     Role(CustomRole),
+    RoleNames(RoleNamesRecord),
     Setting(SettingRecord),
     NotBefore(NotBeforeRecord),
     Activation(ActivationRecord),
@@ -82,6 +90,7 @@ pub enum RecordId {
     Version(KeyName, KeyVersion),
     Assignment(Guid),
     Role(Guid),
+    RoleNames,
     Setting(Setting),
     NotBefore(ObjectId),
     Activation,
@@ -104,6 +113,7 @@ pub(crate) mod kind {
     pub const VERSION: u8 = b'v';
     pub const ASSIGNMENT: u8 = b'a';
     pub const ROLE: u8 = b'd';
+    pub const ROLE_NAMES: u8 = b'r';
     pub const SETTING: u8 = b's';
     pub const NOT_BEFORE: u8 = b'n';
     pub const ACTIVATION: u8 = b'l';
@@ -119,6 +129,7 @@ impl Record {
             Record::Version(record) => RecordId::Version(record.version.name.clone(), record.version.version),
             Record::Assignment(record) => RecordId::Assignment(record.name),
             Record::Role(role) => RecordId::Role(role.id()),
+            Record::RoleNames(_) => RecordId::RoleNames,
             Record::Setting(record) => RecordId::Setting(record.setting),
             Record::NotBefore(record) => RecordId::NotBefore(record.principal),
             Record::Activation(_) => RecordId::Activation,
@@ -134,6 +145,7 @@ impl RecordId {
             RecordId::Version(..) => kind::VERSION,
             RecordId::Assignment(_) => kind::ASSIGNMENT,
             RecordId::Role(_) => kind::ROLE,
+            RecordId::RoleNames => kind::ROLE_NAMES,
             RecordId::Setting(_) => kind::SETTING,
             RecordId::NotBefore(_) => kind::NOT_BEFORE,
             RecordId::Activation => kind::ACTIVATION,
@@ -147,6 +159,7 @@ impl RecordId {
             RecordId::Key(name) => name.canonical().into_bytes(),
             RecordId::Version(name, version) => [name.canonical().as_bytes(), b"/", &version.0].concat(),
             RecordId::Assignment(id) | RecordId::Role(id) | RecordId::NotBefore(id) => id.0.to_vec(),
+            RecordId::RoleNames => Vec::new(),
             RecordId::Setting(setting) => setting.name().as_bytes().to_vec(),
             RecordId::Activation => Vec::new(),
             RecordId::Outbox(event_id) => event_id.to_vec(),

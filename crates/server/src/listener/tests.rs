@@ -155,6 +155,27 @@ async fn an_idle_http2_connection_is_closed() {
     }
 }
 
+/// HTTP/2 with a window of nothing: the answer waits for a reader that never reads, and not for ever.
+#[tokio::test]
+async fn a_peer_that_takes_no_answer_is_cut_off() {
+    const NO_WINDOW: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+    // GET https / with the authority `localhost`, all of it on stream 1.
+    const GET: &[u8] = &[0, 0, 14, 1, 5, 0, 0, 0, 1, 0x82, 0x87, 0x84, 0x01, 9];
+    let listening = listen(Limits { idle: SHORT, shutdown: SHORT, ..patient() }, 10).await;
+    let mut stream = listening.tls(Some("h2")).await.unwrap();
+    send(&mut stream, [PREFACE, NO_WINDOW, GET, b"localhost"].concat()).await;
+    let read = read_to_end(&mut stream).await;
+    let mut frames = read.as_slice();
+    let mut kinds = Vec::new();
+    while let Some((&[high, middle, low, kind, ..], rest)) = frames.split_first_chunk::<9>() {
+        kinds.push(kind);
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        frames = rest.get(length..).unwrap_or_default();
+    }
+    // HEADERS of the answer came, and of its DATA nothing.
+    assert!(kinds.contains(&1) && !kinds.contains(&0), "{kinds:?}");
+}
+
 #[tokio::test]
 async fn a_request_under_way_is_not_idle() {
     let listening = listen(Limits { idle: SHORT, ..patient() }, 10).await;

@@ -1,0 +1,64 @@
+//! Development only: what is fuzzed. A target takes any bytes and panics where a promise is broken; refusing the bytes
+//! is always right.
+//!
+//! The same functions run over the inputs of `fuzz/corpus` as an ordinary test, and under a coverage-guided engine in
+//! `cargo xtask soak` (`fuzz/README.md`).
+#![allow(clippy::unwrap_used, clippy::panic)] // a failed check is a finding
+
+mod disk;
+mod domain_files;
+mod http_surface;
+mod memory;
+mod requests;
+mod tokens;
+
+/// What is fuzzed, and the name of its directory in `fuzz/corpus`.
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+}
+
+macro_rules! targets {
+    ($($module:ident::$name:ident,)*) => {
+        &[$(Target { name: stringify!($name), run: $module::$name },)*]
+    };
+}
+
+pub const TARGETS: &[Target] = targets![
+    requests::route,
+    requests::query,
+    requests::body,
+    tokens::jwt,
+    tokens::jwt_claims,
+    tokens::jwk_set,
+    tokens::issuer_state,
+    tokens::client_certificate,
+    disk::certificate,
+    disk::owner_pem,
+    disk::record,
+    disk::pool_state,
+    disk::genesis,
+    disk::genesis_content,
+    disk::sealed_record,
+    disk::sealed_file,
+    disk::domain_secrets,
+    domain_files::domain_request,
+    domain_files::domain_file,
+    domain_files::domain_restore_blob,
+    domain_files::domain_jwe,
+    domain_files::domain_share,
+    domain_files::domain_transfer_key,
+    domain_files::holder_certificate,
+    domain_files::holder_key_file,
+    disk::audit_segment,
+    disk::audit_body,
+    disk::audit_event,
+    disk::receipt,
+    http_surface::http_surface,
+];
+
+/// The target of that name.
+pub fn target(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
