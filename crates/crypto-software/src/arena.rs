@@ -34,7 +34,7 @@ pub use hooks::{Shortage, is_in_use, require_locked, start, status};
 pub(crate) use hooks::{admit_key, admit_use};
 
 /// The most that the arena grows to. 10,000 parsed RSA-4096 keys and 4,000 TLS connections need a third of it
-/// (docs/performance.md).
+/// (docs/memory.md).
 pub const MOST_BYTES: usize = 512 * 1024 * 1024;
 /// What a pool of class production must be able to lock before it starts.
 pub const PRODUCTION_BYTES: usize = 64 * 1024 * 1024;
