@@ -1,19 +1,18 @@
 //! Elliptic-curve keys: ECDSA over digests. Material is the scalar and then the uncompressed point, each of the curve's
 //! fixed length.
 
+use crate::aws_lc;
 use crate::errors::{failed_to, invalid_material};
 use aws_lc_rs::digest::{self, Digest};
-use aws_lc_rs::encoding::{AsBigEndian, EcPrivateKeyBin};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P256K1_SHA256_FIXED,
     ECDSA_P256K1_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING,
     ECDSA_P521_SHA512_FIXED, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
     EcdsaVerificationAlgorithm, KeyPair as _, ParsedPublicKey,
 };
-use crypto::PartitionError;
+use crypto::{PartitionError, SecretBytes};
 use domain::algorithm::Curve;
 use domain::key::PublicKey;
-use zeroize::Zeroizing;
 
 pub(crate) struct EcKey {
     pair: EcdsaKeyPair,
@@ -34,15 +33,8 @@ struct Scheme {
 }
 
 /// Makes a key: scalar ‖ uncompressed point.
-pub(crate) fn generate(curve: Curve) -> Result<Zeroizing<Vec<u8>>, PartitionError> {
-    let pair =
-        EcdsaKeyPair::generate(scheme(curve).signing).map_err(failed_to("generate an elliptic-curve key"))?;
-    let scalar: EcPrivateKeyBin<'_> =
-        pair.private_key().as_be_bytes().map_err(failed_to("encode an elliptic-curve key"))?;
-    let mut material = Zeroizing::new(Vec::with_capacity(material_bytes(curve)));
-    material.extend_from_slice(scalar.as_ref());
-    material.extend_from_slice(pair.public_key().as_ref());
-    Ok(material)
+pub(crate) fn generate(curve: Curve) -> Result<SecretBytes, PartitionError> {
+    aws_lc::generate_ec(curve).ok_or(PartitionError::Internal("generate an elliptic-curve key"))
 }
 
 impl EcKey {

@@ -1,14 +1,16 @@
 //! The software partition: customers' keys on aws-lc, masked whenever they leave.
 //!
 //! It stores nothing and asks nobody: masked material in, a usable key out. It does not decide whether a key may be
-//! used; that is `service`, by `domain`'s rules. Clear material exists here and in aws-lc's own heap while a
-//! [`LoadedKey`] lives, and is wiped when the last reference is dropped.
+//! used; that is `service`, by `domain`'s rules. Clear material exists in the [`arena`] while a [`LoadedKey`] lives, and is
+//! wiped when the last reference is dropped; the stack that its use left behind is wiped after each use.
 
+pub mod arena;
 mod aws_lc;
 mod ec;
 mod errors;
 mod known_answers;
 mod oct;
+mod registers;
 mod rsa;
 mod self_test;
 #[cfg(test)]
@@ -20,6 +22,7 @@ use crate::oct::OctKey;
 use crate::rsa::RsaKey;
 use crypto::domain_secrets::PartitionWrappingKey;
 use crypto::masking;
+use crypto::stack::wiping_stack;
 use crypto::{
     Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,
     PartitionError, SecretBytes, SelfTestFailed,
@@ -29,6 +32,12 @@ use domain::key::PublicKey;
 use std::sync::Arc;
 
 pub use crate::oct::MAX_INPUT_BYTES;
+
+/// More than any operation of the library on a private or secret key puts on the stack
+/// (`arena::leaks::the_stack_that_is_wiped_is_deep_enough`).
+const STACK_BYTES: usize = 24 * 1024;
+/// Likewise, for ECDSA: its nonces come from a generator that is seeded anew each time.
+const ECDSA_STACK_BYTES: usize = 72 * 1024;
 
 /// A partition whose keys live in this process's memory.
 pub struct SoftwarePartition {
@@ -51,11 +60,10 @@ impl SoftwarePartition {
         material: &SecretBytes,
         binding: &MaterialBinding,
     ) -> Result<Generated, PartitionError> {
-        let public = SoftwareKey::parse(spec, material.danger_expose())?.public_numbers();
-        Ok(Generated {
-            public,
-            masked: masking::seal(&self.wrapping, spec, binding, material.danger_expose()),
-        })
+        arena::admit_key()?;
+        let material = material.danger_expose();
+        let public = private(|| SoftwareKey::parse(spec, material))?.public_numbers();
+        Ok(Generated { public, masked: masking::seal(&self.wrapping, spec, binding, material) })
     }
 }
 
@@ -69,14 +77,18 @@ impl Partition for SoftwarePartition {
         if public_exponent.is_some() && !matches!(spec, KeySpec::Rsa(_)) {
             return Err(invalid_material(format!("a public exponent does not go with a key of type {spec}")));
         }
-        let material = match spec {
-            KeySpec::Rsa(size) => rsa::generate(size, public_exponent)?,
-            KeySpec::Ec(curve) => ec::generate(curve)?,
-            KeySpec::Oct(size) => oct::generate(size)?,
-        };
-        let key = SoftwareKey::parse(spec, &material)?;
+        arena::admit_key()?;
+        let (material, key) = private(|| {
+            let material = match spec {
+                KeySpec::Rsa(size) => rsa::generate(size, public_exponent)?,
+                KeySpec::Ec(curve) => ec::generate(curve)?,
+                KeySpec::Oct(size) => oct::generate(size)?,
+            };
+            let key = SoftwareKey::parse(spec, material.danger_expose())?;
+            Ok((material, key))
+        })?;
         key.check_pairwise_consistency()?;
-        let masked = masking::seal(&self.wrapping, spec, binding, &material);
+        let masked = masking::seal(&self.wrapping, spec, binding, material.danger_expose());
         Ok(Generated { public: key.public_numbers(), masked })
     }
 
@@ -86,8 +98,9 @@ impl Partition for SoftwarePartition {
         masked: &MaskedMaterial,
         binding: &MaterialBinding,
     ) -> Result<Arc<dyn LoadedKey>, PartitionError> {
+        arena::admit_key()?;
         let material = masking::open(&self.wrapping, spec, binding, masked)?;
-        Ok(Arc::new(SoftwareKey::parse(spec, material.danger_expose())?))
+        Ok(Arc::new(private(|| SoftwareKey::parse(spec, material.danger_expose()))?))
     }
 
     fn random(&self, out: &mut [u8]) -> Result<(), PartitionError> {
@@ -182,9 +195,9 @@ impl LoadedKey for SoftwareKey {
     fn sign(&self, algorithm: SignatureAlgorithm, digest: &[u8]) -> Result<Vec<u8>, PartitionError> {
         self.check_signature_input(algorithm, digest)?;
         match &self.material {
-            Material::Rsa(key) => key.sign(algorithm, digest),
-            Material::Ec(key) => key.sign(digest),
-            Material::Oct(key) => key.mac(algorithm, digest),
+            Material::Rsa(key) => private(|| key.sign(algorithm, digest)),
+            Material::Ec(key) => wiping::<ECDSA_STACK_BYTES, _>(|| key.sign(digest)),
+            Material::Oct(key) => private(|| key.mac(algorithm, digest)),
         }
     }
 
@@ -198,7 +211,7 @@ impl LoadedKey for SoftwareKey {
         match &self.material {
             Material::Rsa(key) => key.public().verify(algorithm, digest, signature),
             Material::Ec(key) => key.public().verify(digest, signature),
-            Material::Oct(key) => key.verify_mac(algorithm, digest, signature),
+            Material::Oct(key) => private(|| key.verify_mac(algorithm, digest, signature)),
         }
     }
 
@@ -215,7 +228,7 @@ impl LoadedKey for SoftwareKey {
                 Ok(Ciphertext { bytes, iv: None, tag: None })
             }
             Material::Ec(_) => Err(mismatch(algorithm.as_str(), self.spec)),
-            Material::Oct(key) => key.encrypt(algorithm, input),
+            Material::Oct(key) => private(|| key.encrypt(algorithm, input)),
         }
     }
 
@@ -228,12 +241,24 @@ impl LoadedKey for SoftwareKey {
         match &self.material {
             Material::Rsa(key) => {
                 plain_rsa(algorithm, [input.iv, input.additional_data, input.tag])?;
-                key.decrypt(algorithm, input.ciphertext)
+                private(|| key.decrypt(algorithm, input.ciphertext))
             }
             Material::Ec(_) => Err(mismatch(algorithm.as_str(), self.spec)),
-            Material::Oct(key) => key.decrypt(algorithm, input),
+            Material::Oct(key) => private(|| key.decrypt(algorithm, input)),
         }
     }
+}
+
+/// Wipes what the use of a private or secret key left on the stack and in registers.
+fn private<T>(use_key: impl FnOnce() -> Result<T, PartitionError>) -> Result<T, PartitionError> {
+    wiping::<STACK_BYTES, T>(use_key)
+}
+
+fn wiping<const STACK: usize, T>(
+    use_key: impl FnOnce() -> Result<T, PartitionError>,
+) -> Result<T, PartitionError> {
+    arena::admit_use()?;
+    wiping_stack::<STACK, _>(use_key)
 }
 
 /// RSA takes none of what symmetric algorithms take beside the text. Ignoring it would let a caller believe in

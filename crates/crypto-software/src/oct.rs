@@ -1,18 +1,13 @@
 //! Symmetric keys: AES-GCM, AES-CBC, AES key wrap, HMAC. Material is the key's bytes.
 
-use crate::aws_lc;
+use crate::aws_lc::{AesDecrypting, AesEncrypting, Hash, MacKey};
 use crate::errors::{failed_to, input_length, invalid_material, mismatch};
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::cipher::{
-    self, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext, UnboundCipherKey,
-};
-use aws_lc_rs::iv::FixedLength;
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::rand;
 use crypto::{Ciphertext, Decrypt, Encrypt, PartitionError, SecretBytes};
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, OctSize, SignatureAlgorithm};
 use std::sync::OnceLock;
 use subtle::{ConstantTimeEq, ConstantTimeGreater, ConstantTimeLess};
-use zeroize::Zeroizing;
 
 /// The longest plaintext, and the longest additional data, of one call: 64 KiB. A ciphertext may be longer by what its
 /// algorithm adds.
@@ -26,17 +21,17 @@ const WRAP_UNIT_BYTES: usize = 8;
 
 pub(crate) struct OctKey {
     size: OctSize,
-    bytes: Zeroizing<Vec<u8>>,
-    // Each of the following is made from `bytes` when first needed.
+    bytes: SecretBytes,
+    // Each of the following is made from `bytes` when first needed; none holds more here than a pointer.
     gcm: OnceLock<LessSafeKey>,
-    cbc_encrypting: OnceLock<EncryptingKey>,
-    cbc_decrypting: OnceLock<DecryptingKey>,
-    macs: [OnceLock<hmac::Key>; 3],
+    encrypting: OnceLock<Option<AesEncrypting>>,
+    decrypting: OnceLock<Option<AesDecrypting>>,
+    macs: [OnceLock<Option<MacKey>>; 3],
 }
 
-pub(crate) fn generate(size: OctSize) -> Result<Zeroizing<Vec<u8>>, PartitionError> {
-    let mut bytes = Zeroizing::new(vec![0; size.bytes()]);
-    rand::fill(&mut bytes).map_err(failed_to("generate a symmetric key"))?;
+pub(crate) fn generate(size: OctSize) -> Result<SecretBytes, PartitionError> {
+    let mut bytes = SecretBytes::zeroed(size.bytes());
+    rand::fill(bytes.danger_expose_mut()).map_err(failed_to("generate a symmetric key"))?;
     Ok(bytes)
 }
 
@@ -47,16 +42,16 @@ impl OctKey {
         }
         Ok(Self {
             size,
-            bytes: Zeroizing::new(material.to_vec()),
+            bytes: SecretBytes::copy(material),
             gcm: OnceLock::new(),
-            cbc_encrypting: OnceLock::new(),
-            cbc_decrypting: OnceLock::new(),
+            encrypting: OnceLock::new(),
+            decrypting: OnceLock::new(),
             macs: Default::default(),
         })
     }
 
     pub(crate) fn mac(&self, algorithm: SignatureAlgorithm, input: &[u8]) -> Result<Vec<u8>, PartitionError> {
-        Ok(hmac::sign(self.mac_key(algorithm)?, input).as_ref().to_vec())
+        self.mac_key(algorithm)?.mac(input).ok_or(PartitionError::Internal("compute an HMAC"))
     }
 
     /// Constant time; a truncated MAC does not verify.
@@ -66,7 +61,7 @@ impl OctKey {
         input: &[u8],
         tag: &[u8],
     ) -> Result<bool, PartitionError> {
-        Ok(hmac::verify(self.mac_key(algorithm)?, input, tag).is_ok())
+        Ok(self.mac(algorithm, input)?.ct_eq(tag).into())
     }
 
     pub(crate) fn encrypt(
@@ -158,17 +153,17 @@ impl OctKey {
         at_most(name, "additional authenticated data", additional, MAX_INPUT_BYTES)?;
         let iv: [u8; GCM_IV_BYTES] = exactly(name, "iv", input.iv.unwrap_or_default())?;
         let tag: [u8; GCM_TAG_BYTES] = exactly(name, "tag", input.tag.unwrap_or_default())?;
-        let mut plaintext = Zeroizing::new(vec![0; input.ciphertext.len()]);
+        let mut plaintext = SecretBytes::zeroed(input.ciphertext.len());
         self.gcm()
             .open_separate_gather(
                 Nonce::assume_unique_for_key(iv),
                 Aad::from(additional),
                 input.ciphertext,
                 &tag,
-                &mut plaintext,
+                plaintext.danger_expose_mut(),
             )
             .map_err(|_| PartitionError::DecryptionFailed)?;
-        Ok(into_secret(plaintext))
+        Ok(plaintext)
     }
 
     fn cbc_encrypt(
@@ -187,9 +182,7 @@ impl OctKey {
         } else {
             whole_blocks(name, "plaintext", plaintext)?;
         }
-        self.cbc_encrypting()
-            .less_safe_encrypt(&mut bytes, EncryptionContext::Iv128(FixedLength::from(iv)))
-            .map_err(failed_to("encrypt with AES-CBC"))?;
+        self.encrypting()?.cbc(iv, &mut bytes).ok_or(PartitionError::Internal("encrypt with AES-CBC"))?;
         Ok(Ciphertext { bytes, iv: Some(iv.to_vec()), tag: None })
     }
 
@@ -201,28 +194,26 @@ impl OctKey {
         ciphertext: &[u8],
     ) -> Result<SecretBytes, PartitionError> {
         whole_blocks(name, "ciphertext", ciphertext)?;
-        let mut plaintext = Zeroizing::new(ciphertext.to_vec());
-        self.cbc_decrypting()
-            .decrypt(&mut plaintext, DecryptionContext::Iv128(FixedLength::from(iv)))
-            .map_err(failed_to("decrypt with AES-CBC"))?;
+        let mut plaintext = SecretBytes::copy(ciphertext);
+        self.decrypting()?
+            .cbc(iv, plaintext.danger_expose_mut())
+            .ok_or(PartitionError::Internal("decrypt with AES-CBC"))?;
         if padded {
-            let padding = padding_bytes(&plaintext).ok_or(PartitionError::DecryptionFailed)?;
-            let unpadded = plaintext.len() - padding;
-            plaintext.truncate(unpadded);
+            let padding = padding_bytes(plaintext.danger_expose()).ok_or(PartitionError::DecryptionFailed)?;
+            plaintext.truncate(plaintext.len() - padding);
         }
-        Ok(into_secret(plaintext))
+        Ok(plaintext)
     }
 
     fn wrap(&self, name: &str, plaintext: &[u8]) -> Result<Ciphertext, PartitionError> {
         wrap_units(name, "key to wrap", plaintext, 2)?;
-        let bytes =
-            aws_lc::aes_wrap(&self.bytes, plaintext).ok_or(PartitionError::Internal("wrap with AES"))?;
+        let bytes = self.encrypting()?.wrap(plaintext).ok_or(PartitionError::Internal("wrap with AES"))?;
         Ok(Ciphertext { bytes, iv: None, tag: None })
     }
 
     fn unwrap(&self, name: &str, wrapped: &[u8]) -> Result<SecretBytes, PartitionError> {
         wrap_units(name, "wrapped key", wrapped, 3)?;
-        aws_lc::aes_unwrap(&self.bytes, wrapped).map(into_secret).ok_or(PartitionError::DecryptionFailed)
+        self.decrypting()?.unwrap(wrapped).ok_or(PartitionError::DecryptionFailed)
     }
 
     fn gcm(&self) -> &LessSafeKey {
@@ -232,32 +223,31 @@ impl OctKey {
             OctSize::Oct256 => &aead::AES_256_GCM,
         };
         self.gcm.get_or_init(|| {
-            LessSafeKey::new(UnboundKey::new(algorithm, &self.bytes).expect("the key is of its size"))
+            LessSafeKey::new(
+                UnboundKey::new(algorithm, self.bytes.danger_expose()).expect("the key is of its size"),
+            )
         })
     }
 
-    fn cbc_encrypting(&self) -> &EncryptingKey {
-        self.cbc_encrypting.get_or_init(|| EncryptingKey::cbc(self.cipher_key()).expect("AES has a CBC mode"))
+    fn encrypting(&self) -> Result<&AesEncrypting, PartitionError> {
+        self.encrypting
+            .get_or_init(|| AesEncrypting::new(self.bytes.danger_expose()))
+            .as_ref()
+            .ok_or(PartitionError::Internal("prepare an AES key for encryption"))
     }
 
-    fn cbc_decrypting(&self) -> &DecryptingKey {
-        self.cbc_decrypting.get_or_init(|| DecryptingKey::cbc(self.cipher_key()).expect("AES has a CBC mode"))
+    fn decrypting(&self) -> Result<&AesDecrypting, PartitionError> {
+        self.decrypting
+            .get_or_init(|| AesDecrypting::new(self.bytes.danger_expose()))
+            .as_ref()
+            .ok_or(PartitionError::Internal("prepare an AES key for decryption"))
     }
 
-    fn cipher_key(&self) -> UnboundCipherKey {
-        let algorithm = match self.size {
-            OctSize::Oct128 => &cipher::AES_128,
-            OctSize::Oct192 => &cipher::AES_192,
-            OctSize::Oct256 => &cipher::AES_256,
-        };
-        UnboundCipherKey::new(algorithm, &self.bytes).expect("the key is of its size")
-    }
-
-    fn mac_key(&self, algorithm: SignatureAlgorithm) -> Result<&hmac::Key, PartitionError> {
+    fn mac_key(&self, algorithm: SignatureAlgorithm) -> Result<&MacKey, PartitionError> {
         let (slot, hash) = match algorithm {
-            SignatureAlgorithm::Hs256 => (0, hmac::HMAC_SHA256),
-            SignatureAlgorithm::Hs384 => (1, hmac::HMAC_SHA384),
-            SignatureAlgorithm::Hs512 => (2, hmac::HMAC_SHA512),
+            SignatureAlgorithm::Hs256 => (0, Hash::Sha256),
+            SignatureAlgorithm::Hs384 => (1, Hash::Sha384),
+            SignatureAlgorithm::Hs512 => (2, Hash::Sha512),
             SignatureAlgorithm::Rs256
             | SignatureAlgorithm::Rs384
             | SignatureAlgorithm::Rs512
@@ -272,7 +262,10 @@ impl OctKey {
                 return Err(mismatch(algorithm.as_str(), KeySpec::Oct(self.size)));
             }
         };
-        Ok(self.macs[slot].get_or_init(|| hmac::Key::new(hash, &self.bytes)))
+        self.macs[slot]
+            .get_or_init(|| MacKey::new(hash, self.bytes.danger_expose()))
+            .as_ref()
+            .ok_or(PartitionError::Internal("prepare a key for HMAC"))
     }
 }
 
@@ -286,10 +279,6 @@ fn padding_bytes(plaintext: &[u8]) -> Option<usize> {
         good &= !(from_end as u8).ct_lt(&padding) | byte.ct_eq(&padding);
     }
     bool::from(good).then_some(padding.into())
-}
-
-fn into_secret(mut bytes: Zeroizing<Vec<u8>>) -> SecretBytes {
-    SecretBytes::new(std::mem::take(&mut *bytes))
 }
 
 fn random_bytes<const N: usize>() -> Result<[u8; N], PartitionError> {

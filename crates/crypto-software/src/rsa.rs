@@ -1,26 +1,21 @@
 //! RSA keys. Material is PKCS#8 DER (RFC 5958).
 
-use crate::aws_lc;
+use crate::aws_lc::{self, Hash, RsaPrivateKey};
 use crate::errors::{failed_to, input_length, invalid_material, mismatch};
 use aws_lc_rs::digest::{self, Digest};
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::{
-    KeyPair, KeySize, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm, OaepPrivateDecryptingKey,
-    OaepPublicEncryptingKey, Pkcs1PrivateDecryptingKey, Pkcs1PublicEncryptingKey, PrivateDecryptingKey,
-    PublicEncryptingKey,
+    OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm, OaepPublicEncryptingKey,
+    Pkcs1PublicEncryptingKey, PublicEncryptingKey,
 };
 use aws_lc_rs::signature::{
-    KeyPair as _, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
-    RSA_PKCS1_2048_8192_SHA512, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512,
-    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RSA_PSS_SHA256,
-    RSA_PSS_SHA384, RSA_PSS_SHA512, RsaParameters, RsaSignatureEncoding,
+    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters,
 };
 use crypto::{PartitionError, SecretBytes};
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, RsaSize, SignatureAlgorithm};
 use domain::key::PublicKey;
 use std::sync::OnceLock;
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 /// The exponent of every key whose creator names none (F4).
 const USUAL_EXPONENT: u64 = 65537;
@@ -29,11 +24,12 @@ const MAX_EXPONENT: u64 = u32::MAX as u64;
 /// PKCS#1 v1.5 padding takes at least this much of the modulus (RFC 8017 section 9.2).
 const PKCS1_OVERHEAD: usize = 11;
 
-/// A private key, parsed once. What only some callers need is made when first needed.
+/// A private key, parsed once.
 pub(crate) struct RsaKey {
-    pair: KeyPair,
+    private: RsaPrivateKey,
     public: RsaPublicKey,
-    decrypting: OnceLock<Option<Decrypting>>,
+    modulus: Vec<u8>,
+    exponent: Vec<u8>,
 }
 
 /// The public half: verifies and encrypts.
@@ -46,11 +42,6 @@ pub(crate) struct RsaPublicKey {
     encrypting: OnceLock<Option<Encrypting>>,
 }
 
-struct Decrypting {
-    pkcs1: Pkcs1PrivateDecryptingKey,
-    oaep: OaepPrivateDecryptingKey,
-}
-
 struct Encrypting {
     pkcs1: Pkcs1PublicEncryptingKey,
     oaep: OaepPublicEncryptingKey,
@@ -59,62 +50,46 @@ struct Encrypting {
 /// A signature algorithm over a digest, in the library's terms.
 struct Scheme {
     slot: usize,
+    hash: Hash,
+    pss: bool,
     digest: &'static digest::Algorithm,
-    signing: &'static RsaSignatureEncoding,
     verifying: &'static RsaParameters,
 }
 
 /// Makes a key. PKCS#8 DER.
-pub(crate) fn generate(
-    size: RsaSize,
-    public_exponent: Option<u64>,
-) -> Result<Zeroizing<Vec<u8>>, PartitionError> {
-    let pair = match public_exponent.unwrap_or(USUAL_EXPONENT) {
-        USUAL_EXPONENT => {
-            let size = match size {
-                RsaSize::Rsa2048 => KeySize::Rsa2048,
-                RsaSize::Rsa3072 => KeySize::Rsa3072,
-                RsaSize::Rsa4096 => KeySize::Rsa4096,
-            };
-            KeyPair::generate(size).map_err(failed_to("generate an RSA key"))?
-        }
-        exponent @ 3..=MAX_EXPONENT if exponent % 2 == 1 => {
-            let der = aws_lc::generate_rsa(size.bits(), exponent as u32)
-                .ok_or(PartitionError::Internal("generate an RSA key"))?;
-            KeyPair::from_der(&der).map_err(failed_to("generate an RSA key"))?
-        }
+pub(crate) fn generate(size: RsaSize, public_exponent: Option<u64>) -> Result<SecretBytes, PartitionError> {
+    let exponent = match public_exponent.unwrap_or(USUAL_EXPONENT) {
+        exponent @ 3..=MAX_EXPONENT if exponent % 2 == 1 => exponent as u32,
         refused => {
             return Err(invalid_material(format!(
                 "public exponent {refused} is not supported: 65537, or an odd number from 3 to {MAX_EXPONENT}"
             )));
         }
     };
-    pkcs8(&pair)
-}
-
-fn pkcs8(pair: &KeyPair) -> Result<Zeroizing<Vec<u8>>, PartitionError> {
-    let der: Pkcs8V1Der<'_> = pair.as_der().map_err(failed_to("encode an RSA key"))?;
-    Ok(Zeroizing::new(der.as_ref().to_vec()))
+    RsaPrivateKey::generate(size.bits(), exponent)
+        .and_then(|key| key.to_pkcs8())
+        .ok_or(PartitionError::Internal("generate an RSA key"))
 }
 
 impl RsaKey {
     /// From PKCS#8 DER, checked: two primes, consistent numbers, a modulus of exactly `size`, one spelling.
     pub(crate) fn parse(size: RsaSize, material: &[u8]) -> Result<Self, PartitionError> {
         let malformed = || invalid_material("not a consistent RSA private key in PKCS#8".into());
-        let pair = KeyPair::from_pkcs8(material).map_err(|_| malformed())?;
+        let encode = || PartitionError::Internal("encode an RSA key");
+        let private = RsaPrivateKey::parse(material).ok_or_else(malformed)?;
         // The library passes over attributes, and over bytes behind the key.
-        if !bool::from(pkcs8(&pair)?.ct_eq(material)) {
+        let canonical = private.to_pkcs8().ok_or_else(encode)?;
+        if !bool::from(canonical.danger_expose().ct_eq(material)) {
             return Err(malformed());
         }
-        let spki: PublicKeyX509Der<'_> =
-            pair.public_key().as_der().map_err(failed_to("encode an RSA public key"))?;
-        let modulus = pair.public_key().modulus().big_endian_without_leading_zero().to_vec();
+        let (modulus, exponent) = private.public_numbers().ok_or_else(encode)?;
         // The first byte's top bit as well: 2047 bits are no key of 2048.
         if modulus.len() != size.bytes() || modulus[0] & 0x80 == 0 {
             return Err(invalid_material(format!("the modulus is not of {} bits", size.bits())));
         }
-        let public = RsaPublicKey::new(size, pair.public_key().as_ref().to_vec(), spki.as_ref().to_vec());
-        Ok(Self { pair, public, decrypting: OnceLock::new() })
+        let der = private.to_public_der().ok_or_else(encode)?;
+        let spki = private.to_spki().ok_or_else(encode)?;
+        Ok(Self { private, public: RsaPublicKey::new(size, der, spki), modulus, exponent })
     }
 
     pub(crate) fn public(&self) -> &RsaPublicKey {
@@ -122,10 +97,7 @@ impl RsaKey {
     }
 
     pub(crate) fn public_numbers(&self) -> PublicKey {
-        PublicKey::Rsa {
-            modulus: self.pair.public_key().modulus().big_endian_without_leading_zero().to_vec(),
-            exponent: self.pair.public_key().exponent().big_endian_without_leading_zero().to_vec(),
-        }
+        PublicKey::Rsa { modulus: self.modulus.clone(), exponent: self.exponent.clone() }
     }
 
     pub(crate) fn sign(
@@ -136,16 +108,12 @@ impl RsaKey {
         let size = self.public.size;
         if algorithm == SignatureAlgorithm::RsNull {
             check_raw_length(size, digest)?;
-            return aws_lc::rsa_sign_raw(&pkcs8(&self.pair)?, size.bytes(), digest)
-                .ok_or(PartitionError::Internal("sign with RSNULL"));
+            return self.private.sign_raw(digest).ok_or(PartitionError::Internal("sign with RSNULL"));
         }
         let scheme = scheme(algorithm, size)?;
-        let digest = import_digest(digest, scheme.digest)?;
-        let mut signature = vec![0; size.bytes()];
-        self.pair
-            .sign_digest(scheme.signing, &digest, &mut signature)
-            .map_err(failed_to("sign with an RSA key"))?;
-        Ok(signature)
+        self.private
+            .sign(scheme.hash, scheme.pss, digest)
+            .ok_or(PartitionError::Internal("sign with an RSA key"))
     }
 
     /// Every failure that depends on the key or on the padding is the same `DecryptionFailed`.
@@ -164,20 +132,16 @@ impl RsaKey {
                 ciphertext.len()
             )));
         }
-        let keys = self
-            .decrypting
-            .get_or_init(|| Decrypting::new(&self.pair))
-            .as_ref()
-            .ok_or(PartitionError::Internal("prepare an RSA key for decryption"))?;
-        let mut buffer = Zeroizing::new(vec![0; size.bytes()]);
-        let plaintext = match oaep(algorithm) {
-            Some(oaep) => keys.oaep.decrypt(oaep, ciphertext, &mut buffer, None),
-            None if algorithm == EncryptionAlgorithm::Rsa15 => keys.pkcs1.decrypt(ciphertext, &mut buffer),
-            None => return Err(mismatch(algorithm.as_str(), KeySpec::Rsa(size))),
+        let plaintext = match algorithm {
+            EncryptionAlgorithm::RsaOaep => self.private.decrypt(Some(Hash::Sha1), ciphertext),
+            EncryptionAlgorithm::RsaOaep256 => self.private.decrypt(Some(Hash::Sha256), ciphertext),
+            EncryptionAlgorithm::Rsa15 => self.private.decrypt(None, ciphertext),
+            EncryptionAlgorithm::AesGcm(_)
+            | EncryptionAlgorithm::AesCbc(_)
+            | EncryptionAlgorithm::AesCbcPad(_)
+            | EncryptionAlgorithm::AesKw(_) => return Err(mismatch(algorithm.as_str(), KeySpec::Rsa(size))),
         };
-        plaintext
-            .map(|plaintext| SecretBytes::new(plaintext.to_vec()))
-            .map_err(|_| PartitionError::DecryptionFailed)
+        plaintext.ok_or(PartitionError::DecryptionFailed)
     }
 }
 
@@ -244,14 +208,6 @@ impl RsaPublicKey {
     }
 }
 
-impl Decrypting {
-    fn new(pair: &KeyPair) -> Option<Self> {
-        let key = PrivateDecryptingKey::from_pkcs8(&pkcs8(pair).ok()?).ok()?;
-        let pkcs1 = Pkcs1PrivateDecryptingKey::new(key.clone()).ok()?;
-        Some(Self { pkcs1, oaep: OaepPrivateDecryptingKey::new(key).ok()? })
-    }
-}
-
 impl Encrypting {
     fn new(spki: &[u8]) -> Option<Self> {
         let key = PublicEncryptingKey::from_der(spki).ok()?;
@@ -264,18 +220,18 @@ fn scheme(algorithm: SignatureAlgorithm, size: RsaSize) -> Result<Scheme, Partit
     use SignatureAlgorithm::{
         Es256, Es256K, Es384, Es512, Hs256, Hs384, Hs512, Ps256, Ps384, Ps512, Rs256, Rs384, Rs512, RsNull,
     };
-    let (slot, digest, signing, verifying) = match algorithm {
-        Rs256 => (0, &digest::SHA256, &RSA_PKCS1_SHA256, &RSA_PKCS1_2048_8192_SHA256),
-        Rs384 => (1, &digest::SHA384, &RSA_PKCS1_SHA384, &RSA_PKCS1_2048_8192_SHA384),
-        Rs512 => (2, &digest::SHA512, &RSA_PKCS1_SHA512, &RSA_PKCS1_2048_8192_SHA512),
-        Ps256 => (3, &digest::SHA256, &RSA_PSS_SHA256, &RSA_PSS_2048_8192_SHA256),
-        Ps384 => (4, &digest::SHA384, &RSA_PSS_SHA384, &RSA_PSS_2048_8192_SHA384),
-        Ps512 => (5, &digest::SHA512, &RSA_PSS_SHA512, &RSA_PSS_2048_8192_SHA512),
+    let (slot, hash, pss, digest, verifying) = match algorithm {
+        Rs256 => (0, Hash::Sha256, false, &digest::SHA256, &RSA_PKCS1_2048_8192_SHA256),
+        Rs384 => (1, Hash::Sha384, false, &digest::SHA384, &RSA_PKCS1_2048_8192_SHA384),
+        Rs512 => (2, Hash::Sha512, false, &digest::SHA512, &RSA_PKCS1_2048_8192_SHA512),
+        Ps256 => (3, Hash::Sha256, true, &digest::SHA256, &RSA_PSS_2048_8192_SHA256),
+        Ps384 => (4, Hash::Sha384, true, &digest::SHA384, &RSA_PSS_2048_8192_SHA384),
+        Ps512 => (5, Hash::Sha512, true, &digest::SHA512, &RSA_PSS_2048_8192_SHA512),
         RsNull | Es256 | Es256K | Es384 | Es512 | Hs256 | Hs384 | Hs512 => {
             return Err(mismatch(algorithm.as_str(), KeySpec::Rsa(size)));
         }
     };
-    Ok(Scheme { slot, digest, signing, verifying })
+    Ok(Scheme { slot, hash, pss, digest, verifying })
 }
 
 fn oaep(algorithm: EncryptionAlgorithm) -> Option<&'static OaepAlgorithm> {

@@ -5,13 +5,12 @@
 use crate::SecretBytes;
 use crate::single_use;
 use domain::guid::Guid;
-use zeroize::Zeroizing;
 
 const LABEL: &[u8] = b"holdfast event v1";
 
 /// Seals and opens audit events of one pool and one audit epoch.
 pub struct AuditSealer {
-    key: Zeroizing<Vec<u8>>,
+    key: SecretBytes,
     pool: Guid,
     epoch: u32,
 }
@@ -33,13 +32,13 @@ impl AuditSealer {
 
     /// The audit key itself, 32 bytes, to give to an auditor.
     pub fn danger_export(&self) -> SecretBytes {
-        SecretBytes::new(self.key.to_vec())
+        SecretBytes::copy(self.key.danger_expose())
     }
 
     /// The sealer of `pool` and `epoch` from an audit key given out by [`AuditSealer::danger_export`]; `None` unless
     /// it is 32 bytes.
     pub fn from_exported(key: &SecretBytes, pool: Guid, epoch: u32) -> Option<Self> {
-        (key.len() == 32).then(|| Self { key: Zeroizing::new(key.danger_expose().to_vec()), pool, epoch })
+        (key.len() == 32).then(|| Self { key: SecretBytes::copy(key.danger_expose()), pool, epoch })
     }
 
     /// `salt 24 bytes | ciphertext | tag 16 bytes`; associated data: pool ‖ epoch ‖ `event_id`.
@@ -54,12 +53,20 @@ impl AuditSealer {
         salt: [u8; single_use::SALT_BYTES],
     ) -> Vec<u8> {
         let mut sealed = Vec::new();
-        single_use::seal(&self.key, LABEL, &salt, &self.associated_data(event_id), plaintext, &mut sealed);
+        single_use::seal(
+            self.key.danger_expose(),
+            LABEL,
+            &salt,
+            &self.associated_data(event_id),
+            plaintext,
+            &mut sealed,
+        );
         sealed
     }
 
     pub fn open(&self, event_id: &[u8; 16], sealed: &[u8]) -> Result<SecretBytes, EventDoesNotOpen> {
-        single_use::open(&self.key, LABEL, &self.associated_data(event_id), sealed).ok_or(EventDoesNotOpen)
+        single_use::open(self.key.danger_expose(), LABEL, &self.associated_data(event_id), sealed)
+            .ok_or(EventDoesNotOpen)
     }
 
     fn associated_data(&self, event_id: &[u8; 16]) -> Vec<u8> {

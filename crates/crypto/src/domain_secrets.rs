@@ -48,9 +48,9 @@ impl DomainSecrets {
     /// New secrets from the random source.
     pub fn generate() -> Self {
         let key = || {
-            let mut bytes = vec![0; KEY_BYTES];
-            random(&mut bytes);
-            SecretBytes::new(bytes)
+            let mut key = SecretBytes::zeroed(KEY_BYTES);
+            random(key.danger_expose_mut());
+            key
         };
         Self {
             owner: OwnerKey::generate(),
@@ -64,20 +64,26 @@ impl DomainSecrets {
     /// Format version 1, see `docs/formats/domain-secrets.md`. For sealing and for the security domain file only.
     pub fn danger_export(&self) -> SecretBytes {
         let owner = self.owner.danger_export();
-        let mut bytes = Vec::with_capacity(MAGIC.len() + KEYS * KEY_BYTES + owner.len());
-        bytes.extend_from_slice(MAGIC);
-        for key in [&self.partition_wrapping, &self.kek, &self.name, &self.backup] {
-            bytes.extend_from_slice(key.danger_expose());
+        let keys = [&self.partition_wrapping, &self.kek, &self.name, &self.backup];
+        let parts = [MAGIC.as_slice()]
+            .into_iter()
+            .chain(keys.map(SecretBytes::danger_expose))
+            .chain([owner.danger_expose()]);
+        let mut exported = SecretBytes::zeroed(MAGIC.len() + KEYS * KEY_BYTES + owner.len());
+        let mut rest = exported.danger_expose_mut();
+        for part in parts {
+            let (place, behind) = rest.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            rest = behind;
         }
-        bytes.extend_from_slice(owner.danger_expose());
-        SecretBytes::new(bytes)
+        exported
     }
 
     pub fn import(bytes: &SecretBytes) -> Result<Self, DomainSecretsError> {
         let malformed = DomainSecretsError::Malformed;
         let bytes = bytes.danger_expose().strip_prefix(MAGIC.as_slice()).ok_or(malformed.clone())?;
         let (keys, owner) = bytes.split_at_checked(KEYS * KEY_BYTES).ok_or(malformed.clone())?;
-        let key = |index: usize| SecretBytes::new(keys[index * KEY_BYTES..][..KEY_BYTES].to_vec());
+        let key = |index: usize| SecretBytes::copy(&keys[index * KEY_BYTES..][..KEY_BYTES]);
         Ok(Self {
             owner: OwnerKey::import(owner).ok_or(malformed)?,
             partition_wrapping: key(0),
@@ -92,7 +98,7 @@ impl DomainSecrets {
     }
 
     pub fn partition_wrapping_key(&self) -> PartitionWrappingKey {
-        PartitionWrappingKey(SecretBytes::new(self.partition_wrapping.danger_expose().to_vec()))
+        PartitionWrappingKey(SecretBytes::copy(self.partition_wrapping.danger_expose()))
     }
 
     /// MAC key of stored names; never rotates.
@@ -102,9 +108,9 @@ impl DomainSecrets {
 
     /// A fresh random data key for `epoch`, wrapped under the domain KEK for storage.
     pub fn new_data_key(&self, pool: Guid, class: PoolClass, epoch: u32) -> (DataKey, WrappedDataKey) {
-        let mut key = vec![0; KEY_BYTES];
-        random(&mut key);
-        let key = DataKey { epoch, key: SecretBytes::new(key) };
+        let mut key = SecretBytes::zeroed(KEY_BYTES);
+        random(key.danger_expose_mut());
+        let key = DataKey { epoch, key };
         let wrapped = key.wrap(&self.kek, pool, class);
         (key, wrapped)
     }

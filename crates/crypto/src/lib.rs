@@ -16,6 +16,7 @@ pub mod record;
 pub mod root;
 pub mod secret;
 mod single_use;
+pub mod stack;
 pub mod transport;
 
 pub use partition::{

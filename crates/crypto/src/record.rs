@@ -38,7 +38,7 @@ impl NameKey {
         let digest = single_use::derive(key.danger_expose(), b"holdfast pool digest v1", b"");
         Self {
             names: hmac::Key::new(hmac::HMAC_SHA256, key.danger_expose()),
-            digest: hmac::Key::new(hmac::HMAC_SHA256, digest.as_slice()),
+            digest: hmac::Key::new(hmac::HMAC_SHA256, digest.danger_expose()),
         }
     }
 

@@ -6,14 +6,16 @@
 
 use crate::SecretBytes;
 use crate::digest::random;
+use crate::stack::wiping_stack;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::kdf::{KbkdfCtrHmacAlgorithmId, get_kbkdf_ctr_hmac_algorithm, kbkdf_ctr_hmac};
-use zeroize::Zeroizing;
 
 /// Bytes of salt before the ciphertext.
 pub const SALT_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
+/// More than an HMAC or AES-GCM of the library puts on the stack.
+const STACK_BYTES: usize = 8 * 1024;
 
 /// A salt from the random source.
 pub fn fresh_salt() -> [u8; SALT_BYTES] {
@@ -23,13 +25,15 @@ pub fn fresh_salt() -> [u8; SALT_BYTES] {
 }
 
 /// 32 bytes derived from `secret` for `label` and `context`.
-pub fn derive(secret: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
+pub fn derive(secret: &[u8], label: &[u8], context: &[u8]) -> SecretBytes {
     let bits = (KEY_BYTES as u32) * 8;
     let info = [label, &[0], context, &bits.to_be_bytes()].concat();
     let algorithm = get_kbkdf_ctr_hmac_algorithm(KbkdfCtrHmacAlgorithmId::Sha256)
         .expect("the library has counter mode with HMAC-SHA-256");
-    let mut key = Zeroizing::new(vec![0; KEY_BYTES]);
-    kbkdf_ctr_hmac(algorithm, secret, &info, &mut key).expect("32 bytes can be derived from any secret");
+    let mut key = SecretBytes::zeroed(KEY_BYTES);
+    let derived =
+        wiping_stack::<STACK_BYTES, _>(|| kbkdf_ctr_hmac(algorithm, secret, &info, key.danger_expose_mut()));
+    derived.expect("32 bytes can be derived from any secret");
     key
 }
 
@@ -49,9 +53,10 @@ pub fn seal(
     out.reserve_exact(plaintext.len() + TAG_BYTES);
     out.extend_from_slice(plaintext);
     let nonce = Nonce::assume_unique_for_key([0; 12]);
-    let tag = key
-        .seal_in_place_separate_tag(nonce, Aad::from(associated), &mut out[start..])
-        .expect("a record is far below the limit of AES-GCM");
+    let tag = wiping_stack::<STACK_BYTES, _>(|| {
+        key.seal_in_place_separate_tag(nonce, Aad::from(associated), &mut out[start..])
+    });
+    let tag = tag.expect("a record is far below the limit of AES-GCM");
     out.extend_from_slice(tag.as_ref());
 }
 
@@ -60,15 +65,22 @@ pub fn open(secret: &[u8], label: &[u8], associated: &[u8], sealed: &[u8]) -> Op
     let (salt, body) = sealed.split_first_chunk::<SALT_BYTES>()?;
     let (ciphertext, tag) = body.split_last_chunk::<TAG_BYTES>()?;
     let key = key(secret, label, salt);
-    let mut plaintext = Zeroizing::new(vec![0; ciphertext.len()]);
+    let mut plaintext = SecretBytes::zeroed(ciphertext.len());
     let nonce = Nonce::assume_unique_for_key([0; 12]);
-    key.open_separate_gather(nonce, Aad::from(associated), ciphertext, tag, &mut plaintext).ok()?;
-    Some(SecretBytes::new(std::mem::take(&mut *plaintext)))
+    let opened = wiping_stack::<STACK_BYTES, _>(|| {
+        key.open_separate_gather(nonce, Aad::from(associated), ciphertext, tag, plaintext.danger_expose_mut())
+    });
+    opened.ok()?;
+    Some(plaintext)
 }
 
 fn key(secret: &[u8], label: &[u8], salt: &[u8; SALT_BYTES]) -> LessSafeKey {
     let key = derive(secret, label, salt);
-    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).expect("an AES-256 key is 32 bytes"))
+    wiping_stack::<STACK_BYTES, _>(|| {
+        LessSafeKey::new(
+            UnboundKey::new(&AES_256_GCM, key.danger_expose()).expect("an AES-256 key is 32 bytes"),
+        )
+    })
 }
 
 #[cfg(test)]
@@ -83,6 +95,6 @@ mod tests {
         let input =
             [&1u32.to_be_bytes(), b"label".as_slice(), &[0], b"context", &256u32.to_be_bytes()].concat();
         let expected = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), &input);
-        assert_eq!(derive(&secret, b"label", b"context").as_slice(), expected.as_ref());
+        assert_eq!(derive(&secret, b"label", b"context").danger_expose(), expected.as_ref());
     }
 }

@@ -125,7 +125,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     if arguments.detached {
         detach::leave_terminal()?;
     }
-    let hardening = hardening::harden();
+    let hardening = hardening::for_class(PoolClass::Test)?;
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| "warn".into()),
