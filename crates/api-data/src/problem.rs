@@ -99,6 +99,7 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::RoleNameTaken(_) => inner(409, "Conflict", "RoleDefinitionWithSameNameExists"),
         Error::CustomRole(CustomRoleRefused::BuiltIn(_)) => inner(403, "Forbidden", "RoleIsBuiltIn"),
         Error::CustomRole(_) => plain(400, "BadParameter"),
+        Error::InvocationsExhausted { .. } => inner(403, "Forbidden", "TooManyEncryptions"),
         Error::NotActivated => inner(403, "Forbidden", "HsmNotActivated"),
         Error::DomainHandedOut => inner(409, "Conflict", "SecurityDomainAlreadyDownloaded"),
         Error::AlreadyActive => inner(409, "Conflict", "HsmAlreadyActivated"),

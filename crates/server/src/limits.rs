@@ -72,6 +72,8 @@ fn parse(text: &str) -> Result<PoolLimits, String> {
             MAX_AT_KEY,
         )?,
         rsa15_failures_per_hour: limits.rsa15_failures_per_hour.unwrap_or(default.rsa15_failures_per_hour),
+        // Not to be raised: it is what the IVs are good for.
+        gcm_encryptions: default.gcm_encryptions,
         loaded_keys: within("loaded_keys", limits.loaded_keys, default.loaded_keys, MAX_CACHED)?,
         cached_tokens: within("cached_tokens", limits.cached_tokens, default.cached_tokens, MAX_CACHED)?,
     })

@@ -132,6 +132,10 @@ impl Pool {
         let mut deletes = vec![RecordId::Key(name.clone())];
         let versions = held.key.value.versions().iter();
         deletes.extend(versions.map(|version| RecordId::Version(name.clone(), *version)));
+        if let Some(held) = self.index().invocations(name) {
+            expectations.push((RecordId::Invocations(name.clone()), Some(held.stamp)));
+            deletes.push(RecordId::Invocations(name.clone()));
+        }
         // A key that is made under this name later must not find the rights that were given for this one.
         let scope = Scope::Key(name.clone());
         for assignment in self.roles().assignments().filter(|assignment| assignment.scope == scope) {

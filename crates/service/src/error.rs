@@ -83,6 +83,10 @@ pub enum Error {
     /// The caller went away before the answer was ready; nobody sees this but the audit log.
     #[error("the caller closed the connection before the request was complete")]
     CallerLeft,
+    #[error(
+        "this key version has encrypted with AES-GCM {limit} times, which is as often as random IVs are good for: make a new version"
+    )]
+    InvocationsExhausted { limit: u64 },
     /// Provisioned: no key exists yet.
     #[error(
         "this pool is not activated: an initial administrator first downloads its security domain, or uploads that of another pool"

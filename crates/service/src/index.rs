@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use storage::{
-    ActivationRecord, NotBeforeRecord, Record, RecordId, RoleNamesRecord, SettingRecord, Stamp, Stamped,
-    VersionRecord,
+    ActivationRecord, InvocationsRecord, NotBeforeRecord, Record, RecordId, RoleNamesRecord, SettingRecord,
+    Stamp, Stamped, VersionRecord,
 };
 
 #[derive(Default)]
@@ -29,6 +29,7 @@ pub(crate) struct Index {
     settings: RwLock<HashMap<Setting, Stamped<bool>>>,
     not_before: RwLock<HashMap<ObjectId, Stamped<IntDate>>>,
     activation: ArcSwapOption<Stamped<ActivationRecord>>,
+    invocations: RwLock<HashMap<KeyName, Stamped<InvocationsRecord>>>,
 }
 
 #[derive(Default)]
@@ -101,6 +102,9 @@ impl Index {
                 RecordId::NotBefore(principal) => {
                     self.not_before.write().remove(&principal);
                 }
+                RecordId::Invocations(name) => {
+                    self.invocations.write().remove(&name);
+                }
                 // Never undone.
                 RecordId::Activation | RecordId::Outbox(_) => {}
             }
@@ -144,6 +148,9 @@ impl Index {
             }
             Record::NotBefore(NotBeforeRecord { principal, not_before }) => {
                 self.not_before.write().insert(principal, Stamped { value: not_before, stamp });
+            }
+            Record::Invocations(record) => {
+                self.invocations.write().insert(record.name.clone(), Stamped { value: record, stamp });
             }
             Record::Activation(record) => {
                 self.activation.store(Some(Arc::new(Stamped { value: record, stamp })));
@@ -213,6 +220,14 @@ impl Index {
     /// What a setting was set to, if ever.
     pub fn setting(&self, setting: Setting) -> Option<Stamped<bool>> {
         self.settings.read().get(&setting).cloned()
+    }
+
+    pub fn invocations(&self, name: &KeyName) -> Option<Stamped<InvocationsRecord>> {
+        self.invocations.read().get(name).cloned()
+    }
+
+    pub fn all_invocations(&self) -> Vec<InvocationsRecord> {
+        self.invocations.read().values().map(|held| held.value.clone()).collect()
     }
 
     /// `None` in a pool that waits for activation.

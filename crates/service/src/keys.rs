@@ -204,7 +204,7 @@ impl Pool {
         digest: Vec<u8>,
     ) -> Recorded<UsedKey<Vec<u8>>> {
         ticket.with_algorithm(algorithm.as_str());
-        let cost = cost_of_private(algorithm.fits_rsa());
+        let cost = Cost::of_private(algorithm.fits_rsa());
         self.use_key::<action::Sign, _, _>(
             ticket,
             key,
@@ -227,7 +227,7 @@ impl Pool {
         self.use_key::<action::Verify, _, _>(
             ticket,
             key,
-            None,
+            Cost::Inline,
             |_| Ok(()),
             move |key, ()| key.verify(algorithm, &digest, &signature),
         )
@@ -285,16 +285,10 @@ impl Pool {
         input: EncryptInput,
     ) -> Recorded<UsedKey<Ciphertext>> {
         ticket.with_algorithm(algorithm.as_str());
-        self.use_key::<A, _, _>(
-            ticket,
-            key,
-            None,
-            |_| Ok(()),
-            move |key, ()| {
-                fits(algorithm, key, rule)?;
-                encrypt(key, algorithm, &input)
-            },
-        )
+        let admit = |usable: &Usable| Ok(check_fits(algorithm, usable.spec, rule)?);
+        self.use_key::<A, _, _>(ticket, key, Cost::of_encryption(algorithm), admit, move |key, ()| {
+            encrypt(key, algorithm, &input)
+        })
         .await
     }
 
@@ -308,11 +302,13 @@ impl Pool {
         input: DecryptInput,
     ) -> Recorded<UsedKey<SecretBytes>> {
         ticket.with_algorithm(algorithm.as_str());
-        let cost = cost_of_private(algorithm.is_rsa());
+        let cost = Cost::of_private(algorithm.is_rsa());
         let pool = self.clone();
-        let admit = |usable: &Usable| self.admit_decryption(algorithm, usable);
+        let admit = |usable: &Usable| {
+            check_fits(algorithm, usable.spec, rule)?;
+            self.admit_decryption(algorithm, usable)
+        };
         self.use_key::<A, _, _>(ticket, key, cost, admit, move |key, attempt| {
-            fits(algorithm, key, rule)?;
             let result = decrypt(key, algorithm, &input);
             if let (Some(attempt), Err(PartitionError::DecryptionFailed)) = (attempt, &result) {
                 pool.count_failure(attempt);
@@ -374,7 +370,7 @@ impl Pool {
         self: &Arc<Self>,
         mut ticket: Ticket,
         reference: KeyReference,
-        cost: Option<CostClass>,
+        cost: Cost,
         admit: impl FnOnce(&Usable) -> Result<G, Error>,
         operate: impl FnOnce(&dyn LoadedKey, G) -> Result<T, PartitionError> + Send + 'static,
     ) -> Recorded<UsedKey<T>> {
@@ -392,11 +388,15 @@ impl Pool {
         ticket.about_key(&reference.name, Some(usable.version));
         let key = usable.key;
         let result = match (cost, usable.spec) {
-            (Some(class), KeySpec::Rsa(_)) => {
+            (Cost::RandomIv, _) => match self.count_invocation(&usable.name, usable.version).await {
+                Ok(()) => operate(key.as_ref(), admitted).map_err(Error::from),
+                Err(error) => Err(error),
+            },
+            (Cost::Threads(class), KeySpec::Rsa(_)) => {
                 let ran = self.workers().run(class, move || operate(key.as_ref(), admitted)).await;
                 ran.and_then(|result| result.map_err(Error::from))
             }
-            (Some(_) | None, _) => operate(key.as_ref(), admitted).map_err(Error::from),
+            (Cost::Threads(_) | Cost::Inline, _) => operate(key.as_ref(), admitted).map_err(Error::from),
         };
         let (name, version) = (usable.name, usable.version);
         ticket.record(result.map(|result| UsedKey { name, version, result })).await
@@ -533,13 +533,32 @@ impl Pool {
     }
 }
 
-fn cost_of_private(is_rsa: bool) -> Option<CostClass> {
-    is_rsa.then_some(CostClass::RsaPrivate)
+/// What a use of a key takes besides its computation.
+#[derive(Clone, Copy)]
+enum Cost {
+    /// Done where the request runs.
+    Inline,
+    /// Done on the threads of its class.
+    Threads(CostClass),
+    /// Draws a random IV, and is counted for it.
+    RandomIv,
+}
+
+impl Cost {
+    fn of_private(is_rsa: bool) -> Self {
+        if is_rsa { Cost::Threads(CostClass::RsaPrivate) } else { Cost::Inline }
+    }
+
+    fn of_encryption(algorithm: EncryptionAlgorithm) -> Self {
+        match algorithm {
+            EncryptionAlgorithm::AesGcm(_) => Cost::RandomIv,
+            _ => Cost::Inline,
+        }
+    }
 }
 
 /// Encrypt and wrapKey share algorithms only in part: `A256KW` does not encrypt, `A256GCM` does not wrap.
-fn fits(algorithm: EncryptionAlgorithm, key: &dyn LoadedKey, rule: Rule) -> Result<(), PartitionError> {
-    let spec = key.spec();
+fn check_fits(algorithm: EncryptionAlgorithm, spec: KeySpec, rule: Rule) -> Result<(), PartitionError> {
     if rule(algorithm, spec) {
         Ok(())
     } else {

@@ -9,6 +9,7 @@ mod deletion;
 mod error;
 mod failures;
 mod index;
+mod invocations;
 mod keys;
 mod pool;
 mod principals;

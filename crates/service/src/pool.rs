@@ -4,6 +4,7 @@ use crate::clock::{Clock, Random};
 use crate::error::Error;
 use crate::failures::FailureLimiter;
 use crate::index::Index;
+use crate::invocations::Invocations;
 use crate::security_domain::{DomainState, Installer};
 use crate::ticket::{Recorded, RequestFacts, Ticket};
 use crate::workers::Workers;
@@ -54,6 +55,8 @@ pub struct PoolLimits {
     pub assignments_at_key_scope: usize,
     /// Failed `RSA1_5` decryptions per key version and hour, in class production.
     pub rsa15_failures_per_hour: u32,
+    /// AES-GCM encryptions per key version (SP 800-38D section 8.3: at most 2^32 with random IVs).
+    pub gcm_encryptions: u64,
     /// Parsed keys kept ready, a few KiB each.
     pub loaded_keys: usize,
     /// Verified tokens kept.
@@ -69,6 +72,7 @@ impl Default for PoolLimits {
             assignments_at_pool_scope: 50,
             assignments_at_key_scope: 10,
             rsa15_failures_per_hour: 100,
+            gcm_encryptions: 1 << 32,
             loaded_keys: 10_000,
             cached_tokens: identity::token::DEFAULT_CACHED_TOKENS,
         }
@@ -131,6 +135,7 @@ pub struct Pool {
     workers: Workers,
     rsa15_failures: Option<Arc<FailureLimiter>>,
     domain: DomainState,
+    invocations: Arc<Invocations>,
     verifier: TokenVerifier,
     /// The generation of the issuer's key set that the log knows of.
     recorded_keys: AtomicU64,
@@ -197,7 +202,8 @@ impl Pool {
         let opened: Arc<OnceLock<AuditLog>> = Arc::default();
         let index = Arc::new(Index::default());
         let loaded = Arc::new(Cache::new(limits.loaded_keys));
-        let observer = observer(index.clone(), loaded.clone());
+        let invocations_of = Arc::new(OnceLock::new());
+        let observer = observer(index.clone(), loaded.clone(), invocations_of.clone());
         let (store, contents) =
             Store::open(engine, &secrets, checkpoint_source(opened.clone()), observer).await?;
         let genesis = store.genesis().genesis().clone();
@@ -238,6 +244,9 @@ impl Pool {
             records.into_iter().partition(|record| matches!(record.value, Record::Outbox(_)));
         drain_outbox(&store, &audit, outbox.into_iter().map(|record| record.value)).await?;
         index.fill(records);
+        let held = index.all_invocations();
+        let invocations = Arc::new(Invocations::new(limits.gcm_encryptions, &held));
+        let _ = invocations_of.set(invocations.clone());
         if let Some(name) = index.incomplete() {
             return Err(OpenPoolError::IncompleteKey(name));
         }
@@ -266,6 +275,7 @@ impl Pool {
             loaded,
             workers: Workers::start(cores),
             rsa15_failures,
+            invocations,
             domain: DomainState::new(secrets, installer),
             verifier,
             recorded_keys: AtomicU64::new(0),
@@ -427,6 +437,10 @@ impl Pool {
         self.store.genesis().hash()
     }
 
+    pub(crate) fn invocations(&self) -> &Invocations {
+        &self.invocations
+    }
+
     pub(crate) fn domain_state(&self) -> &DomainState {
         &self.domain
     }
@@ -583,7 +597,11 @@ fn initial_assignments(genesis: &Genesis) -> Vec<RoleAssignment> {
 }
 
 /// Keeps the index, and drops the clear keys that may not be used any more.
-fn observer(index: Arc<Index>, loaded: Arc<LoadedKeys>) -> storage::Observer {
+fn observer(
+    index: Arc<Index>,
+    loaded: Arc<LoadedKeys>,
+    invocations: Arc<OnceLock<Arc<Invocations>>>,
+) -> storage::Observer {
     Arc::new(move |stamp, puts, deletes| {
         let mut unusable = Vec::new();
         for record in &puts {
@@ -597,6 +615,13 @@ fn observer(index: Arc<Index>, loaded: Arc<LoadedKeys>) -> storage::Observer {
                 }
                 _ => {}
             }
+        }
+        if let Some(invocations) = invocations.get() {
+            let purged = deletes.iter().filter_map(|id| match id {
+                RecordId::Key(name) => Some(name),
+                _ => None,
+            });
+            purged.for_each(|name| invocations.forget(name));
         }
         index.apply(stamp, puts, deletes);
         for place in unusable {

@@ -16,8 +16,8 @@ use domain::pool::{Genesis, PoolClass, RetentionDays};
 use domain::time::IntDate;
 use serde_json::json;
 use service::{
-    DecryptInput, Error, KeyReference, NewAssignment, NotAuthenticated, Page, PageRequest, Pool, PoolLimits,
-    Recorded, Schedule, Tick, UsedKey,
+    DecryptInput, EncryptInput, Error, KeyReference, NewAssignment, NotAuthenticated, Page, PageRequest,
+    Pool, PoolLimits, Recorded, Schedule, SecretBytes, Tick, UsedKey,
 };
 use std::sync::Arc;
 
@@ -264,6 +264,39 @@ async fn an_assignment_made_while_its_key_is_purged_does_not_outlive_it() {
     ok(assigned);
     ok(purged);
     assert!(ok(pool.list_assignments(ticket(&pool, ADMIN), scope).await).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encryptions_with_random_ivs_are_counted_over_restarts_and_end() {
+    let mut bench = Bench::new();
+    // One block of leases and a little of a second one.
+    bench.limits = PoolLimits { gcm_encryptions: (1 << 16) + 2, ..PoolLimits::default() };
+    let pool = bench.open().await;
+    create(&pool, "k", KeySpec::Oct(OctSize::Oct256)).await;
+    let encrypt = async |pool: &Arc<Pool>, algorithm| {
+        let plaintext = Arc::new(SecretBytes::new(vec![5; 16]));
+        let input = EncryptInput { plaintext, iv: None, additional_data: None };
+        pool.encrypt(ticket(pool, APP), current("k"), algorithm, input).await
+    };
+    let gcm = EncryptionAlgorithm::AesGcm(OctSize::Oct256);
+    ok(encrypt(&pool, gcm).await);
+    pool.close().await;
+
+    // What was left of the first block is not used again.
+    let pool = bench.open().await;
+    for _ in 0..2 {
+        ok(encrypt(&pool, gcm).await);
+    }
+    let exhausted = refused(encrypt(&pool, gcm).await);
+    assert!(matches!(exhausted, Error::InvocationsExhausted { .. }), "{exhausted}");
+    ok(encrypt(&pool, EncryptionAlgorithm::AesCbcPad(OctSize::Oct256)).await);
+    // A new version has a count of its own, and a purge takes the counts along.
+    create(&pool, "k", KeySpec::Oct(OctSize::Oct256)).await;
+    ok(encrypt(&pool, gcm).await);
+    delete(&pool, "k").await;
+    ok(pool.purge_key(ticket(&pool, OFFICER), name("k")).await);
+    create(&pool, "k", KeySpec::Oct(OctSize::Oct256)).await;
+    ok(encrypt(&pool, gcm).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,8 @@
 
 use crate::pool_state::{CheckpointMark, Digest, PoolState};
 use crate::record::{
-    ActivationRecord, KeyRecord, NotBeforeRecord, OutboxRecord, Record, RoleNamesRecord, SettingRecord,
-    UnreadableRecord, VersionRecord, kind,
+    ActivationRecord, InvocationsRecord, KeyRecord, NotBeforeRecord, OutboxRecord, Record, RoleNamesRecord,
+    SettingRecord, UnreadableRecord, VersionRecord, kind,
 };
 use crypto::{MaskedMaterial, SecretBytes};
 use domain::access::{CustomRole, DataAction, Permission, RoleAssignment, Scope};
@@ -124,6 +124,17 @@ struct NotBeforeV1 {
 }
 
 #[derive(Encode, Decode)]
+struct InvocationsV1 {
+    #[n(0)]
+    name: String,
+    /// 16 bytes each, ascending.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    versions: Vec<u8>,
+    #[n(2)]
+    leased: Vec<u64>,
+}
+
+#[derive(Encode, Decode)]
 struct ActivationV1 {
     #[n(0)]
     at: i64,
@@ -183,6 +194,11 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
             principal: record.principal.0,
             not_before: record.not_before.unix_seconds(),
         }),
+        Record::Invocations(record) => to_bytes(&InvocationsV1 {
+            name: record.name.to_string(),
+            versions: record.leased.keys().flat_map(|version| version.0).collect(),
+            leased: record.leased.values().copied().collect(),
+        }),
         Record::Activation(record) => to_bytes(&ActivationV1 {
             at: record.at.unix_seconds(),
             domain_file: record.domain_file.clone(),
@@ -237,6 +253,18 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
             Ok(Record::NotBefore(NotBeforeRecord {
                 principal: Guid(wire.principal),
                 not_before: IntDate::from_unix_seconds(wire.not_before),
+            }))
+        }
+        kind::INVOCATIONS => {
+            let wire: InvocationsV1 = from_bytes(bytes)?;
+            let (versions, rest) = wire.versions.as_chunks::<16>();
+            let ascending = versions.is_sorted_by(|one, next| one < next);
+            if !rest.is_empty() || versions.len() != wire.leased.len() || !ascending {
+                return Err(UnreadableRecord::Malformed);
+            }
+            Ok(Record::Invocations(InvocationsRecord {
+                name: wire.name.parse().map_err(|_| UnreadableRecord::Malformed)?,
+                leased: versions.iter().copied().map(KeyVersion).zip(wire.leased).collect(),
             }))
         }
         kind::ACTIVATION => {
@@ -497,6 +525,16 @@ mod tests {
                     scope: Scope::Key("Payroll-2026".parse().unwrap()),
                     role: domain::access::BuiltInRole::CryptoUser.id(),
                     principal: Guid([2; 16]),
+                }),
+            ),
+            (
+                "invocations",
+                Record::Invocations(InvocationsRecord {
+                    name: "Payroll-2026".parse().unwrap(),
+                    leased: BTreeMap::from([
+                        (KeyVersion([0x11; 16]), 65_536),
+                        (KeyVersion([0x22; 16]), 1 << 32),
+                    ]),
                 }),
             ),
             (

@@ -19,8 +19,8 @@ mod store;
 pub use genesis::{SignedGenesis, UnreadableGenesis};
 pub use pool_state::CheckpointMark;
 pub use record::{
-    ActivationRecord, KeyRecord, NotBeforeRecord, OutboxRecord, Record, RecordId, RoleNamesRecord,
-    SettingRecord, Stamp, UnreadableRecord, VersionRecord,
+    ActivationRecord, InvocationsRecord, KeyRecord, NotBeforeRecord, OutboxRecord, Record, RecordId,
+    RoleNamesRecord, SettingRecord, Stamp, UnreadableRecord, VersionRecord,
 };
 pub use store::{
     CommitError, Committed, Contents, Observer, OpenError, Stamped, Store, Transaction, found, read_genesis,

@@ -9,6 +9,7 @@ use domain::name::{KeyName, KeyVersion};
 use domain::principal::ObjectId;
 use domain::setting::Setting;
 use domain::time::IntDate;
+use std::collections::BTreeMap;
 
 /// The generation of the pool in which a record was last written: grows with every commit, over all records.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -51,6 +52,13 @@ pub struct NotBeforeRecord {
     pub not_before: IntDate,
 }
 
+/// For each version of a key that ever encrypted with a random IV: how many such encryptions may have been made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InvocationsRecord {
+    pub name: KeyName,
+    pub leased: BTreeMap<KeyVersion, u64>,
+}
+
 /// That the pool has left the state in which it was provisioned. A pool without it waits for activation.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ActivationRecord {
@@ -80,6 +88,7 @@ pub enum Record {
     Setting(SettingRecord),
     NotBefore(NotBeforeRecord),
     Activation(ActivationRecord),
+    Invocations(InvocationsRecord),
     Outbox(OutboxRecord),
 }
 
@@ -94,6 +103,7 @@ pub enum RecordId {
     Setting(Setting),
     NotBefore(ObjectId),
     Activation,
+    Invocations(KeyName),
     Outbox([u8; 16]),
 }
 
@@ -117,6 +127,7 @@ pub(crate) mod kind {
     pub const SETTING: u8 = b's';
     pub const NOT_BEFORE: u8 = b'n';
     pub const ACTIVATION: u8 = b'l';
+    pub const INVOCATIONS: u8 = b'c';
     pub const OUTBOX: u8 = b'o';
     /// Clear copies under `danger-test`; never counted, never read back.
     pub const CLEAR: u8 = b'!';
@@ -133,6 +144,7 @@ impl Record {
             Record::Setting(record) => RecordId::Setting(record.setting),
             Record::NotBefore(record) => RecordId::NotBefore(record.principal),
             Record::Activation(_) => RecordId::Activation,
+            Record::Invocations(record) => RecordId::Invocations(record.name.clone()),
             Record::Outbox(record) => RecordId::Outbox(record.event_id),
         }
     }
@@ -149,6 +161,7 @@ impl RecordId {
             RecordId::Setting(_) => kind::SETTING,
             RecordId::NotBefore(_) => kind::NOT_BEFORE,
             RecordId::Activation => kind::ACTIVATION,
+            RecordId::Invocations(_) => kind::INVOCATIONS,
             RecordId::Outbox(_) => kind::OUTBOX,
         }
     }
@@ -156,7 +169,7 @@ impl RecordId {
     /// The MAC under which the record is stored.
     pub(crate) fn mac(&self, names: &NameKey) -> [u8; 32] {
         let name = match self {
-            RecordId::Key(name) => name.canonical().into_bytes(),
+            RecordId::Key(name) | RecordId::Invocations(name) => name.canonical().into_bytes(),
             RecordId::Version(name, version) => [name.canonical().as_bytes(), b"/", &version.0].concat(),
             RecordId::Assignment(id) | RecordId::Role(id) | RecordId::NotBefore(id) => id.0.to_vec(),
             RecordId::RoleNames => Vec::new(),
