@@ -5,6 +5,7 @@ Nothing here knows how the server works inside. `HOLDFAST_BIN` names the binary.
 
 import base64
 import contextlib
+import copy
 import http.client
 import json
 import os
@@ -19,6 +20,8 @@ import uuid
 import requests
 
 API_VERSION = "7.4"
+# A blank pool's port, counted from the first pool's.
+BLANK_OFFSET = 10
 READY_SECONDS = 20
 # Every pool of this run that was started and may still run, for the log of a failed test.
 RUNNING = []
@@ -42,22 +45,24 @@ def unb64(text):
 CANDIDATE_PORTS = iter(range(20000 + os.getpid() % 1000 * 6, 32000, 6))
 
 
-def free_ports():
-    """The first of six neighbouring ports that nobody uses, below the range of outgoing connections.
+def free_ports(count=6):
+    """The first of `count` neighbouring ports that nobody uses, below the range of outgoing connections.
 
     No two pools of one run get the same: the SDK remembers for a host and port where its tokens come from.
     """
     for first in CANDIDATE_PORTS:
         with contextlib.ExitStack() as stack:
             try:
-                for port in range(first, first + 6):
+                for port in range(first, first + count):
                     probe = stack.enter_context(socket.socket())
                     # As the server itself does: a port in TIME_WAIT is free.
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return first
+        for _ in range((count - 1) // 6):
+            next(CANDIDATE_PORTS)
+        return first
     raise RuntimeError("no free ports below 32000")
 
 
@@ -98,8 +103,9 @@ class Pool:
     def __init__(self, directory, *flags, program=None, environment=None):
         self.data = pathlib.Path(directory) / "data"
         self.log_path = pathlib.Path(directory) / "server.log"
-        self.port = free_ports()
         self.flags = flags
+        self.blank_pools = [name for flag, name in zip(flags, flags[1:]) if flag == "--blank-pool"]
+        self.port = free_ports(BLANK_OFFSET + len(self.blank_pools) if self.blank_pools else 6)
         self.program = program or binary()
         self.environment = environment or {}
         self.process = None
@@ -142,6 +148,15 @@ class Pool:
                 raise AssertionError(f"server not ready after {READY_SECONDS} s:\n{self.log()}")
             time.sleep(0.01)
 
+    def wait_for_holders(self, seconds=60):
+        """Until the first pool's domain is with the quickstart's holders, whose keys take seconds to make."""
+        file = self.data / "ceremony" / "security-domain.json"
+        until = time.monotonic() + seconds
+        while not file.exists():
+            assert time.monotonic() < until, f"no {file} after {seconds} s:\n{self.log()}"
+            time.sleep(0.05)
+        return file
+
     def kill(self):
         """SIGKILL: as near as a process gets to power loss."""
         self._end(signal.SIGKILL)
@@ -182,6 +197,12 @@ class Pool:
         if not self.log_path.exists():
             return "(no log)"
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+    def blank(self, name):
+        """The pool `--blank-pool NAME` of the same process, to be called; it is started and ended with this one."""
+        other = copy.copy(self)
+        other.port = self.port + BLANK_OFFSET + self.blank_pools.index(name)
+        return other
 
     # --- command line
 

@@ -990,6 +990,7 @@ def report(pool, *words, code=0):
 def test_doctor_says_what_protects_and_what_does_not(pool, keys):
     ending = fresh_name("ending")
     holdfast(pool, "key", "create", ending, "--type", "rsa", "--ops", "wrapKey,unwrapKey", "--expires", "+7d")
+    pool.wait_for_holders()
     found = report(pool)
     states = {check: finding["state"] for check, finding in found.items()}
     for check in ("service", "retention", "audit durability", "core files and debuggers", "gain of rights"):
@@ -1000,7 +1001,8 @@ def test_doctor_says_what_protects_and_what_does_not(pool, keys):
         assert states[check] == "weak", found[check]
     for check in ("clients' secrets", "managed identity", "conformance principal", "RSA1_5", "CBC", "expiry of keys"):
         assert states[check] == "weak", found[check]
-    for check in ("security domain", "backup", "rollback", "live root"):
+    assert states["security domain"] == "weak" and "3 of its holders' keys" in found["security domain"]["found"]
+    for check in ("backup", "rollback", "live root"):
         assert states[check] == "missing", found[check]
     assert str(pool.process.pid) in found["service"]["found"]
     assert "undetected" in found["rollback"]["found"]

@@ -15,6 +15,7 @@ use crate::client;
 use crate::client::login::{Client, Target, located};
 use crate::client::output::{self as client_output, Format};
 use crate::environment::word;
+use crate::holders;
 use crate::layout::{self, Layout};
 use crate::output::line;
 use crate::state::{Principals, Settings};
@@ -89,6 +90,7 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     let mut findings = vec![running(layout, &facts)];
     findings.extend(of_genesis(&facts));
     findings.push(root_of_trust(layout).map_err(unreadable)?);
+    findings.push(security_domain(layout).map_err(unreadable)?);
     findings.extend(absent());
     findings.extend(of_process(&facts));
     findings.push(log::check(layout)?);
@@ -199,15 +201,36 @@ fn root_of_trust(layout: &Layout) -> std::io::Result<Finding> {
     ))
 }
 
-/// What this release does not have, whatever the pool.
-fn absent() -> [Finding; 4] {
-    [
-        Finding::missing(
-            "security domain",
-            "was never downloaded, and cannot be in this release",
-            "Who loses the disk or root.key loses the pool: no quorum of holders can rebuild it.",
-            "keep nothing in it that you cannot lose",
+/// By what is in `ceremony/`: who else holds a domain the holders know.
+fn security_domain(layout: &Layout) -> std::io::Result<Finding> {
+    const NAME: &str = "security domain";
+    let ceremony = layout.ceremony();
+    let mut keys = 0;
+    if ceremony.is_dir() {
+        for entry in std::fs::read_dir(&ceremony)? {
+            keys += usize::from(entry?.path().extension().is_some_and(|extension| extension == "key"));
+        }
+    }
+    Ok(match (ceremony.join(holders::FILE).exists(), keys) {
+        (false, _) => Finding::missing(
+            NAME,
+            "there is no file of it in ceremony/",
+            "Unless other holders were given it, nobody can bring it into another pool when this disk or root.key is lost.",
+            "a quickstart makes it in the first seconds after its start; if it does not, its log says why",
         ),
+        (true, 0) => Finding::ok(NAME, "is in ceremony/, and no holder's key is beside it"),
+        (true, keys) => Finding::weak(
+            NAME,
+            format!("in ceremony/, beside {keys} of its holders' keys, none with a passphrase"),
+            "Who copies this directory has a quorum; who loses it, with the disk, has none.",
+            "move each holder-N.key to a place of its own; docs/ceremony.md has how real holders do it",
+        ),
+    })
+}
+
+/// What this release does not have, whatever the pool.
+fn absent() -> [Finding; 3] {
+    [
         Finding::missing(
             "backup",
             "there is none in this release",
@@ -429,6 +452,23 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_is_as_safe_as_its_holders_keys_are_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path().to_owned());
+        let state = || security_domain(&layout).unwrap().state;
+        assert_eq!(state(), State::Missing);
+        crate::files::create_directory(&layout.ceremony()).unwrap();
+        let make = |name: &str| crate::files::write(&layout.ceremony().join(name), b"").unwrap();
+        make("holder-1.key");
+        make("holder-1.cer");
+        assert_eq!(state(), State::Missing);
+        make(holders::FILE);
+        assert_eq!(state(), State::Weak);
+        std::fs::remove_file(layout.ceremony().join("holder-1.key")).unwrap();
+        assert_eq!(state(), State::Ok);
+    }
+
+    #[test]
     fn what_cannot_be_seen_is_unknown_and_not_well() {
         for unanswered in [Unanswered::NotRunning, Unanswered::NoFacts] {
             for findings in [of_genesis(&Err(unanswered)), of_process(&Err(unanswered))] {
@@ -447,7 +487,7 @@ mod tests {
             .chain(absent())
             .filter(|finding| finding.state.falls_short())
             .collect();
-        assert!(findings.len() >= 6);
+        assert!(findings.len() >= 5);
         for finding in findings {
             assert!(!finding.why.is_empty() && !finding.remedy.is_empty(), "{}", finding.check);
         }

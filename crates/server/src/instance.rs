@@ -70,13 +70,10 @@ impl Place {
             if let Some(parent) = self.directory.parent() {
                 std::fs::File::open(parent)?.sync_all()?;
             }
-        } else if next.exists() {
-            std::fs::remove_dir_all(&next)?;
+        } else {
+            discard(&next)?;
         }
-        match std::fs::remove_file(self.directory.join(COMPLETE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        unmark(&self.directory)
     }
 
     /// The provisioned pool's log stays readable, whatever replaced it.
@@ -161,13 +158,20 @@ impl Place {
         Ok(std::str::from_utf8(&node)?.trim().parse()?)
     }
 
-    /// The pool anew, beside the one there is; the mark comes last.
+    /// The pool anew, beside the one there is. Where that fails nothing stays that a start could take.
     async fn prepare(&self, installation: Installation) -> Result<(), CommandError> {
+        let prepared = self.build_next(installation).await;
+        if prepared.is_err() {
+            discard(&self.beside("next"))?;
+        }
+        prepared
+    }
+
+    /// The mark comes last.
+    async fn build_next(&self, installation: Installation) -> Result<(), CommandError> {
         let Installation { secrets, genesis, activation } = installation;
         let next = self.beside("next");
-        if next.exists() {
-            std::fs::remove_dir_all(&next)?;
-        }
+        discard(&next)?;
         files::create_directory(&next)?;
         let node = self.node(&self.directory)?;
         files::write(&next.join("node"), node.to_string().as_bytes())?;
@@ -179,6 +183,25 @@ impl Place {
         drop(engine);
         files::write(&next.join(COMPLETE), b"")?;
         Ok(())
+    }
+}
+
+/// Takes the mark away, durably.
+fn unmark(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_file(directory.join(COMPLETE)) {
+        Ok(()) => std::fs::File::open(directory)?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a pool that was built and is not to be taken: the mark first, so that no start takes what is left of it when
+/// this is cut short.
+fn discard(next: &Path) -> io::Result<()> {
+    unmark(next)?;
+    match std::fs::remove_dir_all(next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -221,36 +244,158 @@ mod tests {
         std::fs::read_to_string(place.directory.join("content")).unwrap()
     }
 
+    fn names(place: &Place) -> Vec<String> {
+        let names = std::fs::read_dir(place.directory.parent().unwrap()).unwrap();
+        let mut names: Vec<_> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Whatever a start finds after an end at any moment; it may itself be cut short and come again.
     #[test]
-    fn what_is_not_complete_is_thrown_away_and_what_is_becomes_the_pool() {
+    fn each_possible_leftover_becomes_the_old_pool_or_the_new_one() {
+        struct Leftover {
+            pool: Option<&'static str>,
+            pool_is_marked: bool,
+            next: Option<&'static str>,
+            next_is_marked: bool,
+            becomes: Option<&'static str>,
+            replaced: bool,
+        }
+        let none = Leftover {
+            pool: None,
+            pool_is_marked: false,
+            next: None,
+            next_is_marked: false,
+            becomes: None,
+            replaced: false,
+        };
+        let leftovers = [
+            // Before the first start, or of one without an upload.
+            Leftover { ..none },
+            Leftover { pool: Some("old"), becomes: Some("old"), ..none },
+            // While the new one is built, and while it is thrown away.
+            Leftover { pool: Some("old"), next: Some("new"), becomes: Some("old"), ..none },
+            // Built; nothing moved yet.
+            Leftover {
+                pool: Some("old"),
+                next: Some("new"),
+                next_is_marked: true,
+                becomes: Some("new"),
+                replaced: true,
+                ..none
+            },
+            // Between the two moves neither directory has the pool's name.
+            Leftover { next: Some("new"), next_is_marked: true, becomes: Some("new"), ..none },
+            // Moved, and the mark not yet taken away.
+            Leftover { pool: Some("new"), pool_is_marked: true, becomes: Some("new"), ..none },
+        ];
+        for (number, leftover) in leftovers.into_iter().enumerate() {
+            let directory = tempfile::tempdir().unwrap();
+            let place = place(directory.path());
+            let next = place.beside("next");
+            for (path, made, marked) in [
+                (&place.directory, leftover.pool, leftover.pool_is_marked),
+                (&next, leftover.next, leftover.next_is_marked),
+            ] {
+                made.into_iter().for_each(|text| make(path, text));
+                if marked {
+                    files::write(&path.join(COMPLETE), b"").unwrap();
+                }
+            }
+            for _ in 0..2 {
+                place.finish_switch().unwrap();
+                let expected = leftover.becomes.into_iter().map(|_| "pool".to_owned());
+                let replaced = leftover.replaced.then(|| "pool.replaced-1".to_owned());
+                assert_eq!(names(&place), expected.chain(replaced).collect::<Vec<_>>(), "{number}");
+                if let Some(becomes) = leftover.becomes {
+                    assert_eq!(content(&place), becomes, "{number}");
+                    assert!(!place.directory.join(COMPLETE).exists(), "{number}");
+                }
+            }
+            if leftover.replaced {
+                let replaced = place.beside("replaced-1").join("content");
+                assert_eq!(std::fs::read_to_string(replaced).unwrap(), "old");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pool_that_was_replaced_before_stays_where_it_is() {
         let directory = tempfile::tempdir().unwrap();
         let place = place(directory.path());
+        make(&place.beside("replaced-1"), "oldest");
         make(&place.directory, "old");
-        let next = place.beside("next");
-        make(&next, "unfinished");
+        make(&place.beside("next"), "new");
+        files::write(&place.beside("next").join(COMPLETE), b"").unwrap();
         place.finish_switch().unwrap();
-        assert_eq!((content(&place).as_str(), next.exists()), ("old", false));
-        make(&next, "new");
-        files::write(&next.join(COMPLETE), b"").unwrap();
-        place.finish_switch().unwrap();
-        assert_eq!((content(&place).as_str(), next.exists()), ("new", false));
-        let replaced = place.beside("replaced-1");
-        assert_eq!(std::fs::read_to_string(replaced.join("content")).unwrap(), "old");
-        // Again, as after a start that was cut short: nothing happens.
-        place.finish_switch().unwrap();
+        assert_eq!(names(&place), ["pool", "pool.replaced-1", "pool.replaced-2"]);
         assert_eq!(content(&place), "new");
     }
 
-    /// Power fails between the two moves: neither directory has the pool's name.
+    /// Cut short after its first step, throwing away leaves nothing that a start would take.
     #[test]
-    fn a_switch_that_was_cut_short_is_finished() {
+    fn what_is_thrown_away_loses_its_mark_first() {
         let directory = tempfile::tempdir().unwrap();
         let place = place(directory.path());
         let next = place.beside("next");
+        discard(&next).unwrap();
+        make(&place.directory, "old");
         make(&next, "new");
         files::write(&next.join(COMPLETE), b"").unwrap();
+        unmark(&next).unwrap();
         place.finish_switch().unwrap();
-        assert_eq!(content(&place), "new");
-        assert!(!place.directory.join(COMPLETE).exists());
+        assert_eq!(
+            (names(&place).as_slice(), content(&place).as_str()),
+            (["pool".to_owned()].as_slice(), "old")
+        );
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_built_to_its_end_leaves_nothing_beside_the_pool() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = place(directory.path());
+        make(&place.directory, "old");
+        // No directory, so the root cannot be read or made; the node is there by then.
+        files::write(directory.path().join("root").as_path(), b"").unwrap();
+        let place = Place { root_key: directory.path().join("root").join("root.key"), ..place };
+        let prepared = place.prepare(installation()).await;
+        assert!(prepared.is_err());
+        assert!(!place.beside("next").exists());
+        place.finish_switch().unwrap();
+        assert_eq!(content(&place), "old");
+    }
+
+    fn installation() -> Installation {
+        Installation {
+            secrets: DomainSecrets::generate(),
+            genesis: Genesis {
+                pool: Guid([1; 16]),
+                name: "blank".parse().unwrap(),
+                security_domain: Guid([2; 16]),
+                class: domain::pool::PoolClass::Test,
+                tenant: domain::principal::TenantId::parse("t").unwrap(),
+                issuer: domain::pool::IssuerPin {
+                    issuers: vec!["https://issuer.example/t/v2.0".into()],
+                    authority: "https://issuer.example/t".into(),
+                    key_set: br#"{"keys":[]}"#.to_vec(),
+                    audiences: vec![],
+                    key_source: None,
+                },
+                initial_administrators: vec![Guid([3; 16])],
+                break_glass_group: None,
+                retention: domain::pool::RetentionDays::DEFAULT,
+                purge_protection: false,
+                audit_durability: domain::pool::AuditDurability::Synced,
+                allow_domain_redownload: false,
+            },
+            activation: ActivationRecord {
+                at: domain::time::IntDate::from_unix_seconds(0),
+                domain_file: None,
+                holders: vec![[7; 32]; 3],
+                required: 2,
+            },
+        }
     }
 }

@@ -258,7 +258,7 @@ async fn serve(
     for pool in std::iter::once(&pool).chain(&blank_pools) {
         services.spawn(schedule::run(pool.clone(), closing.clone()));
     }
-    if pool.domain_was_not_handed_out() {
+    if pool.domain_was_not_handed_out() || holders::were_cut_short(&layout.ceremony()) {
         services.spawn(holders::hand_out(pool.clone(), layout.ceremony(), closing.clone()));
     }
     services.spawn(admin::serve(admin::bind(&layout.admin_socket())?, pool.clone(), closing));

@@ -59,7 +59,9 @@ pub(crate) struct DomainState {
     /// Dropped when nobody may ask for them any more.
     secrets: Mutex<Option<Arc<DomainSecrets>>>,
     transfer_key: Mutex<Option<(Arc<TransferKey>, IntDate)>>,
-    uploaded: Mutex<bool>,
+    /// Whether the next start makes the pool anew. Held while a domain is handed out or taken in: never both, or a file
+    /// would be with its holders that no pool has.
+    uploaded: tokio::sync::Mutex<bool>,
     installer: Option<Arc<dyn Installer>>,
 }
 
@@ -68,7 +70,7 @@ impl DomainState {
         Self {
             secrets: Mutex::new(Some(Arc::new(secrets))),
             transfer_key: Mutex::default(),
-            uploaded: Mutex::new(false),
+            uploaded: tokio::sync::Mutex::new(false),
             installer,
         }
     }
@@ -109,10 +111,17 @@ impl Pool {
         request: DownloadRequest,
     ) -> Recorded<String> {
         ticket.asks::<action::SecurityDomainDownload>(&Scope::Root);
-        let made = ticket
-            .authorize::<action::SecurityDomainDownload>(Scope::Root)
-            .map(|_| ())
-            .and_then(|()| self.write_domain(&request.holders));
+        let authorized = ticket.authorize::<action::SecurityDomainDownload>(Scope::Root).map(|_| ());
+        if let Err(error) = authorized {
+            return ticket.record(Err(error)).await;
+        }
+        let pool = self.clone();
+        to_its_end(async move { pool.hand_out(ticket, &request.holders).await }).await
+    }
+
+    async fn hand_out(self: &Arc<Self>, mut ticket: Ticket, holders: &HolderSet) -> Recorded<String> {
+        let uploaded = self.domain_state().uploaded.lock().await;
+        let made = if *uploaded { Err(Error::AlreadyActive) } else { self.write_domain(holders) };
         let record = match made {
             Ok(record) => record,
             Err(error) => return ticket.record(Err(error)).await,
@@ -135,10 +144,11 @@ impl Pool {
     /// good for nothing from here on.
     pub async fn new_transfer_key(self: &Arc<Self>, mut ticket: Ticket) -> Recorded<Arc<TransferKey>> {
         ticket.asks::<action::SecurityDomainTransferKeyRead>(&Scope::Root);
-        let checked = ticket
-            .authorize::<action::SecurityDomainTransferKeyRead>(Scope::Root)
-            .map(|_| ())
-            .and_then(|()| self.check_waits_for_domain());
+        let authorized = ticket.authorize::<action::SecurityDomainTransferKeyRead>(Scope::Root).map(|_| ());
+        let checked = match authorized {
+            Ok(()) => self.check_waits_for_domain().await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = checked {
             return ticket.record(Err(error)).await;
         }
@@ -157,15 +167,17 @@ impl Pool {
     /// which follows at once.
     pub async fn upload_domain(self: &Arc<Self>, mut ticket: Ticket, blob: String) -> Recorded<DomainStatus> {
         ticket.asks::<action::SecurityDomainUpload>(&Scope::Root);
-        let checked = ticket
-            .authorize::<action::SecurityDomainUpload>(Scope::Root)
-            .map(|_| ())
-            .and_then(|()| self.check_waits_for_domain());
-        let opened = match checked {
-            Ok(()) => self.open_blob(blob).await,
-            Err(error) => Err(error),
-        };
-        let installed = match opened {
+        let authorized = ticket.authorize::<action::SecurityDomainUpload>(Scope::Root).map(|_| ());
+        if let Err(error) = authorized {
+            return ticket.record(Err(error)).await;
+        }
+        let pool = self.clone();
+        to_its_end(async move { pool.take_in(ticket, blob).await }).await
+    }
+
+    async fn take_in(self: &Arc<Self>, mut ticket: Ticket, blob: String) -> Recorded<DomainStatus> {
+        let mut uploaded = self.domain_state().uploaded.lock().await;
+        let installed = match self.open_blob(blob, *uploaded).await {
             Ok(opened) => {
                 ticket.details(format!(
                     "domain {} of pool {}, owner {}",
@@ -178,6 +190,7 @@ impl Pool {
             Err(error) => Err(error),
         };
         let done = installed.is_ok();
+        *uploaded |= done;
         let recorded = ticket.record(installed.map(|()| DomainStatus::InProgress)).await;
         if done && let Some(installer) = &self.domain_state().installer {
             installer.switch();
@@ -294,14 +307,17 @@ impl Pool {
         }
     }
 
-    fn check_waits_for_domain(&self) -> Result<(), Error> {
-        if self.is_active() || *self.domain_state().uploaded.lock() {
-            return Err(Error::AlreadyActive);
-        }
-        Ok(())
+    async fn check_waits_for_domain(&self) -> Result<(), Error> {
+        let uploaded = self.domain_state().uploaded.lock().await;
+        self.check_may_take_in(*uploaded)
     }
 
-    async fn open_blob(&self, blob: String) -> Result<OpenedDomain, Error> {
+    fn check_may_take_in(&self, uploaded: bool) -> Result<(), Error> {
+        if uploaded || self.is_active() { Err(Error::AlreadyActive) } else { Ok(()) }
+    }
+
+    async fn open_blob(&self, blob: String, uploaded: bool) -> Result<OpenedDomain, Error> {
+        self.check_may_take_in(uploaded)?;
         let held = self.domain_state().transfer_key.lock().clone();
         let now = self.now().int_date();
         let key = held.filter(|(_, until)| now < *until).ok_or(Error::NoTransferKey)?.0;
@@ -319,13 +335,6 @@ impl Pool {
     async fn install(&self, opened: OpenedDomain) -> Result<(), Error> {
         let unavailable = || Error::StoreUnavailable("this pool cannot be made anew".into());
         let installer = self.domain_state().installer.clone().ok_or_else(unavailable)?;
-        {
-            let mut uploaded = self.domain_state().uploaded.lock();
-            if *uploaded {
-                return Err(Error::AlreadyActive);
-            }
-            *uploaded = true;
-        }
         let mut holders: Vec<[u8; 32]> = opened.holders.iter().map(|print| print.0).collect();
         holders.sort_unstable();
         let installation = Installation {
@@ -341,12 +350,18 @@ impl Pool {
                 required: opened.required,
             },
         };
-        installer.prepare(installation).await.map_err(|reason| {
-            *self.domain_state().uploaded.lock() = false;
-            Error::StoreUnavailable(reason)
-        })?;
+        installer.prepare(installation).await.map_err(Error::StoreUnavailable)?;
         *self.domain_state().transfer_key.lock() = None;
         Ok(())
+    }
+}
+
+/// Whether or not the caller stays: what has begun to change what the pool is must not stop half way.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        // Nobody cancels it, so it has panicked.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
