@@ -9,6 +9,7 @@ use crate::rsa::RsaKey;
 use crate::{ECDSA_STACK_BYTES, STACK_BYTES, SoftwarePartition};
 use aws_lc_sys as ffi;
 use crypto::domain_secrets::PartitionWrappingKey;
+use crypto::stack::wiping_stack;
 use crypto::{Decrypt, Encrypt, LoadedKey, MaskedMaterial, MaterialBinding, Partition, masking};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use std::collections::{BTreeMap, HashMap};
@@ -509,6 +510,31 @@ fn the_stack_that_is_wiped_is_deep_enough() {
     }
     assert!(deep.is_empty(), "{deep:?}");
     assert!(deepest > 1024, "nothing was measured");
+}
+
+/// What a frame held is there after it returned, and is not after [`wiping_stack`].
+#[test]
+fn the_stack_is_wiped_after_work() {
+    assert!(left_on_the_stack(leave_behind) >= LEFT_BYTES, "the control finds nothing");
+    assert_eq!(left_on_the_stack(|| wiping_stack::<STACK_BYTES, _>(leave_behind)), 0);
+}
+
+const LEFT_BYTES: usize = 1024;
+const LEFT: u8 = 0xc3;
+
+#[inline(never)]
+fn leave_behind() {
+    black_box(&mut [LEFT; LEFT_BYTES]);
+}
+
+#[inline(never)]
+fn left_on_the_stack(work: impl FnOnce()) -> usize {
+    let lowest = paint();
+    work();
+    // SAFETY: as in `stack_used`.
+    (0..PAINTED_BYTES)
+        .filter(|offset| unsafe { std::ptr::read_volatile((lowest + offset) as *const u8) } == LEFT)
+        .count()
 }
 
 const PAINTED_BYTES: usize = 256 * 1024;
