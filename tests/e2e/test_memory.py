@@ -9,6 +9,7 @@ import os
 import pathlib
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from holdfast import Pool, b64, fresh_name, key_path, unb64
@@ -18,6 +19,7 @@ OPERATIONS = 1000
 MIB = 1 << 20
 DIGEST = bytes(range(32))
 BLOCK = bytes(range(16))
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 @pytest.fixture
@@ -156,6 +158,50 @@ def pieces(modulus, exponent, factor, aes_key):
                 yield f"{name}, {order}-endian", data[start : start + 16]
     yield "aes key", aes_key[:16]
     yield "aes key", aes_key[16:]
+
+
+def test_no_nonce_of_a_signature_is_in_memory(dumpable):
+    """Whoever has the nonce of one ECDSA signature has the key. The last ones are those that a stack may still have."""
+    pool = dumpable()
+    made = pool.create("ec", fresh_name("ec"))
+    body = {"alg": "ES256", "value": b64(DIGEST)}
+
+    def sign(call, _):
+        return unb64(call("POST", key_path(made) + "/sign", body).json["value"])
+
+    signatures = each(pool, range(200), sign)[-16:]
+    arena = b"".join(memory for _, memory in contents(pool, lambda mapping: mapping.is_arena))
+    scalar = scalar_in(arena, int.from_bytes(unb64(made["key"]["x"]), "big"))
+    assert scalar, "the key is not in the arena"
+    secrets = {"scalar": scalar}
+    for number, signature in enumerate(signatures):
+        r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
+        nonce = pow(s, -1, P256_ORDER) * (int.from_bytes(DIGEST, "big") + r * scalar) % P256_ORDER
+        assert point_of(nonce) % P256_ORDER == r
+        secrets[f"nonce {number}"] = nonce
+    spelled = [
+        (f"{name}, {order}-endian", secret.to_bytes(32, order)[start : start + 16])
+        for name, secret in secrets.items()
+        for order in ("little", "big")
+        for start in (0, 16)
+    ]
+    found, _ = search(pool, lambda mapping: not mapping.is_arena, spelled)
+    assert found == set()
+
+
+def scalar_in(memory, x):
+    """The private scalar on P-256 whose point has this coordinate, from little-endian words."""
+    for start in range(0, len(memory) - 32, 8):
+        candidate = memory[start : start + 32]
+        if len(set(candidate)) >= 22:
+            scalar = int.from_bytes(candidate, "little")
+            if scalar < P256_ORDER and point_of(scalar) == x:
+                return scalar
+    return None
+
+
+def point_of(scalar):
+    return ec.derive_private_key(scalar, ec.SECP256R1()).public_key().public_numbers().x
 
 
 def search(pool, wanted, secrets):

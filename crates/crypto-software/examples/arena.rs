@@ -2,10 +2,11 @@
 //!
 //!     cargo run --profile dist -p crypto-software --features danger-test --example arena
 //!
-//! runs itself with and without the arena in turn and prints rates of one thread, and of two; then the bytes that keys
+//! runs itself with and without the arena in turn and prints rates of one thread, and of two, per second of processor time; then the bytes that keys
 //! take, as parsed and once used.
 
 use crypto::domain_secrets::PartitionWrappingKey;
+use crypto::stack::wiping_stack;
 use crypto::{Encrypt, LoadedKey, MaskedMaterial, MaterialBinding, Partition};
 use crypto_software::{SoftwarePartition, arena};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
@@ -90,7 +91,7 @@ fn measure() {
         let input = Encrypt { plaintext: &[5; 1024], iv: None, additional_data: None };
         drop(oct.encrypt(algorithm, &input).expect("a key encrypts"));
     };
-    let rows: [(&str, Work<'_>); 8] = [
+    let rows: [(&str, Work<'_>); 10] = [
         ("RSA-2048 sign", Box::new(|| sign(&rsa, SignatureAlgorithm::Rs256))),
         ("RSA-2048 unmask and parse", Box::new(|| drop(keys.load(0)))),
         ("P-256 sign", Box::new(|| sign(&ec, SignatureAlgorithm::Es256))),
@@ -99,6 +100,8 @@ fn measure() {
         ("A256CBC encrypt 1 KiB", Box::new(|| encrypt(EncryptionAlgorithm::AesCbc(OctSize::Oct256)))),
         ("A256KW wrap 1 KiB", Box::new(|| encrypt(EncryptionAlgorithm::AesKw(OctSize::Oct256)))),
         ("HS256", Box::new(|| sign(&oct, SignatureAlgorithm::Hs256))),
+        ("wiping 24 KiB of stack", Box::new(|| wiping_stack::<{ 24 * 1024 }, _>(|| ()))),
+        ("wiping 72 KiB of stack", Box::new(|| wiping_stack::<{ 72 * 1024 }, _>(|| ()))),
     ];
     for (name, work) in &rows {
         for threads in [1, 2] {
@@ -111,21 +114,33 @@ fn measure() {
     }
 }
 
+/// Operations in a second of processor time, so that what else the machine does counts for little.
 fn rate(threads: usize, work: &Work<'_>) -> f64 {
-    let (began, mut total) = (Instant::now(), 0u64);
+    let began = Instant::now();
     std::thread::scope(|scope| {
-        let count = || {
-            let mut count = 0u64;
+        let run = || {
+            let (before, mut count) = (processor_time(), 0u64);
             while began.elapsed() < TIME {
                 work();
                 count += 1;
             }
-            count
+            (count, processor_time() - before)
         };
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(count)).collect();
-        total = running.into_iter().map(|thread| thread.join().expect("a thread ends well")).sum();
-    });
-    total as f64 / began.elapsed().as_secs_f64()
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().expect("a thread ends well"))
+            .map(|(count, time)| count as f64 / time.as_secs_f64())
+            .sum()
+    })
+}
+
+/// Of this thread.
+fn processor_time() -> Duration {
+    let statistics =
+        std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel keeps statistics");
+    let nanoseconds = statistics.split(' ').next().and_then(|time| time.parse().ok());
+    Duration::from_nanos(nanoseconds.expect("the first number is the time on a processor"))
 }
 
 /// How much of the arena one key takes, from many copies of it.

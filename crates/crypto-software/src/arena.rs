@@ -33,7 +33,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use hooks::{Shortage, is_in_use, require_locked, start, status};
 pub(crate) use hooks::{admit_key, admit_use};
 
-/// The most that the arena grows to. 10,000 parsed RSA-4096 keys and 4,000 TLS connections need a third of it
+/// The most that the arena grows to. 10,000 parsed RSA-4096 keys and 4,000 TLS connections need a fifth of it
 /// (docs/memory.md).
 pub const MOST_BYTES: usize = 512 * 1024 * 1024;
 /// What a pool of class production must be able to lock before it starts.

@@ -9,6 +9,7 @@ use crate::rsa::RsaKey;
 use crate::{ECDSA_STACK_BYTES, STACK_BYTES, SoftwarePartition};
 use aws_lc_sys as ffi;
 use crypto::domain_secrets::PartitionWrappingKey;
+use crypto::stack::wiping_stack;
 use crypto::{Decrypt, Encrypt, LoadedKey, MaskedMaterial, MaterialBinding, Partition, masking};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use std::collections::{BTreeMap, HashMap};
@@ -509,6 +510,38 @@ fn the_stack_that_is_wiped_is_deep_enough() {
     }
     assert!(deep.is_empty(), "{deep:?}");
     assert!(deepest > 1024, "nothing was measured");
+}
+
+/// What a frame held is there after it returned, and is not after [`wiping_stack`].
+#[test]
+fn the_stack_is_wiped_after_work() {
+    // The search itself overwrites a little of it.
+    assert!(left_on_the_stack(leave_behind) > LEFT_BYTES / 2, "the control finds nothing");
+    let left = left_on_the_stack(|| wiping_stack::<STACK_BYTES, _>(leave_behind));
+    assert!(left < 8, "{left} bytes in a row");
+}
+
+const LEFT_BYTES: usize = 8 * 1024;
+const LEFT: u8 = 0xc3;
+
+#[inline(never)]
+fn leave_behind() {
+    black_box(&mut [LEFT; LEFT_BYTES]);
+}
+
+/// The most bytes in a row that `work` left.
+#[inline(never)]
+fn left_on_the_stack(work: impl FnOnce()) -> usize {
+    let lowest = paint();
+    work();
+    let (mut run, mut longest) = (0, 0);
+    for offset in 0..PAINTED_BYTES {
+        // SAFETY: as in `stack_used`.
+        let byte = unsafe { std::ptr::read_volatile((lowest + offset) as *const u8) };
+        run = if byte == LEFT { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    longest
 }
 
 const PAINTED_BYTES: usize = 256 * 1024;
