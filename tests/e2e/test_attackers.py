@@ -19,6 +19,14 @@ PREFIX = "Microsoft.KeyVault/managedHsm"
 CRYPTO_USER = "21dbd100-6940-42c2-9190-5d6cb909625b"
 PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "oth", "k", "key_hsm"}
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+
+def holder(number):
+    certificate = (REPOSITORY / f"crates/ceremony/tests/golden/holder-{number}.cer").read_text()
+    return {"kid": str(number), "use": "enc", "x5c": ["".join(certificate.split("-----")[2].split())]}
+
+
 # A good body for each route that has one, so that what is refused is the caller.
 GOOD_BODIES = {
     "CreateKey": {"kty": "EC-HSM"},
@@ -34,12 +42,14 @@ GOOD_BODIES = {
     "DefineRole": {"properties": {"roleName": "mine", "permissions": []}},
     "UpdateSetting": {"value": "true"},
     "SetNotBefore": {},
+    "DownloadDomain": {"certificates": [holder(1), holder(2), holder(3)], "required": 2},
+    "UploadDomain": {"value": "x"},
 }
 
 
 def described_routes():
     """Every route, from the table that the server's own router is made from."""
-    source = pathlib.Path(__file__).resolve().parents[2] / "crates/api-data/src/route.rs"
+    source = REPOSITORY / "crates/api-data/src/route.rs"
     table = source.read_text().split("\nroute_kinds! {", 1)[1].split("\n}", 1)[0]
     routes = re.findall(r'^\s+(\w+) = "(\w+)" "([^"]+)" "', table, re.MULTILINE)
     assert len(routes) >= 31, routes

@@ -125,6 +125,7 @@ fn is_ours(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn only_our_names_at_our_ports() {
@@ -142,6 +143,20 @@ mod tests {
             ("CONNECT", "400 Bad Request"),
         ] {
             assert_eq!(ask(line), Err(status), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_arbitrary_head_leads_to_our_ports_or_nowhere(
+            line in "(CONNECT |[ -~]|\\PC|\r|\n|:8443|:22|localhost|127\\.0\\.0\\.1|\\.managedhsm| HTTP/1\\.1){0,12}",
+            bytes in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            for head in [line.as_bytes(), &bytes, &[b"CONNECT ", line.as_bytes(), b" HTTP/1.1\r\n\r\n"].concat()] {
+                if let Ok(port) = destination(head, &[8443]) {
+                    prop_assert_eq!(port, 8443);
+                }
+            }
         }
     }
 }

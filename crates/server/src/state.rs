@@ -208,6 +208,7 @@ fn to_json<T: Serialize>(value: &T) -> Result<Zeroizing<Vec<u8>>, CommandError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const SETTINGS: &[u8] = include_bytes!("../tests/golden/quickstart-settings-v1.json");
     const PRINCIPALS: &[u8] = include_bytes!("../tests/golden/quickstart-principals-v1.json");
@@ -278,6 +279,32 @@ mod tests {
                     "{port}"
                 ),
                 Err(error) => assert!(!good && error.to_string().contains("is damaged"), "{port}: {error}"),
+            }
+        }
+    }
+
+    proptest! {
+        /// Cut, with bytes changed, or anything at all: read whole, or refused.
+        #[test]
+        fn damaged_files_never_panic(
+            position in 0usize..2000,
+            value in any::<u8>(),
+            length in 0usize..2000,
+            anything in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let layout = layout(&directory);
+            for golden in [SETTINGS, PRINCIPALS] {
+                let mut changed = golden.to_vec();
+                changed[position % golden.len()] = value;
+                for content in [&changed, &golden[..length % golden.len()], &anything] {
+                    files::write(&layout.settings(), content).unwrap();
+                    files::write(&layout.principals(), content).unwrap();
+                    if let Ok(Some(settings)) = Settings::read(&layout) {
+                        prop_assert!((1..=LAST_PORT).contains(&settings.port));
+                    }
+                    let _ = Principals::read(&layout);
+                }
             }
         }
     }

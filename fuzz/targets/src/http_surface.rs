@@ -340,7 +340,7 @@ fn member(choices: &mut Unstructured<'_>) -> arbitrary::Result<(&'static str, Va
     let text = |choices: &mut Unstructured<'_>, known: &[&'static str]| -> arbitrary::Result<Value> {
         Ok(if choices.ratio(1, 16)? { odd(choices)? } else { json!(choices.choose(known)?) })
     };
-    Ok(match choices.int_in_range(0..=16)? {
+    Ok(match choices.int_in_range(0..=18)? {
         // RSA keys take a while to make: one is there.
         0 => ("kty", text(choices, &["EC-HSM", "EC", "oct-HSM", "oct", "RSA-HSM-no", "x"])?),
         1 => ("crv", text(choices, &["P-256", "P-256K", "P-384", "P-521", "x"])?),
@@ -373,6 +373,12 @@ fn member(choices: &mut Unstructured<'_>) -> arbitrary::Result<(&'static str, Va
             let name = text(choices, &["signer", "Managed HSM Administrator"])?;
             ("properties", json!({ "roleName": name, "permissions": permissions }))
         }
+        16 => {
+            let certificates: Vec<_> =
+                HOLDERS.iter().take(choices.int_in_range(1..=3)?).map(holder).collect();
+            ("certificates", json!(certificates))
+        }
+        17 => ("required", json!(choices.int_in_range(0..=4)?)),
         _ => ("release_policy", odd(choices)?),
     })
 }
@@ -395,6 +401,18 @@ const ALGORITHMS: [&str; 16] = [
     "A128KW",
     "none",
 ];
+
+const HOLDERS: [&str; 3] = [
+    include_str!("../../../crates/ceremony/tests/golden/holder-1.cer"),
+    include_str!("../../../crates/ceremony/tests/golden/holder-2.cer"),
+    include_str!("../../../crates/ceremony/tests/golden/holder-3.cer"),
+];
+
+/// A holder of the security domain, as the Azure CLI names one.
+fn holder(pem: &&str) -> Value {
+    let certificate: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    json!({ "kid": "1", "use": "enc", "x5c": [certificate] })
+}
 
 /// base64url of bytes with a length that some algorithm takes, or of any.
 fn bytes_text(choices: &mut Unstructured<'_>) -> arbitrary::Result<Value> {
