@@ -1,7 +1,7 @@
 //! One request from its head to its answer.
 
 use crate::api_version::ApiVersion;
-use crate::exchange::Exchange;
+use crate::exchange::{self, Exchange};
 use crate::problem::{self, Problem};
 use crate::route::{Route, RouteRefused};
 use bytes::Bytes;
@@ -135,6 +135,7 @@ impl Api {
             origin: format!("https://{host}"),
             uri: &head.uri,
             full_receipt,
+            max_body_bytes: exchange::max_body_bytes(&route),
         };
         exchange.answer(route, body).await
     }

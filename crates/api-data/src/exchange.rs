@@ -18,6 +18,8 @@ use zeroize::Zeroizing;
 
 /// A body of 64 KiB of plaintext is 88 KiB of base64url.
 const MAX_BODY_BYTES: usize = 256 * 1024;
+/// The largest backup in base64url, and the JSON around it.
+const MAX_RESTORE_BODY_BYTES: usize = service::MAX_BACKUP_BYTES / 3 * 4 + 1024;
 const MAX_BODY_SECONDS: u64 = 10;
 
 pub(crate) struct Exchange<'a> {
@@ -27,6 +29,15 @@ pub(crate) struct Exchange<'a> {
     pub origin: String,
     pub uri: &'a Uri,
     pub full_receipt: bool,
+    pub max_body_bytes: usize,
+}
+
+/// How large a body of `route` may be.
+pub(crate) fn max_body_bytes(route: &Route) -> usize {
+    match route {
+        Route::RestoreKey => MAX_RESTORE_BODY_BYTES,
+        _ => MAX_BODY_BYTES,
+    }
 }
 
 impl Exchange<'_> {
@@ -79,6 +90,14 @@ impl Exchange<'_> {
                     .succeeding_with(StatusCode::NO_CONTENT)
             }
             Route::UseKey(operation, key) => self.use_key(operation, key, body).await,
+            Route::BackupKey(name) => {
+                let recorded = pool.backup_key(self.ticket, name).await;
+                Answer::recorded(recorded, self.full_receipt, |blob| wire::key_backup(&blob))
+            }
+            Route::RestoreKey => {
+                let act = |ticket, blob| pool.restore_key(ticket, blob);
+                self.with_body(body, wire::parse_restore, act, |view| wire::key_bundle(&origin, &view)).await
+            }
             Route::RandomBytes => {
                 let act = |ticket, count| pool.random_bytes(ticket, count);
                 self.with_body(body, wire::parse_random, act, |bytes| wire::random(&bytes)).await
@@ -232,7 +251,7 @@ impl Exchange<'_> {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
         F: Future<Output = Recorded<T>>,
     {
-        match read_body(body).await.and_then(|body| parse(&body)) {
+        match read_body(body, self.max_body_bytes).await.and_then(|body| parse(&body)) {
             Ok(parsed) => Answer::recorded(act(self.ticket, parsed).await, self.full_receipt, render),
             Err(error) => Answer::refused(self.ticket, error, self.full_receipt).await,
         }
@@ -285,18 +304,18 @@ impl Exchange<'_> {
 }
 
 /// The whole body, within its limits of size and time. Wiped when dropped, as it may hold keys to be wrapped.
-async fn read_body<B>(body: B) -> Result<Zeroizing<Vec<u8>>, Error>
+async fn read_body<B>(body: B, limit: usize) -> Result<Zeroizing<Vec<u8>>, Error>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let limited = Limited::new(body, MAX_BODY_BYTES).collect();
+    let limited = Limited::new(body, limit).collect();
     let collected = tokio::time::timeout(Duration::from_secs(MAX_BODY_SECONDS), limited)
         .await
         .map_err(|_| Error::BodyTooSlow { limit_seconds: MAX_BODY_SECONDS })?;
     match collected {
         Ok(collected) => Ok(Zeroizing::new(collected.to_bytes().to_vec())),
-        Err(error) if error.is::<LengthLimitError>() => Err(Error::BodyTooLarge { limit: MAX_BODY_BYTES }),
+        Err(error) if error.is::<LengthLimitError>() => Err(Error::BodyTooLarge { limit }),
         Err(_) => Err(Error::BodyIncomplete),
     }
 }

@@ -2,7 +2,7 @@
 
 use domain::access::CustomRoleRefused;
 use domain::key::{KeyRefused, UseRefused};
-use service::{Error, Shown};
+use service::{BackupRefused, Error, Shown};
 
 /// An error answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -79,6 +79,11 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::Key(KeyRefused::NotDeleted) => inner(409, "Conflict", "ObjectIsNotDeleted"),
         Error::Key(KeyRefused::PurgeProtected { .. }) => inner(403, "Forbidden", "PurgeProtectionEnabled"),
         Error::Key(KeyRefused::InconsistentVersions) => plain(500, "InternalServerError"),
+        Error::KeyExists { .. } => inner(409, "Conflict", "KeyAlreadyExists"),
+        Error::Backup(BackupRefused::OtherDomain { .. } | BackupRefused::OtherClass { .. }) => {
+            inner(400, "BadParameter", "BackupOfOtherSecurityDomain")
+        }
+        Error::Backup(_) => plain(400, "BadParameter"),
         Error::Rsa15Off => inner(403, "Forbidden", "AlgorithmTurnedOff"),
         Error::TooManyFailures { .. } => inner(429, "Throttled", "TooManyDecryptionFailures"),
         Error::Partition(error) => match error {

@@ -50,6 +50,8 @@ pub enum Route {
     RecoverKey(KeyName),
     PurgeKey(KeyName),
     UseKey(KeyUse, KeyReference),
+    BackupKey(KeyName),
+    RestoreKey,
     RandomBytes,
     CreateAssignment(Scope, Guid),
     ReadAssignment(Scope, Guid),
@@ -116,6 +118,8 @@ route_kinds! {
     Decrypt = "POST" "/keys/{key}/{version}/decrypt" "KeyDecrypt",
     WrapKey = "POST" "/keys/{key}/{version}/wrapkey" "KeyWrap",
     UnwrapKey = "POST" "/keys/{key}/{version}/unwrapkey" "KeyUnwrap",
+    BackupKey = "POST" "/keys/{key}/backup" "KeyBackup",
+    RestoreKey = "POST" "/keys/restore" "KeyRestore",
     RandomBytes = "POST" "/rng" "RandomBytesGet",
     CreateAssignment = "PUT" "{scope}/providers/Microsoft.Authorization/roleAssignments/{id}" "RoleAssignmentCreate",
     ReadAssignment = "GET" "{scope}/providers/Microsoft.Authorization/roleAssignments/{id}" "RoleAssignmentGet",
@@ -185,6 +189,8 @@ impl Route {
             Route::UseKey(KeyUse::Decrypt, _) => RouteKind::Decrypt,
             Route::UseKey(KeyUse::WrapKey, _) => RouteKind::WrapKey,
             Route::UseKey(KeyUse::UnwrapKey, _) => RouteKind::UnwrapKey,
+            Route::BackupKey(_) => RouteKind::BackupKey,
+            Route::RestoreKey => RouteKind::RestoreKey,
             Route::RandomBytes => RouteKind::RandomBytes,
             Route::CreateAssignment(..) => RouteKind::CreateAssignment,
             Route::ReadAssignment(..) => RouteKind::ReadAssignment,
@@ -233,12 +239,16 @@ impl Route {
         let Some((name, rest)) = segments.split_first() else {
             return if method == Method::GET { Ok(Route::ListKeys) } else { Err(RouteRefused::Unknown) };
         };
-        let name: KeyName = name.parse().map_err(malformed)?;
         let is = |segment: &str, word: &str| segment.eq_ignore_ascii_case(word);
+        if method == Method::POST && rest.is_empty() && is(name, "restore") {
+            return Ok(Route::RestoreKey);
+        }
+        let name: KeyName = name.parse().map_err(malformed)?;
         match (method.as_str(), rest) {
             ("DELETE", []) => Ok(Route::DeleteKey(name)),
             ("GET", [versions]) if is(versions, "versions") => Ok(Route::ListVersions(name)),
             ("POST", [create]) if is(create, "create") => Ok(Route::CreateKey(name)),
+            ("POST", [backup]) if is(backup, "backup") => Ok(Route::BackupKey(name)),
             ("POST", [operation]) => Self::key_use(operation, KeyReference { name, version: None }),
             ("POST", [version, operation]) => {
                 let version = version.parse().map_err(malformed)?;

@@ -131,6 +131,16 @@ pub(crate) fn parse_random(body: &[u8]) -> Result<usize, Error> {
 }
 
 #[derive(Deserialize)]
+struct RestoreBody {
+    value: Option<String>,
+}
+
+pub(crate) fn parse_restore(body: &[u8]) -> Result<Vec<u8>, Error> {
+    let body: RestoreBody = parse(body)?;
+    required("value", body.value.as_deref())
+}
+
+#[derive(Deserialize)]
 struct SettingBody {
     value: Value,
 }
@@ -450,6 +460,10 @@ pub(crate) fn key_bundle(origin: &str, view: &KeyView) -> Value {
     with_tags(json!({ "key": key, "attributes": attributes(view) }), &version.tags)
 }
 
+pub(crate) fn key_backup(blob: &[u8]) -> Value {
+    json!({ "value": encode(blob) })
+}
+
 pub(crate) fn random(bytes: &SecretBytes) -> Value {
     json!({ "value": encode(bytes.danger_expose()) })
 }
@@ -654,6 +668,7 @@ mod tests {
         let _ = parse_not_before(body);
         let _ = parse_download(body);
         let _ = parse_upload(body);
+        let _ = parse_restore(body);
         let _ = parse_role(Guid::NIL, body);
         let _ = parse_assignment(Scope::Root, Guid::NIL, body);
     }

@@ -60,6 +60,7 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
         RouteKind::UnwrapKey => {
             ("/keys/oct/unwrapkey".to_owned(), json!({ "alg": "A256KW", "value": made.wrapped }))
         }
+        RouteKind::RestoreKey => ("/keys/restore".to_owned(), json!({ "value": made.backup })),
         RouteKind::RandomBytes => ("/rng".to_owned(), json!({ "count": 16 })),
         RouteKind::CreateAssignment => (
             path(&assignments),
@@ -96,6 +97,7 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
         | RouteKind::ListDeletedKeys
         | RouteKind::RecoverKey
         | RouteKind::PurgeKey
+        | RouteKind::BackupKey
         | RouteKind::ReadAssignment
         | RouteKind::DeleteAssignment
         | RouteKind::ListAssignments
@@ -115,11 +117,16 @@ struct Made {
     signature: Value,
     sealed: Value,
     wrapped: Value,
+    /// Of a key that is gone.
+    backup: Value,
 }
 
 async fn make_keys(bench: &Bench) -> Made {
     bench.arrange("POST", "/keys/ec/create", json!({ "kty": "EC" })).await;
     bench.arrange("POST", "/keys/oct/create", json!({ "kty": "oct" })).await;
+    bench.arrange("POST", "/keys/gone/create", json!({ "kty": "EC" })).await;
+    let backup = bench.arrange("POST", "/keys/gone/backup", Value::Null).await["value"].clone();
+    remove(bench, "gone").await;
     let sign = json!({ "alg": "ES256", "value": DIGEST });
     let encrypt = json!({ "alg": "A256GCM", "value": DIGEST, "aad": "YWFk" });
     let wrap = json!({ "alg": "A256KW", "value": DIGEST });
@@ -127,7 +134,13 @@ async fn make_keys(bench: &Bench) -> Made {
         signature: bench.arrange("POST", "/keys/ec/sign", sign).await["value"].clone(),
         sealed: bench.arrange("POST", "/keys/oct/encrypt", encrypt).await,
         wrapped: bench.arrange("POST", "/keys/oct/wrapkey", wrap).await["value"].clone(),
+        backup,
     }
+}
+
+async fn remove(bench: &Bench, name: &str) {
+    bench.arrange("DELETE", &format!("/keys/{name}"), Value::Null).await;
+    bench.arrange("DELETE", &format!("/deletedkeys/{name}"), Value::Null).await;
 }
 
 /// What stands in the place of a member, by name. The member's own type is among them; then it is another value.
@@ -245,6 +258,7 @@ fn changes_something(kind: RouteKind) -> bool {
         kind,
         RouteKind::CreateKey
             | RouteKind::UpdateKey
+            | RouteKind::RestoreKey
             | RouteKind::CreateAssignment
             | RouteKind::DefineRole
             | RouteKind::UpdateSetting
@@ -255,10 +269,8 @@ fn changes_something(kind: RouteKind) -> bool {
 /// Undoes what an accepted body did.
 async fn undo(bench: &Bench, kind: RouteKind, path: &str) {
     match kind {
-        RouteKind::CreateKey => {
-            bench.arrange("DELETE", "/keys/new", Value::Null).await;
-            bench.arrange("DELETE", "/deletedkeys/new", Value::Null).await;
-        }
+        RouteKind::CreateKey => remove(bench, "new").await,
+        RouteKind::RestoreKey => remove(bench, "gone").await,
         // A new version has new attributes.
         RouteKind::UpdateKey => drop(bench.arrange("POST", "/keys/ec/create", json!({ "kty": "EC" })).await),
         RouteKind::CreateAssignment | RouteKind::DefineRole | RouteKind::SetNotBefore => {

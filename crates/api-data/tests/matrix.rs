@@ -78,6 +78,8 @@ fn data_action(kind: RouteKind) -> DataAction {
         RouteKind::Decrypt => DataAction::Decrypt,
         RouteKind::WrapKey => DataAction::Wrap,
         RouteKind::UnwrapKey => DataAction::Unwrap,
+        RouteKind::BackupKey => DataAction::KeyBackup,
+        RouteKind::RestoreKey => DataAction::KeyRestore,
         RouteKind::RandomBytes => DataAction::RandomBytes,
         RouteKind::CreateAssignment => DataAction::RoleAssignmentWrite,
         RouteKind::ReadAssignment | RouteKind::ListAssignments => DataAction::RoleAssignmentRead,
@@ -128,7 +130,10 @@ impl Target {
     fn is_about_the_key(&self) -> bool {
         !self.kind.path().starts_with("{scope}")
             && (self.kind.path().contains("{key}")
-                || matches!(self.kind, RouteKind::ListKeys | RouteKind::ListDeletedKeys))
+                || matches!(
+                    self.kind,
+                    RouteKind::ListKeys | RouteKind::ListDeletedKeys | RouteKind::RestoreKey
+                ))
     }
 }
 
@@ -140,6 +145,7 @@ fn changes_the_key(kind: RouteKind) -> bool {
             | RouteKind::DeleteKey
             | RouteKind::RecoverKey
             | RouteKind::PurgeKey
+            | RouteKind::RestoreKey
     )
 }
 
@@ -192,6 +198,7 @@ struct Stage {
     signature: String,
     sealed: Value,
     wrapped: String,
+    backup: Value,
 }
 
 const DIGEST: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
@@ -200,8 +207,14 @@ impl Stage {
     async fn new() -> Self {
         let bench = Bench::new().await;
         let principals = principals(&bench);
-        let stage =
-            Self { bench, principals, signature: String::new(), sealed: Value::Null, wrapped: String::new() };
+        let stage = Self {
+            bench,
+            principals,
+            signature: String::new(),
+            sealed: Value::Null,
+            wrapped: String::new(),
+            backup: Value::Null,
+        };
         stage.give_custom_role(DataAction::KeyRead).await;
         stage.bench.arrange("POST", "/keys/other/create", json!({ "kty": "EC" })).await;
         stage.assign_all(|_| true).await;
@@ -231,6 +244,9 @@ impl Stage {
             self.bench.arrange("POST", "/deletedkeys/this/recover", Value::Null).await;
         }
         self.bench.arrange("POST", "/keys/this/create", spec(kind)).await;
+        if kind == RouteKind::RestoreKey {
+            self.backup = self.bench.arrange("POST", "/keys/this/backup", Value::Null).await;
+        }
         if is_symmetric(kind) {
             let text = json!({ "alg": "A256GCM", "value": "dGV4dA" });
             self.sealed = self.bench.arrange("POST", "/keys/this/encrypt", text).await;
@@ -340,6 +356,7 @@ impl Stage {
             }
             RouteKind::WrapKey => json!({ "alg": "A256KW", "value": DIGEST }),
             RouteKind::UnwrapKey => json!({ "alg": "A256KW", "value": self.wrapped }),
+            RouteKind::RestoreKey => self.backup.clone(),
             RouteKind::RandomBytes => json!({ "count": 16 }),
             RouteKind::DownloadDomain => three_holders(),
             RouteKind::UploadDomain => json!({ "value": "{}" }),

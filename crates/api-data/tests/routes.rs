@@ -132,7 +132,9 @@ fn body(kind: RouteKind) -> serde_json::Value {
             "principalId": STRANGER.to_string(), "roleDefinitionId": STRANGER.to_string(),
         }}),
         RouteKind::DefineRole => json!({ "properties": { "roleName": "r" } }),
-        RouteKind::UpdateSetting | RouteKind::UploadDomain => json!({ "value": "true" }),
+        RouteKind::UpdateSetting | RouteKind::UploadDomain | RouteKind::RestoreKey => {
+            json!({ "value": "true" })
+        }
         RouteKind::DownloadDomain => three_holders(),
         _ => json!({}),
     }

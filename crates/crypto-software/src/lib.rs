@@ -103,6 +103,17 @@ impl Partition for SoftwarePartition {
         Ok(Arc::new(private(|| SoftwareKey::parse(spec, material.danger_expose()))?))
     }
 
+    fn rebind(
+        &self,
+        spec: KeySpec,
+        masked: &MaskedMaterial,
+        from: &MaterialBinding,
+        to: &MaterialBinding,
+    ) -> Result<MaskedMaterial, PartitionError> {
+        let material = masking::open(&self.wrapping, spec, from, masked)?;
+        Ok(masking::seal(&self.wrapping, spec, to, material.danger_expose()))
+    }
+
     fn random(&self, out: &mut [u8]) -> Result<(), PartitionError> {
         aws_lc_rs::rand::fill(out).map_err(failed_to("make random bytes"))
     }

@@ -476,3 +476,26 @@ proptest! {
         let _ = PARTITION.import(spec, &SecretBytes::new(material), &binding());
     }
 }
+
+#[test]
+fn rebound_material_is_the_same_key_at_its_new_place_alone() {
+    let there = MaterialBinding(b"another pool".to_vec());
+    let foreign = Err(PartitionError::ForeignMaterial);
+    for spec in [KeySpec::Ec(Curve::P256), KeySpec::Oct(OctSize::Oct256)] {
+        let made = PARTITION.generate(spec, None, &binding()).unwrap();
+        let rebound = PARTITION.rebind(spec, &made.masked, &binding(), &there).unwrap();
+        let key = PARTITION.load(spec, &rebound, &there).unwrap();
+        let original = PARTITION.load(spec, &made.masked, &binding()).unwrap();
+        let algorithm = SignatureAlgorithm::ALL.into_iter().find(|algorithm| algorithm.fits(spec)).unwrap();
+        let digest = digest_for(algorithm);
+        let signature = key.sign(algorithm, &digest).unwrap();
+        assert_eq!(original.verify(algorithm, &digest, &signature), Ok(true), "{spec}");
+
+        assert_eq!(PARTITION.load(spec, &rebound, &binding()).err(), Some(PartitionError::ForeignMaterial));
+        assert_eq!(PARTITION.rebind(spec, &made.masked, &there, &there), foreign);
+        let other = KeySpec::Ec(Curve::P384);
+        assert_eq!(PARTITION.rebind(other, &made.masked, &binding(), &there), foreign);
+        let stranger = SoftwarePartition::new(PartitionWrappingKey::from_bytes([4; 32]));
+        assert_eq!(stranger.rebind(spec, &made.masked, &binding(), &there), foreign);
+    }
+}

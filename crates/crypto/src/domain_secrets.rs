@@ -4,6 +4,7 @@ use crate::SecretBytes;
 use crate::audit_key::AuditSealer;
 use crate::certificate::OwnerKey;
 use crate::digest::random;
+use crate::key_backup::BackupKey;
 use crate::record::{DataKey, NameKey, WrappedDataKey};
 use domain::guid::Guid;
 use domain::pool::{Genesis, PoolClass};
@@ -104,6 +105,11 @@ impl DomainSecrets {
     /// MAC key of stored names; never rotates.
     pub fn name_key(&self) -> NameKey {
         NameKey::new(&self.name)
+    }
+
+    /// Seals backups of single keys.
+    pub fn backup_key(&self) -> BackupKey {
+        BackupKey::new(&self.backup)
     }
 
     /// A fresh random data key for `epoch`, wrapped under the domain KEK for storage.

@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod content;
 pub mod digest;
 pub mod domain_secrets;
+pub mod key_backup;
 pub mod key_file;
 pub mod masking;
 pub mod partition;

@@ -96,6 +96,16 @@ pub trait Partition: Send + Sync {
         binding: &MaterialBinding,
     ) -> Result<Arc<dyn LoadedKey>, PartitionError>;
 
+    /// Masks anew, bound to `to`, what was masked for `from`: for a key that comes from another pool of the same
+    /// security domain.
+    fn rebind(
+        &self,
+        spec: KeySpec,
+        masked: &MaskedMaterial,
+        from: &MaterialBinding,
+        to: &MaterialBinding,
+    ) -> Result<MaskedMaterial, PartitionError>;
+
     /// Fills `out` with random bytes.
     fn random(&self, out: &mut [u8]) -> Result<(), PartitionError>;
 

@@ -12,7 +12,8 @@ use aws_lc_rs::kdf::{KbkdfCtrHmacAlgorithmId, get_kbkdf_ctr_hmac_algorithm, kbkd
 
 /// Bytes of salt before the ciphertext.
 pub const SALT_BYTES: usize = 24;
-const TAG_BYTES: usize = 16;
+/// Bytes of tag behind the ciphertext.
+pub const TAG_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
 /// More than an HMAC or AES-GCM of the library puts on the stack.
 const STACK_BYTES: usize = 8 * 1024;

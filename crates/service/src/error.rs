@@ -1,6 +1,7 @@
 //! Why a request was refused. Only an API crate knows which HTTP status that is.
 
 use crypto::PartitionError;
+use crypto::key_backup::BackupRefused;
 use domain::access::{CustomRoleRefused, Denied, MalformedScope};
 use domain::key::{ChangeRefused, EmptyWindow, KeyOperationsRefused, KeyRefused, TagsRefused, UseRefused};
 use domain::name::{KeyName, KeyVersion};
@@ -41,6 +42,12 @@ pub enum Error {
     Window(#[from] EmptyWindow),
     #[error("{0}")]
     Key(#[from] KeyRefused),
+    #[error(
+        "a key named {name} exists in this pool; delete and purge it before another is restored under its name"
+    )]
+    KeyExists { name: KeyName },
+    #[error("{0}")]
+    Backup(#[from] BackupRefused),
     #[error("this pool does not decrypt with RSA1_5: an administrator has turned it off")]
     Rsa15Off,
     #[error(

@@ -173,6 +173,16 @@ impl Index {
         Some(Held { key, version })
     }
 
+    /// A key, live or deleted, with all its versions, oldest first, as they were at one moment.
+    pub fn whole(&self, name: &KeyName) -> Option<(Arc<Key>, Vec<Arc<VersionRecord>>)> {
+        let keys = self.keys.read();
+        let entry = keys.get(name)?;
+        let key = entry.key.as_ref()?.value.clone();
+        let version = |version| entry.versions.get(version).map(|held| held.value.clone());
+        let versions = key.versions().iter().map(version).collect::<Option<_>>()?;
+        Some((key, versions))
+    }
+
     /// Keys behind `after` in the order of names, each with its current version, of which `wanted` is true:
     /// at most `limit`.
     pub fn page(

@@ -71,7 +71,16 @@ impl Invocations {
         counter.leased = counter.leased.max(up_to);
     }
 
-    /// A purged key's versions never come back.
+    /// A restored key goes on where its backup was made: what was leased by then counts as used.
+    pub fn restored(&self, record: &InvocationsRecord) {
+        let mut counters = self.counters.lock();
+        for (version, leased) in &record.leased {
+            let counter = Counter { used: *leased, leased: *leased };
+            counters.insert((record.name.clone(), *version), counter);
+        }
+    }
+
+    /// A purged key's versions come back by a restore alone, with their count.
     pub fn forget(&self, name: &KeyName) {
         self.counters.lock().retain(|(held, _), _| held != name);
     }

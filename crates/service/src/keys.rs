@@ -11,6 +11,7 @@ use audit::event::{Event, EventResult};
 use crypto::{Ciphertext, Decrypt, Encrypt, LoadedKey, MaterialBinding, PartitionError, SecretBytes};
 use domain::access::{Action, Grant, Scope, action};
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
+use domain::guid::Guid;
 use domain::key::{Attributes, Key, KeyOperation, KeyOperations, Version, VersionChange};
 use domain::name::{KeyName, KeyVersion};
 use domain::setting::Setting;
@@ -526,11 +527,14 @@ impl Pool {
         }
     }
 
-    /// What a key version's material is bound to: the pool, the name, the version. The partition adds the type.
     fn binding(&self, name: &KeyName, version: KeyVersion) -> MaterialBinding {
-        let pool = self.genesis().pool.0;
-        MaterialBinding([&pool, version.0.as_slice(), name.canonical().as_bytes()].concat())
+        binding(self.genesis().pool, name, version)
     }
+}
+
+/// What a key version's material is bound to: the pool, the name, the version. The partition adds the type.
+pub(crate) fn binding(pool: Guid, name: &KeyName, version: KeyVersion) -> MaterialBinding {
+    MaterialBinding([&pool.0, version.0.as_slice(), name.canonical().as_bytes()].concat())
 }
 
 /// What a use of a key takes besides its computation.

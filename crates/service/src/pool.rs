@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::failures::FailureLimiter;
 use crate::index::Index;
 use crate::invocations::Invocations;
+use crate::key_backup::KeyBackups;
 use crate::security_domain::{DomainState, Installer};
 use crate::ticket::{Recorded, RequestFacts, Ticket};
 use crate::workers::Workers;
@@ -13,6 +14,7 @@ use audit::{AuditConfig, AuditLog, Leaf, Receipt};
 use crypto::audit_key::AuditSealer;
 use crypto::certificate::{InstanceClaims, InstanceKey, Purpose};
 use crypto::domain_secrets::DomainSecrets;
+use crypto::key_backup::BackupDomain;
 use crypto::{LoadedKey, Partition, SelfTestFailed};
 use domain::access::{BuiltInRole, RoleAssignment, RoleTable, Scope};
 use domain::guid::Guid;
@@ -136,6 +138,7 @@ pub struct Pool {
     rsa15_failures: Option<Arc<FailureLimiter>>,
     domain: DomainState,
     invocations: Arc<Invocations>,
+    key_backups: KeyBackups,
     verifier: TokenVerifier,
     /// The generation of the issuer's key set that the log knows of.
     recorded_keys: AtomicU64,
@@ -222,6 +225,10 @@ impl Pool {
         };
         let certificate = secrets.owner_key().certify(&claims, &checkpoint_key);
         let owner = secrets.owner_key().public_key();
+        let key_backups = KeyBackups {
+            key: secrets.backup_key(),
+            domain: BackupDomain::new(genesis.security_domain, &owner, genesis.class),
+        };
         let config = AuditConfig::new(genesis.pool, store.genesis().hash(), node, incarnation, owner);
         let expected =
             audit::CheckpointMark { size: contents.checkpoint.size, root: contents.checkpoint.root };
@@ -277,6 +284,7 @@ impl Pool {
             rsa15_failures,
             invocations,
             domain: DomainState::new(secrets, installer),
+            key_backups,
             verifier,
             recorded_keys: AtomicU64::new(0),
             node,
@@ -443,6 +451,10 @@ impl Pool {
 
     pub(crate) fn domain_state(&self) -> &DomainState {
         &self.domain
+    }
+
+    pub(crate) fn key_backups(&self) -> &KeyBackups {
+        &self.key_backups
     }
 
     pub(crate) fn index(&self) -> &Index {
@@ -622,6 +634,13 @@ fn observer(
                 _ => None,
             });
             purged.for_each(|name| invocations.forget(name));
+            // A lease writes the record without a version, and counts for itself.
+            let restored = puts.iter().any(|record| matches!(record, Record::Version(_)));
+            let counts = puts.iter().filter_map(|record| match record {
+                Record::Invocations(counts) if restored => Some(counts),
+                _ => None,
+            });
+            counts.for_each(|counts| invocations.restored(counts));
         }
         index.apply(stamp, puts, deletes);
         for place in unusable {

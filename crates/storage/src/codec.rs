@@ -20,7 +20,7 @@ use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
 
 #[derive(Encode, Decode)]
-struct KeyV1 {
+pub(crate) struct KeyV1 {
     #[n(0)]
     name: String,
     #[cbor(n(1), with = "minicbor::bytes")]
@@ -31,7 +31,7 @@ struct KeyV1 {
 }
 
 #[derive(Encode, Decode)]
-struct VersionV1 {
+pub(crate) struct VersionV1 {
     #[n(0)]
     name: String,
     #[cbor(n(1), with = "minicbor::bytes")]
@@ -124,7 +124,7 @@ struct NotBeforeV1 {
 }
 
 #[derive(Encode, Decode)]
-struct InvocationsV1 {
+pub(crate) struct InvocationsV1 {
     #[n(0)]
     name: String,
     /// 16 bytes each, ascending.
@@ -173,11 +173,7 @@ struct PoolStateV1 {
 
 pub(crate) fn encode(record: &Record) -> SecretBytes {
     match record {
-        Record::Key(record) => to_bytes(&KeyV1 {
-            name: record.key.name.to_string(),
-            versions: record.key.versions().iter().flat_map(|version| version.0).collect(),
-            deleted_at: record.key.deleted_at().map(IntDate::unix_seconds),
-        }),
+        Record::Key(record) => to_bytes(&key_to_wire(record)),
         Record::Version(record) => to_bytes(&version_to_wire(record)),
         Record::Assignment(record) => to_bytes(&AssignmentV1 {
             name: record.name.0,
@@ -194,11 +190,7 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
             principal: record.principal.0,
             not_before: record.not_before.unix_seconds(),
         }),
-        Record::Invocations(record) => to_bytes(&InvocationsV1 {
-            name: record.name.to_string(),
-            versions: record.leased.keys().flat_map(|version| version.0).collect(),
-            leased: record.leased.values().copied().collect(),
-        }),
+        Record::Invocations(record) => to_bytes(&invocations_to_wire(record)),
         Record::Activation(record) => to_bytes(&ActivationV1 {
             at: record.at.unix_seconds(),
             domain_file: record.domain_file.clone(),
@@ -215,19 +207,7 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
 
 pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, UnreadableRecord> {
     match record_kind {
-        kind::KEY => {
-            let wire: KeyV1 = from_bytes(bytes)?;
-            let (versions, rest) = wire.versions.as_chunks::<16>();
-            if !rest.is_empty() {
-                return Err(UnreadableRecord::Malformed);
-            }
-            let versions = versions.iter().copied().map(KeyVersion).collect();
-            let name = wire.name.parse().map_err(|_| UnreadableRecord::Malformed)?;
-            let deleted_at = wire.deleted_at.map(IntDate::from_unix_seconds);
-            let key =
-                Key::from_stored(name, versions, deleted_at).map_err(|_| UnreadableRecord::Malformed)?;
-            Ok(Record::Key(KeyRecord { key }))
-        }
+        kind::KEY => key_from_wire(from_bytes(bytes)?).map(Record::Key),
         kind::VERSION => version_from_wire(from_bytes(bytes)?).map(Record::Version),
         kind::ASSIGNMENT => {
             let wire: AssignmentV1 = from_bytes(bytes)?;
@@ -255,18 +235,7 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
                 not_before: IntDate::from_unix_seconds(wire.not_before),
             }))
         }
-        kind::INVOCATIONS => {
-            let wire: InvocationsV1 = from_bytes(bytes)?;
-            let (versions, rest) = wire.versions.as_chunks::<16>();
-            let ascending = versions.is_sorted_by(|one, next| one < next);
-            if !rest.is_empty() || versions.len() != wire.leased.len() || !ascending {
-                return Err(UnreadableRecord::Malformed);
-            }
-            Ok(Record::Invocations(InvocationsRecord {
-                name: wire.name.parse().map_err(|_| UnreadableRecord::Malformed)?,
-                leased: versions.iter().copied().map(KeyVersion).zip(wire.leased).collect(),
-            }))
-        }
+        kind::INVOCATIONS => invocations_from_wire(from_bytes(bytes)?).map(Record::Invocations),
         kind::ACTIVATION => {
             let wire: ActivationV1 = from_bytes(bytes)?;
             let (holders, rest) = wire.holders.as_chunks::<32>();
@@ -326,7 +295,47 @@ pub(crate) fn from_bytes<'b, T: Decode<'b, ()>>(bytes: &'b SecretBytes) -> Resul
     Ok(value)
 }
 
-fn version_to_wire(record: &VersionRecord) -> VersionV1 {
+pub(crate) fn key_to_wire(record: &KeyRecord) -> KeyV1 {
+    KeyV1 {
+        name: record.key.name.to_string(),
+        versions: record.key.versions().iter().flat_map(|version| version.0).collect(),
+        deleted_at: record.key.deleted_at().map(IntDate::unix_seconds),
+    }
+}
+
+pub(crate) fn key_from_wire(wire: KeyV1) -> Result<KeyRecord, UnreadableRecord> {
+    let (versions, rest) = wire.versions.as_chunks::<16>();
+    if !rest.is_empty() {
+        return Err(UnreadableRecord::Malformed);
+    }
+    let versions = versions.iter().copied().map(KeyVersion).collect();
+    let name = wire.name.parse().map_err(|_| UnreadableRecord::Malformed)?;
+    let deleted_at = wire.deleted_at.map(IntDate::from_unix_seconds);
+    let key = Key::from_stored(name, versions, deleted_at).map_err(|_| UnreadableRecord::Malformed)?;
+    Ok(KeyRecord { key })
+}
+
+pub(crate) fn invocations_to_wire(record: &InvocationsRecord) -> InvocationsV1 {
+    InvocationsV1 {
+        name: record.name.to_string(),
+        versions: record.leased.keys().flat_map(|version| version.0).collect(),
+        leased: record.leased.values().copied().collect(),
+    }
+}
+
+pub(crate) fn invocations_from_wire(wire: InvocationsV1) -> Result<InvocationsRecord, UnreadableRecord> {
+    let (versions, rest) = wire.versions.as_chunks::<16>();
+    let ascending = versions.is_sorted_by(|one, next| one < next);
+    if !rest.is_empty() || versions.len() != wire.leased.len() || !ascending {
+        return Err(UnreadableRecord::Malformed);
+    }
+    Ok(InvocationsRecord {
+        name: wire.name.parse().map_err(|_| UnreadableRecord::Malformed)?,
+        leased: versions.iter().copied().map(KeyVersion).zip(wire.leased).collect(),
+    })
+}
+
+pub(crate) fn version_to_wire(record: &VersionRecord) -> VersionV1 {
     let version = &record.version;
     let (key_type, size) = match version.spec {
         KeySpec::Rsa(size) => (1, size.bits()),
@@ -357,7 +366,7 @@ fn version_to_wire(record: &VersionRecord) -> VersionV1 {
     }
 }
 
-fn version_from_wire(wire: VersionV1) -> Result<VersionRecord, UnreadableRecord> {
+pub(crate) fn version_from_wire(wire: VersionV1) -> Result<VersionRecord, UnreadableRecord> {
     let malformed = UnreadableRecord::Malformed;
     let (spec, public) = match wire.key_type {
         1 => {

@@ -14,6 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Mutations in one engine commit, pool state included; etcd's limit is 128.
 const MAX_MUTATIONS: usize = 120;
+/// A transaction of more mutations than this goes alone: a version may have 31 KB of tags, and an engine takes no group over
+/// its limit.
+const MAX_SHARED_MUTATIONS: usize = 16;
 /// Bytes of values in one engine commit, roughly; etcd's limit is 1.5 MiB.
 const MAX_BYTES: usize = 1 << 20;
 /// How often the engine is asked what became of a commit whose answer was lost.
@@ -58,6 +61,8 @@ struct Group {
     expectations: Vec<Expectation>,
     mutations: Vec<Mutation>,
     bytes: usize,
+    /// Nothing joins what is large by itself.
+    alone: bool,
     changes: Vec<Applied>,
     answers: Vec<oneshot::Sender<Result<Committed, CommitError>>>,
 }
@@ -160,6 +165,7 @@ impl Committer {
             expectations: Vec::new(),
             mutations: Vec::new(),
             bytes: 0,
+            alone: false,
             changes: Vec::new(),
             answers: Vec::new(),
         }
@@ -191,6 +197,7 @@ impl Committer {
 
     fn add(&self, group: &mut Group, waiting: Waiting, touched: Vec<Vec<u8>>) {
         group.touched.extend(touched);
+        group.alone = mutations(&waiting.transaction) > MAX_SHARED_MUTATIONS;
         let Transaction { puts, deletes, event, .. } = waiting.transaction;
         for record in &puts {
             self.put(group, record);
@@ -274,6 +281,7 @@ impl Committer {
             Ok(CommitOutcome::Conflict { .. }) => self.fail("another core has written to this store".into()),
             // Nothing was written, and the next attempt may succeed.
             Err(EngineError::DiskFull) => CommitError::DiskFull,
+            Err(error @ EngineError::TooLarge { .. }) => CommitError::Unavailable(error.to_string()),
             Err(error) => self.fail(error.to_string()),
         };
         for answer in group.answers {
@@ -325,10 +333,16 @@ impl Committer {
 impl Group {
     /// A transaction that is too large for any group goes alone; the engine has the last word on it.
     fn has_room_for(&self, transaction: &Transaction) -> bool {
-        // The event, and the pool state.
-        let more = transaction.puts.len() + transaction.deletes.len() + 2;
-        self.answers.is_empty() || (self.mutations.len() + more <= MAX_MUTATIONS && self.bytes < MAX_BYTES)
+        let more = mutations(transaction);
+        let shares = more <= MAX_SHARED_MUTATIONS && !self.alone;
+        let fits = self.mutations.len() + more <= MAX_MUTATIONS && self.bytes < MAX_BYTES;
+        self.answers.is_empty() || (shares && fits)
     }
+}
+
+/// The event and the pool state included.
+fn mutations(transaction: &Transaction) -> usize {
+    transaction.puts.len() + transaction.deletes.len() + 2
 }
 
 #[cfg(not(feature = "danger-test"))]

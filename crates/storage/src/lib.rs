@@ -8,15 +8,18 @@
 
 mod codec;
 mod committer;
+pub mod fuzz;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod genesis;
+mod key_backup;
 mod pool_state;
 mod record;
 mod store;
 
 pub use genesis::{SignedGenesis, UnreadableGenesis};
+pub use key_backup::KeyBackup;
 pub use pool_state::CheckpointMark;
 pub use record::{
     ActivationRecord, InvocationsRecord, KeyRecord, NotBeforeRecord, OutboxRecord, Record, RecordId,

@@ -1,18 +1,23 @@
 //! The store's promises: one winner for each conflict, nothing acknowledged lost, nothing put back unnoticed.
 #![allow(clippy::unwrap_used)] // a failed check is a failed test
 
+use crypto::MaskedMaterial;
 use crypto::domain_secrets::DomainSecrets;
 use domain::access::{BuiltInRole, RoleAssignment, Scope};
+use domain::algorithm::{KeySpec, OctSize};
 use domain::guid::Guid;
+use domain::key::{Attributes, KeyOperations, PublicKey, Tags, Version};
+use domain::name::KeyVersion;
 use domain::pool::{AuditDurability, Genesis, IssuerPin, PoolClass, RetentionDays};
 use domain::principal::TenantId;
+use domain::time::IntDate;
 use host::{Change, Commit, Engine, Mutation, OperationId, Revision};
 use host_embedded::{EngineOptions, RedbEngine};
 use std::collections::HashSet;
 use std::sync::Arc;
 use storage::{
     CheckpointMark, CommitError, Contents, OpenError, OutboxRecord, Record, RecordId, Stamp, Store,
-    Transaction,
+    Transaction, VersionRecord,
 };
 use testkit::{Fault, Loss, SimDisk};
 
@@ -263,4 +268,63 @@ async fn entry_written_at(engine: &dyn Engine, revision: Revision) -> (Vec<u8>, 
         Change::Put(_) | Change::Deleted { .. } => None,
     };
     batch.changes.iter().find_map(is_assignment).unwrap()
+}
+
+/// `count` versions of `bytes` each, as a restored key has them.
+fn put_versions(name: &str, count: u8, bytes: usize) -> Transaction {
+    let spec = KeySpec::Oct(OctSize::Oct256);
+    let now = IntDate::from_unix_seconds(1_800_000_000);
+    let attributes = Attributes {
+        enabled: true,
+        not_before: None,
+        expires: None,
+        created: now,
+        updated: now,
+        exportable: false,
+    };
+    let record = |number| {
+        let version = Version {
+            name: name.parse().unwrap(),
+            version: KeyVersion([number; 16]),
+            spec,
+            public: PublicKey::Oct,
+            operations: KeyOperations::default_for(spec),
+            attributes,
+            tags: Tags::default(),
+        };
+        Record::Version(VersionRecord { version, material: MaskedMaterial(vec![0; bytes]) })
+    };
+    let puts: Vec<_> = (0..count).map(record).collect();
+    let expectations = puts.iter().map(|record| (record.id(), None)).collect();
+    Transaction { expectations, puts, deletes: vec![], event: event(1) }
+}
+
+/// Each fits an engine's commit; together they do not.
+#[tokio::test]
+async fn large_transactions_that_wait_at_once_are_all_committed() {
+    let disk = SimDisk::new();
+    let secrets = DomainSecrets::generate();
+    let (store, _) = open(engine(&disk), &secrets).await.unwrap();
+    let store = Arc::new(store);
+    let mut waiting = Vec::new();
+    for number in 0..40 {
+        // A hundred versions with long tags, and single ones between them.
+        let (count, bytes) = if number % 10 == 5 { (100, 12_000) } else { (1, 31_000) };
+        let (store, transaction) = (store.clone(), put_versions(&format!("k{number}"), count, bytes));
+        waiting.push(tokio::spawn(async move { store.commit(transaction).await }));
+    }
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+}
+
+/// Refused, and nothing else is.
+#[tokio::test]
+async fn a_transaction_over_the_engines_limit_does_not_end_the_store() {
+    let disk = SimDisk::new();
+    let secrets = DomainSecrets::generate();
+    let (store, _) = open(engine(&disk), &secrets).await.unwrap();
+    let refused = store.commit(put_versions("large", 100, 30_000)).await;
+    assert!(matches!(refused, Err(CommitError::Unavailable(_))), "{refused:?}");
+    store.commit(put(1, None)).await.unwrap();
 }

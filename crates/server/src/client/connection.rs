@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// From a request to the end of its answer. Making an RSA key of 4096 bits may take seconds, and may have to wait.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
-/// A page of a list, or 64 KiB of plaintext in base64url, is well below.
+/// The largest backup of a key is 1.7 MiB in base64url. A page of a list, or 64 KiB of plaintext in base64url, is well below.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// `https://host[:port]`, and nothing behind it.

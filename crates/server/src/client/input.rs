@@ -65,16 +65,27 @@ fn unreadable(path: Option<&Path>, error: &io::Error) -> CommandError {
 
 /// All of it, if it is not more than a call can carry.
 pub fn read(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, CommandError> {
-    // Room for all of it at once: a vector that grows leaves copies behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(MAX_BYTES as usize + 1));
-    let read = open(path)?.take(MAX_BYTES + 1).read_to_end(&mut content);
-    read.map_err(|error| unreadable(path, &error))?;
-    if content.len() as u64 > MAX_BYTES {
-        return Err(usage(format!(
+    read_up_to(path, MAX_BYTES)?.ok_or_else(|| {
+        usage(format!(
             "the input has more than {MAX_BYTES} bytes, and one call takes 64 KiB: encrypt with a key of your own, and wrap that"
-        )));
-    }
-    Ok(content)
+        ))
+    })
+}
+
+/// A file that `key backup` wrote, or what somebody takes for one.
+pub fn read_backup(path: &Path) -> Result<Zeroizing<Vec<u8>>, CommandError> {
+    let limit = service::MAX_BACKUP_BYTES as u64;
+    read_up_to(Some(path), limit)?
+        .ok_or_else(|| usage(format!("the input has more than {limit} bytes, and no backup of a key has")))
+}
+
+/// `None` where there is more than `limit`.
+fn read_up_to(path: Option<&Path>, limit: u64) -> Result<Option<Zeroizing<Vec<u8>>>, CommandError> {
+    // Room for all of it at once: a vector that grows leaves copies behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(limit as usize + 1));
+    let read = open(path)?.take(limit + 1).read_to_end(&mut content);
+    read.map_err(|error| unreadable(path, &error))?;
+    Ok((content.len() as u64 <= limit).then_some(content))
 }
 
 /// A digest, or what to make one of.

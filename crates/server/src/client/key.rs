@@ -72,6 +72,18 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Write a key with all its versions to a file, sealed for pools of this security domain alone.
+    Backup {
+        name: KeyName,
+        /// Where to; `-`: standard output.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Make a key anew from what `backup` wrote, under the name that it had.
+    Restore {
+        /// `-`: standard input.
+        file: PathBuf,
+    },
     /// Random bytes from the pool.
     Random {
         /// How many.
@@ -286,6 +298,16 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
                     line(format_args!("purged {name}"))?;
                 }
                 Ok(ExitCode::SUCCESS)
+            }
+            Command::Backup { name, out } => {
+                let answer = client.call(Method::POST, &format!("/keys/{name}/backup"), None).await?;
+                output::write_bytes(Some(&out), &value(&answer)?)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Restore { file } => {
+                let body = json!({ "value": input::encode(&input::read_backup(&file)?).as_str() });
+                let body = body.to_string().into();
+                show(&client.call(Method::POST, "/keys/restore", Some(body)).await?, format)
             }
             Command::Random { count, out } => random(client, count, out.as_deref(), json).await,
         }
@@ -849,6 +871,8 @@ mod tests {
             "decrypt k --iv AA",
             "random 0",
             "purge",
+            "backup k",
+            "restore",
         ] {
             assert!(command(words).is_err(), "{words}");
         }
