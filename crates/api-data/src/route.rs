@@ -40,6 +40,7 @@ impl KeyUse {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Route {
     CreateKey(KeyName),
+    ImportKey(KeyName),
     ReadKey(KeyReference),
     UpdateKey(KeyReference),
     ListKeys,
@@ -101,6 +102,7 @@ macro_rules! route_kinds {
 
 route_kinds! {
     CreateKey = "POST" "/keys/{key}/create" "KeyCreate",
+    ImportKey = "PUT" "/keys/{key}" "KeyImport",
     ReadKey = "GET" "/keys/{key}/{version}" "KeyGet",
     UpdateKey = "PATCH" "/keys/{key}/{version}" "KeyUpdate",
     ListKeys = "GET" "/keys" "KeyList",
@@ -170,6 +172,7 @@ impl Route {
     pub const fn kind(&self) -> RouteKind {
         match self {
             Route::CreateKey(_) => RouteKind::CreateKey,
+            Route::ImportKey(_) => RouteKind::ImportKey,
             Route::ReadKey(_) => RouteKind::ReadKey,
             Route::UpdateKey(_) => RouteKind::UpdateKey,
             Route::ListKeys => RouteKind::ListKeys,
@@ -237,6 +240,7 @@ impl Route {
         let is = |segment: &str, word: &str| segment.eq_ignore_ascii_case(word);
         match (method.as_str(), rest) {
             ("DELETE", []) => Ok(Route::DeleteKey(name)),
+            ("PUT", []) => Ok(Route::ImportKey(name)),
             ("GET", [versions]) if is(versions, "versions") => Ok(Route::ListVersions(name)),
             ("POST", [create]) if is(create, "create") => Ok(Route::CreateKey(name)),
             ("POST", [operation]) => Self::key_use(operation, KeyReference { name, version: None }),
