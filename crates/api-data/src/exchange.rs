@@ -1,6 +1,7 @@
 //! One authenticated request on a known route: reads the body, calls the use case, writes the answer's body.
 
 use crate::api::{Answer, query};
+use crate::key_import;
 use crate::paging::{self, Place};
 use crate::route::{KeyUse, Route};
 use crate::wire;
@@ -52,6 +53,11 @@ impl Exchange<'_> {
             Route::CreateKey(name) => {
                 let parse = |body: &[u8]| wire::parse_create(name, body);
                 let act = |ticket, new| pool.create_key(ticket, new);
+                self.with_body(body, parse, act, |view| wire::key_bundle(&origin, &view)).await
+            }
+            Route::ImportKey(name) => {
+                let parse = |body: &[u8]| key_import::parse(name, body);
+                let act = |ticket, imported| pool.import_key(ticket, imported);
                 self.with_body(body, parse, act, |view| wire::key_bundle(&origin, &view)).await
             }
             Route::ReadKey(key) => {

@@ -1,7 +1,7 @@
 //! Private parsers, for fuzz targets alone.
 
 use crate::route::RouteKind;
-use crate::{api, paging, wire};
+use crate::{api, key_import, paging, wire};
 use domain::access::Scope;
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
@@ -13,6 +13,7 @@ pub fn body(kind: RouteKind, body: &[u8]) -> Option<Result<(), Error>> {
     let id = Guid([1; 16]);
     Some(match kind {
         RouteKind::CreateKey => wire::parse_create(name, body).map(drop),
+        RouteKind::ImportKey => key_import::parse(name, body).map(drop),
         RouteKind::UpdateKey => wire::parse_update(body).map(drop),
         RouteKind::Sign => wire::parse_sign(body).map(drop),
         RouteKind::Verify => wire::parse_verify(body).map(drop),

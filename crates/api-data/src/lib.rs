@@ -13,6 +13,7 @@ mod exchange;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod key_import;
 mod paging;
 mod problem;
 mod route;

@@ -40,6 +40,7 @@ impl KeyUse {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Route {
     CreateKey(KeyName),
+    ImportKey(KeyName),
     ReadKey(KeyReference),
     UpdateKey(KeyReference),
     ListKeys,
@@ -103,6 +104,7 @@ macro_rules! route_kinds {
 
 route_kinds! {
     CreateKey = "POST" "/keys/{key}/create" "KeyCreate",
+    ImportKey = "PUT" "/keys/{key}" "KeyImport",
     ReadKey = "GET" "/keys/{key}/{version}" "KeyGet",
     UpdateKey = "PATCH" "/keys/{key}/{version}" "KeyUpdate",
     ListKeys = "GET" "/keys" "KeyList",
@@ -174,6 +176,7 @@ impl Route {
     pub const fn kind(&self) -> RouteKind {
         match self {
             Route::CreateKey(_) => RouteKind::CreateKey,
+            Route::ImportKey(_) => RouteKind::ImportKey,
             Route::ReadKey(_) => RouteKind::ReadKey,
             Route::UpdateKey(_) => RouteKind::UpdateKey,
             Route::ListKeys => RouteKind::ListKeys,
@@ -246,6 +249,7 @@ impl Route {
         let name: KeyName = name.parse().map_err(malformed)?;
         match (method.as_str(), rest) {
             ("DELETE", []) => Ok(Route::DeleteKey(name)),
+            ("PUT", []) => Ok(Route::ImportKey(name)),
             ("GET", [versions]) if is(versions, "versions") => Ok(Route::ListVersions(name)),
             ("POST", [create]) if is(create, "create") => Ok(Route::CreateKey(name)),
             ("POST", [backup]) if is(backup, "backup") => Ok(Route::BackupKey(name)),

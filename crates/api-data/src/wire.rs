@@ -44,11 +44,11 @@ struct CreateBody {
 }
 
 #[derive(Default, Deserialize)]
-struct AttributesBody {
-    enabled: Option<bool>,
-    nbf: Option<i64>,
-    exp: Option<i64>,
-    exportable: Option<bool>,
+pub(crate) struct AttributesBody {
+    pub enabled: Option<bool>,
+    pub nbf: Option<i64>,
+    pub exp: Option<i64>,
+    pub exportable: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -80,7 +80,7 @@ pub(crate) fn parse_create(name: KeyName, body: &[u8]) -> Result<NewKey, Error> 
     })
 }
 
-fn operations(named: Option<Vec<String>>) -> Result<Option<KeyOperations>, Error> {
+pub(crate) fn operations(named: Option<Vec<String>>) -> Result<Option<KeyOperations>, Error> {
     let parse = |text: &String| {
         KeyOperation::parse(text)
             .ok_or_else(|| bad(format!("key_ops value `{}` is not known", shorten(text))))
@@ -562,7 +562,7 @@ fn check_digest(algorithm: SignatureAlgorithm, member: &str, digest: Vec<u8>) ->
     }
 }
 
-fn required(member: &str, text: Option<&str>) -> Result<Vec<u8>, Error> {
+pub(crate) fn required(member: &str, text: Option<&str>) -> Result<Vec<u8>, Error> {
     optional(member, text)?.ok_or_else(|| bad(format!("{member} is missing")))
 }
 
@@ -572,7 +572,7 @@ fn optional(member: &str, text: Option<&str>) -> Result<Option<Vec<u8>>, Error> 
 }
 
 /// Says where and what was expected, and never what was found: that may be a secret in the wrong place.
-fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Error> {
+pub(crate) fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Error> {
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
         let reason = match error.classify() {
@@ -596,7 +596,7 @@ pub(crate) fn bad(message: String) -> Error {
 }
 
 /// Enough of a wrong value to recognise it.
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).take(40).collect()
 }
 

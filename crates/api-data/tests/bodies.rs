@@ -7,7 +7,7 @@ mod common;
 
 use api_data::RouteKind;
 use bytes::Bytes;
-use common::{ASSIGNMENTS, Answer, Bench, DEFINITIONS, ROOT, three_holders};
+use common::{ASSIGNMENTS, Answer, Bench, DEFINITIONS, ROOT, private_key, three_holders};
 use domain::access::BuiltInRole;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -32,6 +32,16 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
                 "tags": { "a": "b" }, "release_policy": null, "public_exponent": null,
             }),
         ),
+        RouteKind::ImportKey => {
+            let mut body = private_key();
+            let more = json!({
+                "Hsm": false, "tags": { "a": "b" }, "release_policy": null,
+                "attributes": { "enabled": true, "nbf": 1, "exp": 4_000_000_000_i64, "exportable": false },
+            });
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            body["key"]["key_ops"] = json!(["sign", "verify"]);
+            ("/keys/new".to_owned(), body)
+        }
         RouteKind::UpdateKey => (
             "/keys/ec".to_owned(),
             json!({
@@ -257,6 +267,7 @@ fn changes_something(kind: RouteKind) -> bool {
     matches!(
         kind,
         RouteKind::CreateKey
+            | RouteKind::ImportKey
             | RouteKind::UpdateKey
             | RouteKind::RestoreKey
             | RouteKind::CreateAssignment
@@ -269,7 +280,7 @@ fn changes_something(kind: RouteKind) -> bool {
 /// Undoes what an accepted body did.
 async fn undo(bench: &Bench, kind: RouteKind, path: &str) {
     match kind {
-        RouteKind::CreateKey => remove(bench, "new").await,
+        RouteKind::CreateKey | RouteKind::ImportKey => remove(bench, "new").await,
         RouteKind::RestoreKey => remove(bench, "gone").await,
         // A new version has new attributes.
         RouteKind::UpdateKey => drop(bench.arrange("POST", "/keys/ec/create", json!({ "kty": "EC" })).await),

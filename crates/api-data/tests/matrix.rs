@@ -66,6 +66,7 @@ impl State {
 fn data_action(kind: RouteKind) -> DataAction {
     match kind {
         RouteKind::CreateKey => DataAction::KeyCreate,
+        RouteKind::ImportKey => DataAction::KeyImport,
         RouteKind::ReadKey | RouteKind::ListKeys | RouteKind::ListVersions => DataAction::KeyRead,
         RouteKind::UpdateKey => DataAction::KeyWrite,
         RouteKind::DeleteKey => DataAction::KeyDelete,
@@ -141,6 +142,7 @@ fn changes_the_key(kind: RouteKind) -> bool {
     matches!(
         kind,
         RouteKind::CreateKey
+            | RouteKind::ImportKey
             | RouteKind::UpdateKey
             | RouteKind::DeleteKey
             | RouteKind::RecoverKey
@@ -347,6 +349,7 @@ impl Stage {
         let sealed = |part: &str| self.sealed[part].clone();
         let body = match kind {
             RouteKind::CreateKey => json!({ "kty": "EC" }),
+            RouteKind::ImportKey => common::private_key(),
             RouteKind::UpdateKey => json!({ "tags": { "a": "b" } }),
             RouteKind::Sign => json!({ "alg": "ES256", "value": DIGEST }),
             RouteKind::Verify => json!({ "alg": "ES256", "digest": DIGEST, "value": self.signature }),

@@ -5,7 +5,7 @@
 mod common;
 
 use api_data::{Route, RouteKind};
-use common::{Bench, three_holders};
+use common::{Bench, private_key, three_holders};
 use domain::guid::Guid;
 use http::Method;
 use serde_json::json;
@@ -123,6 +123,7 @@ fn body(kind: RouteKind) -> serde_json::Value {
     let digest = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
     match kind {
         RouteKind::CreateKey => json!({ "kty": "EC" }),
+        RouteKind::ImportKey => private_key(),
         RouteKind::Sign => json!({ "alg": "ES256", "value": digest }),
         RouteKind::Verify => json!({ "alg": "ES256", "digest": digest, "value": digest }),
         RouteKind::Encrypt | RouteKind::Decrypt => json!({ "alg": "A256GCM", "value": digest }),

@@ -12,11 +12,13 @@
 mod ec;
 mod mac;
 mod memory;
+mod number;
 mod rsa;
 
 pub(crate) use ec::generate_ec;
 pub(crate) use mac::{Hash, MacKey};
 pub(crate) use memory::{address_of_an_allocation, secret_memory};
+pub(crate) use number::SecretNumber;
 pub(crate) use rsa::{RsaPrivateKey, rsa_recover_raw};
 
 use aws_lc_sys as ffi;

@@ -8,6 +8,7 @@ pub mod arena;
 mod aws_lc;
 mod ec;
 mod errors;
+mod import;
 mod known_answers;
 mod oct;
 mod registers;
@@ -25,7 +26,7 @@ use crypto::masking;
 use crypto::stack::wiping_stack;
 use crypto::{
     Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,
-    PartitionError, SecretBytes, SelfTestFailed,
+    PartitionError, PrivateParts, SecretBytes, SelfTestFailed,
 };
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
 use domain::key::PublicKey;
@@ -54,7 +55,7 @@ impl SoftwarePartition {
     ///
     /// # Errors
     /// `InvalidMaterial` for anything that is not a well-formed, consistent key of `spec`.
-    pub fn import(
+    pub fn import_material(
         &self,
         spec: KeySpec,
         material: &SecretBytes,
@@ -84,6 +85,23 @@ impl Partition for SoftwarePartition {
                 KeySpec::Ec(curve) => ec::generate(curve)?,
                 KeySpec::Oct(size) => oct::generate(size)?,
             };
+            let key = SoftwareKey::parse(spec, material.danger_expose())?;
+            Ok((material, key))
+        })?;
+        key.check_pairwise_consistency()?;
+        let masked = masking::seal(&self.wrapping, spec, binding, material.danger_expose());
+        Ok(Generated { public: key.public_numbers(), masked })
+    }
+
+    fn import(
+        &self,
+        spec: KeySpec,
+        parts: &PrivateParts,
+        binding: &MaterialBinding,
+    ) -> Result<Generated, PartitionError> {
+        arena::admit_key()?;
+        let (material, key) = private(|| {
+            let material = import::material(spec, parts)?;
             let key = SoftwareKey::parse(spec, material.danger_expose())?;
             Ok((material, key))
         })?;

@@ -20,7 +20,7 @@ use subtle::ConstantTimeEq;
 /// The exponent of every key whose creator names none (F4).
 const USUAL_EXPONENT: u64 = 65537;
 /// The largest exponent that the library makes keys with.
-const MAX_EXPONENT: u64 = u32::MAX as u64;
+pub(crate) const MAX_EXPONENT: u64 = u32::MAX as u64;
 /// PKCS#1 v1.5 padding takes at least this much of the modulus (RFC 8017 section 9.2).
 const PKCS1_OVERHEAD: usize = 11;
 
@@ -69,6 +69,14 @@ pub(crate) fn generate(size: RsaSize, public_exponent: Option<u64>) -> Result<Se
     RsaPrivateKey::generate(size.bits(), exponent)
         .and_then(|key| key.to_pkcs8())
         .ok_or(PartitionError::Internal("generate an RSA key"))
+}
+
+/// PKCS#8 DER from an `RSAPrivateKey` (RFC 8017 appendix A.1.2), as the library reads and checks it.
+pub(crate) fn from_private_key_der(der: &[u8]) -> Result<SecretBytes, PartitionError> {
+    RsaPrivateKey::from_private_key_der(der)
+        .ok_or_else(|| invalid_material("the parts are not of one RSA key".into()))?
+        .to_pkcs8()
+        .ok_or(PartitionError::Internal("encode an RSA key"))
 }
 
 impl RsaKey {

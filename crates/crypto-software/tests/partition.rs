@@ -186,7 +186,7 @@ fn material_loads_only_as_what_it_was_made_for() {
 fn malformed_material_is_refused() {
     let rsa = include_bytes!("../known-answers/rsa-2048.der").as_slice();
     let import = |spec, material: &[u8]| {
-        PARTITION.import(spec, &SecretBytes::new(material.to_vec()), &binding()).err()
+        PARTITION.import_material(spec, &SecretBytes::new(material.to_vec()), &binding()).err()
     };
     let refused = |outcome| matches!(outcome, Some(PartitionError::InvalidMaterial(_)));
     let rsa_2048 = KeySpec::Rsa(RsaSize::Rsa2048);
@@ -473,7 +473,7 @@ proptest! {
     fn arbitrary_material_never_panics(index in 0..10usize, material in some_bytes()) {
         let spec = KEYS[index].spec();
         let _ = PARTITION.load(spec, &MaskedMaterial(material.clone()), &binding());
-        let _ = PARTITION.import(spec, &SecretBytes::new(material), &binding());
+        let _ = PARTITION.import_material(spec, &SecretBytes::new(material), &binding());
     }
 }
 

@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod content;
 pub mod digest;
 pub mod domain_secrets;
+pub mod import;
 pub mod key_backup;
 pub mod key_file;
 pub mod masking;
@@ -20,6 +21,7 @@ mod single_use;
 pub mod stack;
 pub mod transport;
 
+pub use import::PrivateParts;
 pub use partition::{
     Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,
     PartitionError, SelfTestFailed,

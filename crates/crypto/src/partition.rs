@@ -1,5 +1,6 @@
 //! The boundary behind which clear key material lives.
 
+use crate::import::PrivateParts;
 use crate::secret::SecretBytes;
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
 use domain::key::PublicKey;
@@ -85,6 +86,17 @@ pub trait Partition: Send + Sync {
         &self,
         spec: KeySpec,
         public_exponent: Option<u64>,
+        binding: &MaterialBinding,
+    ) -> Result<Generated, PartitionError>;
+
+    /// Takes in a private key that its owner hands over, checked as a key of `spec` in every relation between its parts.
+    ///
+    /// # Errors
+    /// `InvalidMaterial` for whatever is not consistent; the message names parts and never holds a value.
+    fn import(
+        &self,
+        spec: KeySpec,
+        parts: &PrivateParts,
         binding: &MaterialBinding,
     ) -> Result<Generated, PartitionError>;
 

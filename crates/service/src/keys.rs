@@ -5,10 +5,13 @@ use crate::failures::{Attempt, Refused};
 use crate::index::Held;
 use crate::pool::{Change, Pool};
 use crate::ticket::{Recorded, Ticket};
-use crate::views::{KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey};
+use crate::views::{ImportedKey, KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey};
 use crate::workers::CostClass;
 use audit::event::{Event, EventResult};
-use crypto::{Ciphertext, Decrypt, Encrypt, LoadedKey, MaterialBinding, PartitionError, SecretBytes};
+use crypto::{
+    Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaterialBinding, Partition, PartitionError,
+    SecretBytes,
+};
 use domain::access::{Action, Grant, Scope, action};
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
 use domain::guid::Guid;
@@ -38,6 +41,12 @@ key_uses! {
     Wrap => WrapKey,
     Unwrap => UnwrapKey,
 }
+
+/// A data action that makes a version of a key.
+trait Making: Action {}
+
+impl Making for action::KeyCreate {}
+impl Making for action::KeyImport {}
 
 /// Which algorithms go with a key for an operation.
 type Rule = fn(EncryptionAlgorithm, KeySpec) -> bool;
@@ -71,14 +80,42 @@ impl Pool {
     /// Makes a key, or a new version of one that exists.
     pub async fn create_key(self: &Arc<Self>, mut ticket: Ticket, new: NewKey) -> Recorded<KeyView> {
         let scope = Scope::Key(new.name.clone());
-        let mut version = [0; 16];
-        self.random().fill(&mut version);
-        let version = KeyVersion(version);
+        let version = self.new_version();
         ticket.about_key(&new.name, Some(version));
         ticket.asks::<action::KeyCreate>(&scope);
         let made = async {
             let grant = ticket.authorize::<action::KeyCreate>(scope)?;
-            self.make_version(&grant, &new, version).await
+            let (spec, exponent) = (new.spec, new.public_exponent);
+            self.make_version(&grant, &new, version, move |partition, binding| {
+                partition.generate(spec, exponent, binding)
+            })
+            .await
+        };
+        let record = match made.await {
+            Ok(record) => record,
+            Err(error) => return ticket.record(Err(error)).await,
+        };
+        self.record_change(ticket, || self.decide_create(&record)).await
+    }
+
+    /// Takes in a private key that its owner hands over, as a key or a new version of one that exists.
+    pub async fn import_key(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        imported: ImportedKey,
+    ) -> Recorded<KeyView> {
+        let ImportedKey { new, parts } = imported;
+        let scope = Scope::Key(new.name.clone());
+        let version = self.new_version();
+        ticket.about_key(&new.name, Some(version));
+        ticket.asks::<action::KeyImport>(&scope);
+        let made = async {
+            let grant = ticket.authorize::<action::KeyImport>(scope)?;
+            let spec = new.spec;
+            self.make_version(&grant, &new, version, move |partition, binding| {
+                partition.import(spec, &parts, binding)
+            })
+            .await
         };
         let record = match made.await {
             Ok(record) => record,
@@ -448,11 +485,19 @@ impl Pool {
         }
     }
 
-    async fn make_version(
+    fn new_version(&self) -> KeyVersion {
+        let mut version = [0; 16];
+        self.random().fill(&mut version);
+        KeyVersion(version)
+    }
+
+    /// A version of `new` with the material that `make` has the partition make or take in.
+    async fn make_version<A: Making>(
         &self,
-        _grant: &Grant<'_, action::KeyCreate>,
+        _grant: &Grant<'_, A>,
         new: &NewKey,
         version: KeyVersion,
+        make: impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + 'static,
     ) -> Result<VersionRecord, Error> {
         let operations =
             new.operations.unwrap_or_else(|| KeyOperations::default_for(new.spec)).check(new.spec)?;
@@ -470,11 +515,12 @@ impl Pool {
         self.extended(&new.name, version)?;
         let partition = self.partition().clone();
         let binding = self.binding(&new.name, version);
-        let (spec, exponent) = (new.spec, new.public_exponent);
-        let generate = move || partition.generate(spec, exponent, &binding);
+        let spec = new.spec;
+        let make = move || make(partition.as_ref(), &binding);
         let generated = match spec {
-            KeySpec::Rsa(_) => self.workers().run(CostClass::KeyGeneration, generate).await??,
-            KeySpec::Ec(_) | KeySpec::Oct(_) => generate()?,
+            // Imported ones as well: their primes are tested.
+            KeySpec::Rsa(_) => self.workers().run(CostClass::KeyGeneration, make).await??,
+            KeySpec::Ec(_) | KeySpec::Oct(_) => make()?,
         };
         let version = Version {
             name: new.name.clone(),

@@ -1,5 +1,6 @@
 //! What operations take and give, as plain values. Strings stop before here.
 
+use crypto::PrivateParts;
 use domain::algorithm::KeySpec;
 use domain::key::{KeyOperations, Tags, Version};
 use domain::name::{KeyName, KeyVersion};
@@ -27,6 +28,13 @@ pub struct NewKey {
     pub expires: Option<IntDate>,
     pub exportable: bool,
     pub tags: Tags,
+}
+
+/// A private key that its owner hands over. No `Debug` and no `Clone`, as of its parts.
+pub struct ImportedKey {
+    /// `spec` is what the parts say, and `public_exponent` is among them.
+    pub new: NewKey,
+    pub parts: PrivateParts,
 }
 
 /// A key version as its readers see it, with what the pool says about its deletion.

@@ -301,3 +301,13 @@ fn in_blocks(table: &str) -> BTreeMap<&str, Vec<&str>> {
     let blocks = table.split("\n\n").filter_map(|block| block.split_once('\n'));
     blocks.map(|(title, rest)| (title, rest.lines().collect())).collect()
 }
+
+/// A body that imports the key of RFC 7515 appendix A.3.
+pub fn private_key() -> Value {
+    json!({ "key": {
+        "kty": "EC", "crv": "P-256",
+        "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+        "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+        "d": "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI",
+    }})
+}

@@ -33,6 +33,19 @@ impl RsaPrivateKey {
         if unsafe { ffi::RSA_generate_key_ex(rsa.0.as_ptr(), bits, exponent.0.as_ptr(), null_mut()) } != 1 {
             return None;
         }
+        Self::from_rsa(&rsa)
+    }
+
+    /// From DER of `RSAPrivateKey` (RFC 8017 appendix A.1.2). The library checks that the numbers are consistent.
+    pub(crate) fn from_private_key_der(der: &[u8]) -> Option<Self> {
+        let rsa = Rsa::from_raw(
+            // SAFETY: pointer and length of a live slice; a null result is caught.
+            unsafe { ffi::RSA_private_key_from_bytes(der.as_ptr(), der.len()) },
+        )?;
+        Self::from_rsa(&rsa)
+    }
+
+    fn from_rsa(rsa: &Rsa) -> Option<Self> {
         let key = AnyKey::from_raw(
             // SAFETY: no arguments; a null result is caught.
             unsafe { ffi::EVP_PKEY_new() },
