@@ -216,6 +216,17 @@ def test_keys_are_made_shown_and_used(az, names):
         assert opened["result"] == MESSAGE
 
 
+def test_a_key_goes_to_a_file_and_comes_back(az, names, tmp_path):
+    name, file = fresh_name("ec"), tmp_path / "key.backup"
+    made = az("keyvault", "key", "create", *names.key(name), "--kty", "EC-HSM", "--curve", "P-256")
+    az("keyvault", "key", "backup", *names.key(name), "--file", str(file))
+    assert file.read_bytes().startswith(b"HFKEY\x01")
+    az("keyvault", "key", "delete", *names.key(name))
+    az("keyvault", "key", "purge", *names.deleted(name))
+    restored = az("keyvault", "key", "restore", *names.pool(), "--file", str(file))
+    assert restored["key"] == made["key"]
+
+
 def test_keys_are_listed_changed_deleted_and_come_back(az, names):
     name = fresh_name("ec")
     create = ["keyvault", "key", "create", *names.key(name), "--kty", "EC-HSM", "--curve", "P-256"]
