@@ -15,6 +15,9 @@ import shutil
 import subprocess
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import holdfast
 from holdfast import clean_environment, fresh_name
@@ -214,6 +217,29 @@ def test_keys_are_made_shown_and_used(az, names):
         assert bool(parts) == (algorithm == "A256GCM")
         opened = az("keyvault", "key", "decrypt", *words, "--value", sealed["result"], *parts)
         assert opened["result"] == MESSAGE
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ec"])
+def test_a_private_key_in_pem_is_imported(az, names, tmp_path, kind):
+    private = (
+        rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+    )
+    file = tmp_path / "private.pem"
+    encoding = (Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    file.write_bytes(private.private_bytes(*encoding))
+    name = fresh_name(kind)
+    imported = az("keyvault", "key", "import", *names.key(name), "--pem-file", str(file))
+    assert imported["key"]["kty"] == f"{kind.upper()}-HSM"
+    algorithm = {"rsa": "RS256", "ec": "ES256"}[kind]
+    signed = az("keyvault", "key", "sign", *names.key(name), "--algorithm", algorithm, "--digest", DIGEST)
+    signature = base64.b64decode(signed["signature"])
+    if kind == "rsa":
+        private.public_key().verify(signature, MESSAGE.encode(), padding.PKCS1v15(), hashes.SHA256())
+    else:
+        halves = [int.from_bytes(half, "big") for half in (signature[:32], signature[32:])]
+        private.public_key().verify(
+            utils.encode_dss_signature(*halves), MESSAGE.encode(), ec.ECDSA(hashes.SHA256())
+        )
 
 
 def test_keys_are_listed_changed_deleted_and_come_back(az, names):
