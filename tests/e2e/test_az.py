@@ -15,6 +15,9 @@ import shutil
 import subprocess
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import holdfast
 from holdfast import clean_environment, fresh_name
@@ -216,6 +219,7 @@ def test_keys_are_made_shown_and_used(az, names):
         assert opened["result"] == MESSAGE
 
 
+<<<<<<< HEAD
 def test_a_key_goes_to_a_file_and_comes_back(az, names, tmp_path):
     name, file = fresh_name("ec"), tmp_path / "key.backup"
     made = az("keyvault", "key", "create", *names.key(name), "--kty", "EC-HSM", "--curve", "P-256")
@@ -225,6 +229,29 @@ def test_a_key_goes_to_a_file_and_comes_back(az, names, tmp_path):
     az("keyvault", "key", "purge", *names.deleted(name))
     restored = az("keyvault", "key", "restore", *names.pool(), "--file", str(file))
     assert restored["key"] == made["key"]
+=======
+@pytest.mark.parametrize("kind", ["rsa", "ec"])
+def test_a_private_key_in_pem_is_imported(az, names, tmp_path, kind):
+    private = (
+        rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+    )
+    file = tmp_path / "private.pem"
+    encoding = (Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    file.write_bytes(private.private_bytes(*encoding))
+    name = fresh_name(kind)
+    imported = az("keyvault", "key", "import", *names.key(name), "--pem-file", str(file))
+    assert imported["key"]["kty"] == f"{kind.upper()}-HSM"
+    algorithm = {"rsa": "RS256", "ec": "ES256"}[kind]
+    signed = az("keyvault", "key", "sign", *names.key(name), "--algorithm", algorithm, "--digest", DIGEST)
+    signature = base64.b64decode(signed["signature"])
+    if kind == "rsa":
+        private.public_key().verify(signature, MESSAGE.encode(), padding.PKCS1v15(), hashes.SHA256())
+    else:
+        halves = [int.from_bytes(half, "big") for half in (signature[:32], signature[32:])]
+        private.public_key().verify(
+            utils.encode_dss_signature(*halves), MESSAGE.encode(), ec.ECDSA(hashes.SHA256())
+        )
+>>>>>>> work-imp
 
 
 def test_keys_are_listed_changed_deleted_and_come_back(az, names):

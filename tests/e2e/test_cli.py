@@ -577,15 +577,18 @@ def test_tokens_are_withdrawn(own_pool):
     assert row["PRINCIPAL"] == f"{own_pool.object_id('app')} (app)"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["WITHDRAWN UP TO"])
     words = ["token", "withdraw", "--principal", own_pool.object_id("app"), "--until", "2020-01-31"]
-    assert "2020-01-31T00:00:00Z" in holdfast(own_pool, *words, "--output", "table").out
-    # What it withdraws now ends before this one began.
-    assert own_pool.call("GET", key_path(key), token=stolen).status == 200
+    # What was withdrawn stays so.
+    assert "2020-01-31T00:00:00Z" not in holdfast(own_pool, *words, "--output", "table").out
+    assert own_pool.call("GET", key_path(key), token=stolen).status == 401
     future = ["token", "withdraw", "--principal", "app", "--until", "+1h"]
     assert "future" in holdfast(own_pool, *future, code=FAILED).err
     restore = ["token", "restore", "--principal", "app"]
     assert holdfast(own_pool, *restore, "--output", "table").out == "restored\n"
     gone = holdfast(own_pool, *restore, code=NOT_FOUND_OR_ALLOWED)
     assert "holdfast token list" in gone.err
+    assert "2020-01-31T00:00:00Z" in holdfast(own_pool, *words, "--output", "table").out
+    # It was issued after that.
+    assert own_pool.call("GET", key_path(key), token=stolen).status == 200
     denied = ["token", "withdraw", "--principal", "admin", "--as", "app"]
     holdfast(own_pool, *denied, code=NOT_FOUND_OR_ALLOWED)
     own_pool.stop()

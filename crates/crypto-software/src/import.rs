@@ -149,7 +149,7 @@ fn check_private_exponent(size: RsaSize, n: &SecretNumber, d: &SecretNumber) -> 
 fn private_key_der(numbers: &[&SecretNumber; 8]) -> Option<SecretBytes> {
     let numbers = numbers.iter().map(|number| number.to_bytes()).collect::<Option<Vec<_>>>()?;
     let version = [INTEGER, 1, 0];
-    let length = version.len() + numbers.iter().map(|number| integer_bytes(number)).sum::<usize>();
+    let length = version.len() + numbers.iter().map(integer_bytes).sum::<usize>();
     let mut der = SecretBytes::zeroed(header_bytes(length) + length);
     let mut rest = der.danger_expose_mut();
     write_header(&mut rest, SEQUENCE, length);

@@ -7,7 +7,6 @@ use domain::algorithm::{Curve, KeySpec, RsaSize};
 
 /// The parts of a private key (RFC 7518 section 6), big-endian, as they arrived: leading zeros may be missing, or be too
 /// many.
-#[expect(clippy::large_enum_variant, reason = "lives for one request")]
 pub enum PrivateParts {
     Rsa(RsaParts),
     Ec(EcParts),
