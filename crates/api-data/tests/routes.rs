@@ -5,7 +5,7 @@
 mod common;
 
 use api_data::{Route, RouteKind};
-use common::{Bench, private_key, three_holders};
+use common::{Bench, ROOT, private_key, three_holders};
 use domain::guid::Guid;
 use http::Method;
 use serde_json::json;
@@ -89,6 +89,50 @@ async fn every_route_is_closed_to_who_holds_no_right_and_says_so_in_the_log() {
     assert_eq!(bench.as_root("GET", "/keys/there", None).await.status, 200);
     let keys = bench.as_root("GET", "/keys/there/versions", None).await;
     assert_eq!(keys.body["value"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_activation_only_the_domain_and_a_look_at_roles_are_open_and_only_to_initial_administrators() {
+    let bench = Bench::provisioned().await;
+    let (administrator, stranger) = (bench.token(ROOT), bench.token(STRANGER));
+    // The download comes last: it ends that state.
+    let (last, kinds): (Vec<_>, Vec<_>) =
+        RouteKind::ALL.iter().copied().partition(|kind| *kind == RouteKind::DownloadDomain);
+    for kind in kinds.into_iter().chain(last) {
+        let (for_stranger, for_administrator) = match kind {
+            RouteKind::DownloadDomain => ("403 Forbidden/ForbiddenByRbac", "202"),
+            RouteKind::DomainDownloadStatus | RouteKind::NewTransferKey | RouteKind::DomainUploadStatus => {
+                ("403 Forbidden/ForbiddenByRbac", "200")
+            }
+            RouteKind::UploadDomain => ("403 Forbidden/ForbiddenByRbac", "400 BadParameter"),
+            RouteKind::ListAssignments | RouteKind::ListRoles => ("403 Forbidden/ForbiddenByRbac", "200"),
+            RouteKind::ReadAssignment => ("403 Forbidden/ForbiddenByRbac", "404 RoleAssignmentNotFound"),
+            RouteKind::ReadRole => ("403 Forbidden/ForbiddenByRbac", "404 RoleDefinitionNotFound"),
+            _ => ("403 Forbidden/HsmNotActivated", "403 Forbidden/HsmNotActivated"),
+        };
+        for path in paths(kind) {
+            for (token, expected) in [(&stranger, for_stranger), (&administrator, for_administrator)] {
+                bench.new_events().await;
+                let answer = bench.send(kind.method(), &path, Some(&body(kind)), Some(token)).await;
+                assert_eq!(answer.to_string(), expected, "{kind:?} {path}: {answer:?}");
+                let events = bench.new_events().await;
+                let [event] = &events[..] else { panic!("{path}: {} events", events.len()) };
+                assert_eq!(event["operationName"], kind.operation(), "{path}");
+                assert_eq!(event["httpStatusCode"], answer.status, "{path}");
+            }
+        }
+    }
+    // Active, and who was the initial administrator still holds no more than that role.
+    let made = bench.as_root("POST", "/keys/there/create", Some(&json!({ "kty": "EC" }))).await;
+    assert_eq!(made.to_string(), "403 Forbidden/ForbiddenByRbac");
+    // Clients that ask at once expect the download to be under way.
+    for (path, status) in [
+        ("/securitydomain/download/pending", "InProgress"),
+        ("/securitydomain/download/pending", "Success"),
+        ("/securitydomain/upload/pending", "Success"),
+    ] {
+        assert_eq!(bench.as_root("GET", path, None).await.body["status"], status, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

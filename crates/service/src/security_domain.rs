@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use storage::{ActivationRecord, Record, RecordId};
 
 /// How long a pool keeps an exchange key whose blob does not come.
@@ -62,6 +63,9 @@ pub(crate) struct DomainState {
     /// Whether the next start makes the pool anew. Held while a domain is handed out or taken in: never both, or a file
     /// would be with its holders that no pool has.
     uploaded: tokio::sync::Mutex<bool>,
+    /// From a download until its status was asked for once. Activation takes the service a while, and clients that ask at
+    /// once, as the SDK's own tests do, expect to find it under way.
+    download_is_new: AtomicBool,
     installer: Option<Arc<dyn Installer>>,
 }
 
@@ -71,6 +75,7 @@ impl DomainState {
             secrets: Mutex::new(Some(Arc::new(secrets))),
             transfer_key: Mutex::default(),
             uploaded: tokio::sync::Mutex::new(false),
+            download_is_new: AtomicBool::new(false),
             installer,
         }
     }
@@ -128,15 +133,17 @@ impl Pool {
         };
         ticket.details(describe(&record));
         let recorded = self.record_change(ticket, || self.decide_download(&record)).await;
+        self.domain_state().download_is_new.store(true, Ordering::Relaxed);
         self.forget_unneeded_secrets();
         recorded
     }
 
     pub async fn download_status(self: &Arc<Self>, mut ticket: Ticket) -> Recorded<DomainStatus> {
         ticket.asks::<action::SecurityDomainDownloadRead>(&Scope::Root);
-        let status = ticket
-            .authorize::<action::SecurityDomainDownloadRead>(Scope::Root)
-            .map(|_| if self.is_active() { DomainStatus::Success } else { DomainStatus::InProgress });
+        let status = ticket.authorize::<action::SecurityDomainDownloadRead>(Scope::Root).map(|_| {
+            let is_new = self.domain_state().download_is_new.swap(false, Ordering::Relaxed);
+            if self.is_active() && !is_new { DomainStatus::Success } else { DomainStatus::InProgress }
+        });
         ticket.record(status).await
     }
 

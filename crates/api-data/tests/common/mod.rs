@@ -98,6 +98,19 @@ impl fmt::Display for Answer {
 
 impl Bench {
     pub async fn new() -> Self {
+        let bench = Self::founded(Some(active())).await;
+        let all_rights = [BuiltInRole::CryptoUser, BuiltInRole::CryptoOfficer];
+        let assignments = all_rights.map(|role| (ROOT, role, Scope::Root)).to_vec();
+        bench.pool.bootstrap_assignments(assignments).await.unwrap();
+        bench
+    }
+
+    /// A pool that waits for its security domain; `ROOT` is its initial administrator.
+    pub async fn provisioned() -> Self {
+        Self::founded(None).await
+    }
+
+    async fn founded(activation: Option<ActivationRecord>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let issuer = {
             let document = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap().to_pkcs8v1();
@@ -108,7 +121,7 @@ impl Bench {
         let engine: Arc<dyn Engine> =
             Arc::new(RedbEngine::open(directory.path().join("store"), EngineOptions::default()).unwrap());
         let log = FileLog::open(directory.path().join("audit"), LogOptions::default()).unwrap();
-        Pool::found(engine.as_ref(), &secrets, genesis(&issuer), Some(active())).await.unwrap();
+        Pool::found(engine.as_ref(), &secrets, genesis(&issuer), activation).await.unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(NOW * 1000)));
         // A matrix has more of everything than a pool's administrators would make.
         let limits = PoolLimits {
@@ -130,9 +143,6 @@ impl Bench {
             installer: None,
         };
         let pool = Pool::open(parts).await.unwrap();
-        let all_rights = [BuiltInRole::CryptoUser, BuiltInRole::CryptoOfficer];
-        let assignments = all_rights.map(|role| (ROOT, role, Scope::Root)).to_vec();
-        pool.bootstrap_assignments(assignments).await.unwrap();
         let config = ApiConfig {
             hosts: vec![HOST.into()],
             authority: "https://issuer.example/t".into(),
