@@ -22,7 +22,10 @@ pub fn soak(workspace: &Workspace) -> Result<(), Failure> {
     let seconds = std::env::var("HOLDFAST_FUZZ_SECONDS").unwrap_or_else(|_| "60".to_owned());
     let triple = host_triple(workspace)?;
     let target = workspace.target.join("fuzz");
-    let mut build = workspace.cargo(&["build", "--release", "--locked", "--target", &triple]);
+    // The versions that are fuzzed are the workspace's; cargo adds what the engine needs beside them.
+    let lock = workspace.root.join("fuzz").join("Cargo.lock");
+    std::fs::copy(workspace.root.join("Cargo.lock"), &lock).map_err(|error| cannot_use(&lock, &error))?;
+    let mut build = workspace.cargo(&["build", "--release", "--target", &triple]);
     build.current_dir(workspace.root.join("fuzz"));
     build.env("RUSTFLAGS", INSTRUMENTATION.join(" ")).env("CARGO_TARGET_DIR", &target);
     run(build)?;
