@@ -579,6 +579,14 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "fuzzing")]
+    #[test]
+    fn every_kind_is_fuzzed() {
+        for (name, record) in samples() {
+            assert!(crate::fuzzing::KINDS.contains(&record.id().kind()), "{name}");
+        }
+    }
+
     #[test]
     fn bytes_behind_a_record_are_refused() {
         for (name, record) in samples() {
