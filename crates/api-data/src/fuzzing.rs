@@ -13,6 +13,7 @@ pub fn body(kind: RouteKind, body: &[u8]) -> Option<Result<(), Error>> {
     let id = Guid([1; 16]);
     Some(match kind {
         RouteKind::CreateKey => wire::parse_create(name, body).map(drop),
+        RouteKind::RestoreKey => wire::parse_restore(body).map(drop),
         RouteKind::ImportKey => key_import::parse(name, body).map(drop),
         RouteKind::UpdateKey => wire::parse_update(body).map(drop),
         RouteKind::Sign => wire::parse_sign(body).map(drop),
