@@ -219,7 +219,6 @@ def test_keys_are_made_shown_and_used(az, names):
         assert opened["result"] == MESSAGE
 
 
-<<<<<<< HEAD
 def test_a_key_goes_to_a_file_and_comes_back(az, names, tmp_path):
     name, file = fresh_name("ec"), tmp_path / "key.backup"
     made = az("keyvault", "key", "create", *names.key(name), "--kty", "EC-HSM", "--curve", "P-256")
@@ -229,7 +228,8 @@ def test_a_key_goes_to_a_file_and_comes_back(az, names, tmp_path):
     az("keyvault", "key", "purge", *names.deleted(name))
     restored = az("keyvault", "key", "restore", *names.pool(), "--file", str(file))
     assert restored["key"] == made["key"]
-=======
+
+
 @pytest.mark.parametrize("kind", ["rsa", "ec"])
 def test_a_private_key_in_pem_is_imported(az, names, tmp_path, kind):
     private = (
@@ -251,7 +251,6 @@ def test_a_private_key_in_pem_is_imported(az, names, tmp_path, kind):
         private.public_key().verify(
             utils.encode_dss_signature(*halves), MESSAGE.encode(), ec.ECDSA(hashes.SHA256())
         )
->>>>>>> work-imp
 
 
 def test_keys_are_listed_changed_deleted_and_come_back(az, names):
