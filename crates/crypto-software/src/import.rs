@@ -66,8 +66,8 @@ fn rsa(size: RsaSize, parts: &RsaParts) -> Result<SecretBytes, PartitionError> {
         }
     }
 
-    // By far the costliest check, so only for parts that are right in all else. Even ones are none of its business.
-    if !(p.is_odd() && q.is_odd() && computed(p.is_prime())? && computed(q.is_prime())?) {
+    // By far the costliest check, so only for parts that are right in all else but what needs primes.
+    if !(computed(p.is_prime())? && computed(q.is_prime())?) {
         return Err(refused("one of p and q is not a prime"));
     }
     let dp = computed(d.modulo(&p_less_one))?;
@@ -130,6 +130,9 @@ fn check_factors(
     let distance = if p.is_less_than(q) { q.less(p) } else { p.less(q) };
     if computed(distance)?.bits() <= half - DISTANCE_BITS {
         return Err(refused("the primes p and q are too near to each other"));
+    }
+    if !(p.is_odd() && q.is_odd()) {
+        return Err(refused("one of p and q is not a prime"));
     }
     Ok(())
 }
