@@ -47,11 +47,16 @@ def make_file(data, master, certificates, required, holdfast):
     """A security domain file in which all but `holdfast` is the Azure CLI's work."""
     master = bytes.fromhex(master)
     secret = SharedSecret(shares=len(certificates), required=required)
-    words = [secret.make_byte_shares(byte) for byte in master]
+
+    def values_at(byte):
+        # Before the CLI packs them: its packing shifts by 8 and loses a value of 256 at every odd place.
+        secret.byte_shares.set_secret_byte(byte)
+        return [secret.byte_shares.make_share(place).v for place in range(1, len(certificates) + 1)]
+
+    table = [values_at(byte) for byte in master]
     shares = []
     for place, path in enumerate(certificates, 1):
-        # Undo the CLI's packing of a value that it computed for this place, and pack it for its reader.
-        values = [share[place - 1] ^ (place << 8) for share in words]
+        values = [row[place - 1] for row in table]
         packed = b"".join((place << 9 | value).to_bytes(2, "little") for value in values)
         assert all(Share.from_uint16(place << 9 | value).v == value for value in values)
         with open(path, "rb") as file:
