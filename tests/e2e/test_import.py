@@ -3,6 +3,8 @@
 The keys are made by `cryptography`, and handed in by the SDK and as other clients write them.
 """
 
+import base64
+import os
 import uuid
 
 import pytest
@@ -10,7 +12,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.identity import ClientSecretCredential
 from azure.keyvault.keys import JsonWebKey, KeyClient
 from azure.keyvault.keys.crypto import CryptographyClient, EncryptionAlgorithm, SignatureAlgorithm
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from holdfast import assert_error, b64, fresh_name
@@ -142,7 +144,8 @@ def test_what_does_not_belong_together_is_refused_without_a_value(pool):
         ({**point, "d": b"\x01"}, {"kty": "EC", "crv": "P-256"}),
         (point, {"kty": "EC", "crv": "P-256K"}),
         (point, {"kty": "EC", "crv": "P-384"}),
-        ({"k": b"0123456789abcdef"}, {"kty": "oct"}),
+        ({"k": b"0123456789abcde"}, {"kty": "oct"}),
+        ({**point, "k": b"0123456789abcdef"}, {"kty": "EC", "crv": "P-256"}),
         ({"key_hsm": b"{}"}, {"kty": "RSA-HSM"}),
     ]
     for members, more in cases:
@@ -176,7 +179,19 @@ def test_an_administrator_may_not_import(pool):
     assert_error(answer, 403, "Forbidden")
 
 
+@pytest.mark.parametrize("length", [16, 24, 32])
+def test_a_symmetric_key_wraps_as_elsewhere(pool, client, length):
+    secret = os.urandom(length)
+    name = fresh_name("oct")
+    key = client.import_key(name, JsonWebKey(kty="oct-HSM", k=secret, key_ops=["wrapKey", "unwrapKey"]))
+    assert key.key_type == "oct-HSM" and key.key.k is None
+    wanted = os.urandom(32)
+    wrap = {"alg": f"A{length * 8}KW", "value": b64(wanted)}
+    wrapped = pool.call("POST", f"/keys/{name}/wrapkey", wrap).json["value"]
+    assert keywrap.aes_key_unwrap(secret, base64.urlsafe_b64decode(wrapped + "==")) == wanted
+
+
 def test_the_sdk_shows_why(client):
-    key = JsonWebKey(kty="oct-HSM", k=b"0123456789abcdef")
-    with pytest.raises(HttpResponseError, match="BYOK"):
+    key = JsonWebKey(kty="oct-HSM", k=b"0123456789abcde")
+    with pytest.raises(HttpResponseError, match="16, 24 or 32 bytes"):
         client.import_key(fresh_name("oct"), key)

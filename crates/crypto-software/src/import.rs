@@ -24,6 +24,7 @@ pub(crate) fn material(spec: KeySpec, parts: &PrivateParts) -> Result<SecretByte
     match (spec, parts) {
         (KeySpec::Rsa(size), PrivateParts::Rsa(parts)) => rsa(size, parts),
         (KeySpec::Ec(_), PrivateParts::Ec(parts)) => ec(parts),
+        (KeySpec::Oct(_), PrivateParts::Oct(key)) => Ok(SecretBytes::new(key.danger_expose().to_vec())),
         _ => Err(invalid_material(format!("not the parts of a key of type {spec}"))),
     }
 }

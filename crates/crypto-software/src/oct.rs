@@ -77,8 +77,9 @@ impl OctKey {
                 none_of(name, "iv on encryption: the pool makes it", input.iv)?;
                 self.gcm_encrypt(name, input)
             }
+            // Additional data is passed over, here and on decryption: clients of the service send it with every
+            // algorithm, and CBC authenticates nothing.
             EncryptionAlgorithm::AesCbc(_) | EncryptionAlgorithm::AesCbcPad(_) => {
-                none_of(name, "additional authenticated data", input.additional_data)?;
                 let iv = match input.iv {
                     Some(iv) => exactly(name, "iv", iv)?,
                     None => random_bytes()?,
@@ -107,7 +108,6 @@ impl OctKey {
         match algorithm {
             EncryptionAlgorithm::AesGcm(_) => self.gcm_decrypt(name, input),
             EncryptionAlgorithm::AesCbc(_) | EncryptionAlgorithm::AesCbcPad(_) => {
-                none_of(name, "additional authenticated data", input.additional_data)?;
                 none_of(name, "tag", input.tag)?;
                 let iv = exactly(name, "iv", input.iv.unwrap_or_default())?;
                 let padded = matches!(algorithm, EncryptionAlgorithm::AesCbcPad(_));
@@ -180,7 +180,9 @@ impl OctKey {
             let padding = BLOCK_BYTES - plaintext.len() % BLOCK_BYTES;
             bytes.resize(plaintext.len() + padding, padding as u8);
         } else {
-            whole_blocks(name, "plaintext", plaintext)?;
+            // The last block is filled up with zeros, as the service does it; what comes back has them at its end.
+            bytes.resize(plaintext.len().next_multiple_of(BLOCK_BYTES), 0);
+            whole_blocks(name, "plaintext", &bytes)?;
         }
         self.encrypting()?.cbc(iv, &mut bytes).ok_or(PartitionError::Internal("encrypt with AES-CBC"))?;
         Ok(Ciphertext { bytes, iv: Some(iv.to_vec()), tag: None })

@@ -3,13 +3,15 @@
 
 use crate::SecretBytes;
 use crate::partition::PartitionError;
-use domain::algorithm::{Curve, KeySpec, RsaSize};
+use domain::algorithm::{Curve, KeySpec, OctSize, RsaSize};
 
 /// The parts of a private key (RFC 7518 section 6), big-endian, as they arrived: leading zeros may be missing, or be too
 /// many.
 pub enum PrivateParts {
     Rsa(RsaParts),
     Ec(EcParts),
+    /// Member `k` of RFC 7518 section 6.4, at its full length.
+    Oct(SecretBytes),
 }
 
 /// Members as RFC 7518 section 6.3 names them. The last three follow from the others.
@@ -36,10 +38,16 @@ impl PrivateParts {
     /// What key they claim to be.
     ///
     /// # Errors
-    /// `InvalidMaterial` for a modulus of a size that no partition takes.
+    /// `InvalidMaterial` for a modulus, or a symmetric key, of a size that no partition takes.
     pub fn spec(&self) -> Result<KeySpec, PartitionError> {
         match self {
             PrivateParts::Ec(parts) => Ok(KeySpec::Ec(parts.curve)),
+            PrivateParts::Oct(key) => {
+                let size = u32::try_from(key.len() * 8).ok().and_then(OctSize::from_bits);
+                size.map(KeySpec::Oct).ok_or_else(|| {
+                    PartitionError::InvalidMaterial("a symmetric key must be of 16, 24 or 32 bytes".into())
+                })
+            }
             PrivateParts::Rsa(parts) => {
                 let bits = bits(&parts.n);
                 let size = u32::try_from(bits).ok().and_then(RsaSize::from_bits);
@@ -72,6 +80,17 @@ mod tests {
         let number = || SecretBytes::new(vec![1]);
         let (d, p, q) = (number(), number(), number());
         PrivateParts::Rsa(RsaParts { n, e: vec![3], d, p, q, dp: None, dq: None, qi: None }).spec()
+    }
+
+    #[test]
+    fn a_symmetric_key_is_as_long_as_it_is() {
+        let spec = |bytes| PrivateParts::Oct(SecretBytes::new(vec![0; bytes])).spec();
+        for (bytes, size) in [(16, OctSize::Oct128), (24, OctSize::Oct192), (32, OctSize::Oct256)] {
+            assert_eq!(spec(bytes), Ok(KeySpec::Oct(size)));
+        }
+        for bytes in [0, 15, 17, 33, 64] {
+            assert!(matches!(spec(bytes), Err(PartitionError::InvalidMaterial(_))), "{bytes}");
+        }
     }
 
     #[test]
