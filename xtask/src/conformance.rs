@@ -48,6 +48,11 @@ pub fn run(workspace: &Workspace, words: &[String]) -> Result<(), Failure> {
     }
     std::fs::create_dir_all(&temporary)
         .map_err(|error| Failure::new(format!("cannot make {}: {error}", temporary.display())))?;
+    // Before the pool's CA takes the place of all others, in which nobody would find the package registries.
+    let mut install = workspace.command("bash");
+    install.arg(harness.join("python-sdk").join("run.sh")).args(&suites);
+    install.env("COLLECT_ONLY", "1").env("HARNESS_TMP", &temporary);
+    run_command(install)?;
     let pool = Pool::start(workspace, &harness, &data, &temporary)?;
     let mut script = workspace.command("bash");
     script

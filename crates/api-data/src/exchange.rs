@@ -22,6 +22,8 @@ const MAX_BODY_BYTES: usize = 256 * 1024;
 /// The largest backup in base64url, and the JSON around it.
 const MAX_RESTORE_BODY_BYTES: usize = service::MAX_BACKUP_BYTES / 3 * 4 + 1024;
 const MAX_BODY_SECONDS: u64 = 10;
+/// Of a body that is too large, read before the connection is given up.
+const MAX_PASSED_OVER_BYTES: usize = 4 << 20;
 
 pub(crate) struct Exchange<'a> {
     pub pool: &'a Arc<Pool>,
@@ -310,18 +312,34 @@ impl Exchange<'_> {
 }
 
 /// The whole body, within its limits of size and time. Wiped when dropped, as it may hold keys to be wrapped.
-async fn read_body<B>(body: B, limit: usize) -> Result<Zeroizing<Vec<u8>>, Error>
+async fn read_body<B>(mut body: B, limit: usize) -> Result<Zeroizing<Vec<u8>>, Error>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let limited = Limited::new(body, limit).collect();
-    let collected = tokio::time::timeout(Duration::from_secs(MAX_BODY_SECONDS), limited)
+    let read = async {
+        match Limited::new(&mut body, limit).collect().await {
+            Ok(collected) => Ok(Zeroizing::new(collected.to_bytes().to_vec())),
+            Err(error) if error.is::<LengthLimitError>() => {
+                pass_over(&mut body).await;
+                Err(Error::BodyTooLarge { limit })
+            }
+            Err(_) => Err(Error::BodyIncomplete),
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(MAX_BODY_SECONDS), read)
         .await
-        .map_err(|_| Error::BodyTooSlow { limit_seconds: MAX_BODY_SECONDS })?;
-    match collected {
-        Ok(collected) => Ok(Zeroizing::new(collected.to_bytes().to_vec())),
-        Err(error) if error.is::<LengthLimitError>() => Err(Error::BodyTooLarge { limit }),
-        Err(_) => Err(Error::BodyIncomplete),
+        .map_err(|_| Error::BodyTooSlow { limit_seconds: MAX_BODY_SECONDS })?
+}
+
+/// Reads on without keeping anything: most clients read no answer before they have written everything, and would find
+/// the connection cut instead.
+async fn pass_over<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
+    let mut passed_over = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        passed_over += frame.data_ref().map_or(0, Bytes::len);
+        if passed_over > MAX_PASSED_OVER_BYTES {
+            return;
+        }
     }
 }
