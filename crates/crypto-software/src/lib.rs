@@ -66,6 +66,24 @@ impl SoftwarePartition {
         let public = private(|| SoftwareKey::parse(spec, material))?.public_numbers();
         Ok(Generated { public, masked: masking::seal(&self.wrapping, spec, binding, material) })
     }
+
+    /// A key of material that was just made or handed in: it must work before anybody gets it.
+    fn new_key(
+        &self,
+        spec: KeySpec,
+        binding: &MaterialBinding,
+        material: impl FnOnce() -> Result<SecretBytes, PartitionError>,
+    ) -> Result<Generated, PartitionError> {
+        arena::admit_key()?;
+        let (material, key) = private(|| {
+            let material = material()?;
+            let key = SoftwareKey::parse(spec, material.danger_expose())?;
+            Ok((material, key))
+        })?;
+        key.check_pairwise_consistency()?;
+        let masked = masking::seal(&self.wrapping, spec, binding, material.danger_expose());
+        Ok(Generated { public: key.public_numbers(), masked })
+    }
 }
 
 impl Partition for SoftwarePartition {
@@ -78,19 +96,11 @@ impl Partition for SoftwarePartition {
         if public_exponent.is_some() && !matches!(spec, KeySpec::Rsa(_)) {
             return Err(invalid_material(format!("a public exponent does not go with a key of type {spec}")));
         }
-        arena::admit_key()?;
-        let (material, key) = private(|| {
-            let material = match spec {
-                KeySpec::Rsa(size) => rsa::generate(size, public_exponent)?,
-                KeySpec::Ec(curve) => ec::generate(curve)?,
-                KeySpec::Oct(size) => oct::generate(size)?,
-            };
-            let key = SoftwareKey::parse(spec, material.danger_expose())?;
-            Ok((material, key))
-        })?;
-        key.check_pairwise_consistency()?;
-        let masked = masking::seal(&self.wrapping, spec, binding, material.danger_expose());
-        Ok(Generated { public: key.public_numbers(), masked })
+        self.new_key(spec, binding, || match spec {
+            KeySpec::Rsa(size) => rsa::generate(size, public_exponent),
+            KeySpec::Ec(curve) => ec::generate(curve),
+            KeySpec::Oct(size) => oct::generate(size),
+        })
     }
 
     fn import(
@@ -99,15 +109,7 @@ impl Partition for SoftwarePartition {
         parts: &PrivateParts,
         binding: &MaterialBinding,
     ) -> Result<Generated, PartitionError> {
-        arena::admit_key()?;
-        let (material, key) = private(|| {
-            let material = import::material(spec, parts)?;
-            let key = SoftwareKey::parse(spec, material.danger_expose())?;
-            Ok((material, key))
-        })?;
-        key.check_pairwise_consistency()?;
-        let masked = masking::seal(&self.wrapping, spec, binding, material.danger_expose());
-        Ok(Generated { public: key.public_numbers(), masked })
+        self.new_key(spec, binding, || import::material(spec, parts))
     }
 
     fn load(
