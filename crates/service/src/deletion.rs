@@ -162,7 +162,7 @@ impl Pool {
 }
 
 /// Puts `key` in the place of `held`, if that is unchanged.
-fn replace<T>(held: &Stamped<Arc<Key>>, key: Key, value: T) -> Change<T> {
+pub(crate) fn replace<T>(held: &Stamped<Arc<Key>>, key: Key, value: T) -> Change<T> {
     Change {
         expectations: vec![(RecordId::Key(key.name.clone()), Some(held.stamp))],
         puts: vec![Record::Key(KeyRecord { key })],

@@ -4,9 +4,11 @@
 //! negligible (SP 800-38D section 8.3), and two are enough to forge. The count must survive a crash without a write for
 //! each encryption: it is leased in blocks, durably, before it is used up. A restart skips what was left of a block.
 
+use crate::deletion::replace;
 use crate::error::Error;
-use crate::pool::{Change, Pool};
+use crate::pool::Pool;
 use audit::event::{Event, EventResult};
+use domain::key::Key;
 use domain::name::{KeyName, KeyVersion};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -132,18 +134,10 @@ impl Pool {
             let mut leased: BTreeMap<KeyVersion, u64> =
                 held.as_ref().map(|held| held.value.leased.clone()).unwrap_or_default();
             leased.insert(*version, up_to);
-            Ok(Change {
-                expectations: vec![
-                    (RecordId::Key(name.clone()), Some(key.stamp)),
-                    (RecordId::Invocations(name.clone()), held.map(|held| held.stamp)),
-                ],
-                puts: vec![
-                    Record::Key(storage::KeyRecord { key: domain::key::Key::clone(&key.value) }),
-                    Record::Invocations(InvocationsRecord { name: name.clone(), leased }),
-                ],
-                deletes: vec![],
-                value: (),
-            })
+            let mut change = replace(&key, Key::clone(&key.value), ());
+            change.expectations.push((RecordId::Invocations(name.clone()), held.map(|held| held.stamp)));
+            change.puts.push(Record::Invocations(InvocationsRecord { name: name.clone(), leased }));
+            Ok(change)
         };
         self.change(self.seal_event(&event), decide).await?.receipt.map(|_| ())
     }
