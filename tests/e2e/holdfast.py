@@ -18,6 +18,7 @@ import time
 import uuid
 
 import requests
+from azure.identity import ClientSecretCredential
 
 API_VERSION = "7.4"
 # A blank pool's port, counted from the first pool's.
@@ -363,3 +364,15 @@ def assert_error(answer, status, code=None):
     if code is not None:
         assert answer.error["code"] == code, answer
     return answer.error["message"]
+
+
+def app_credential(variables):
+    """Of the principal that `holdfast env` names, as the SDKs take it."""
+    return ClientSecretCredential(
+        variables["TENANT_ID"],
+        variables["CLIENT_ID"],
+        variables["CLIENT_SECRET"],
+        authority=variables["AUTHORITY_HOST"],
+        # The issuer is not in Microsoft's directory of clouds.
+        disable_instance_discovery=True,
+    )

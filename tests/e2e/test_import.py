@@ -9,13 +9,12 @@ import uuid
 
 import pytest
 from azure.core.exceptions import HttpResponseError
-from azure.identity import ClientSecretCredential
 from azure.keyvault.keys import JsonWebKey, KeyClient
 from azure.keyvault.keys.crypto import CryptographyClient, EncryptionAlgorithm, SignatureAlgorithm
 from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
-from holdfast import assert_error, b64, fresh_name
+from holdfast import app_credential, assert_error, b64, fresh_name
 
 CURVES = {
     "P-256": (ec.SECP256R1(), hashes.SHA256(), SignatureAlgorithm.es256, 32),
@@ -61,13 +60,7 @@ def ec_with_leading_zeros(curve, length, wanted):
 def credential(pool, monkeypatch):
     variables = pool.variables
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", variables["REQUESTS_CA_BUNDLE"])
-    return ClientSecretCredential(
-        variables["TENANT_ID"],
-        variables["CLIENT_ID"],
-        variables["CLIENT_SECRET"],
-        authority=variables["AUTHORITY_HOST"],
-        disable_instance_discovery=True,
-    )
+    return app_credential(variables)
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ import uuid
 
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from azure.identity import ClientSecretCredential
 from azure.keyvault.keys import KeyClient
 from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
 
-from holdfast import Pool, assert_error, clean_environment, fresh_name
+from holdfast import Pool, app_credential, assert_error, clean_environment, fresh_name
 
 DIGEST = hashlib.sha256(b"message").digest()
 CRYPTO_OFFICER = "515eb02d-2335-4d2d-92f2-b1cbdf9c3778"
@@ -33,13 +32,7 @@ def pool(tmp_path_factory):
 def credential(pool, monkeypatch):
     variables = pool.variables
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", variables["REQUESTS_CA_BUNDLE"])
-    return ClientSecretCredential(
-        variables["TENANT_ID"],
-        variables["CLIENT_ID"],
-        variables["CLIENT_SECRET"],
-        authority=variables["AUTHORITY_HOST"],
-        disable_instance_discovery=True,
-    )
+    return app_credential(variables)
 
 
 @pytest.fixture

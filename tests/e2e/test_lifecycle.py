@@ -12,12 +12,11 @@ import uuid
 
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from azure.identity import ClientSecretCredential
 from azure.keyvault.keys import KeyClient
 from azure.keyvault.keys.crypto import SignatureAlgorithm
 
 import lanes
-from holdfast import Pool, assert_error, b64, fresh_name, key_path
+from holdfast import Pool, app_credential, assert_error, b64, fresh_name, key_path
 
 CYCLES = int(os.environ.get("HOLDFAST_LIFE_CYCLES", "1000"))
 DIGEST = hashlib.sha256(b"message").digest()
@@ -47,13 +46,7 @@ def pool(tmp_path_factory):
 def client(pool, monkeypatch):
     variables = pool.variables
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", variables["REQUESTS_CA_BUNDLE"])
-    credential = ClientSecretCredential(
-        variables["TENANT_ID"],
-        variables["CLIENT_ID"],
-        variables["CLIENT_SECRET"],
-        authority=variables["AUTHORITY_HOST"],
-        disable_instance_discovery=True,
-    )
+    credential = app_credential(variables)
     with KeyClient(variables["HOLDFAST_POOL_URL_IP"], credential, verify_challenge_resource=False) as client:
         yield client
 
@@ -339,13 +332,7 @@ def test_a_token_survives_what_happens_between_two_pages(tmp_path):
 def test_the_sdk_follows_the_pages(full_pool, monkeypatch):
     variables = full_pool.variables
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", variables["REQUESTS_CA_BUNDLE"])
-    credential = ClientSecretCredential(
-        variables["TENANT_ID"],
-        variables["CLIENT_ID"],
-        variables["CLIENT_SECRET"],
-        authority=variables["AUTHORITY_HOST"],
-        disable_instance_discovery=True,
-    )
+    credential = app_credential(variables)
     url = variables["HOLDFAST_POOL_URL_IP"]
     with KeyClient(url, credential, verify_challenge_resource=False) as client:
         assert len(list(client.list_properties_of_keys(max_page_size=7))) == COUNT + 1

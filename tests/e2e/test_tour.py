@@ -8,13 +8,12 @@ import hashlib
 
 import pytest
 from azure.core.exceptions import HttpResponseError
-from azure.identity import ClientSecretCredential
 from azure.keyvault.keys import KeyClient
 from azure.keyvault.keys.crypto import EncryptionAlgorithm, KeyWrapAlgorithm, SignatureAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from holdfast import b64, fresh_name, key_path, unb64
+from holdfast import app_credential, b64, fresh_name, key_path, unb64
 
 MESSAGE = b"the quick brown fox"
 DIGEST = hashlib.sha256(MESSAGE).digest()
@@ -31,13 +30,7 @@ def client(request, pool, monkeypatch):
         url, more = variables["MHSM_URL"], {}
         assert url == f"https://demo.managedhsm.localhost:{pool.port}"
         monkeypatch.setenv("HTTPS_PROXY", variables["HOLDFAST_PROXY"])
-    credential = ClientSecretCredential(
-        variables["TENANT_ID"],
-        variables["CLIENT_ID"],
-        variables["CLIENT_SECRET"],
-        authority=variables["AUTHORITY_HOST"],
-        disable_instance_discovery=True,
-    )
+    credential = app_credential(variables)
     with KeyClient(url, credential, **more) as client:
         yield client
 
