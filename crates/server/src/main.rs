@@ -24,8 +24,10 @@ mod places;
 mod proxy;
 mod quickstart;
 mod remains;
+mod root_of_trust;
 mod running;
 mod schedule;
+mod sealed;
 mod state;
 
 use clap::{Parser, Subcommand};

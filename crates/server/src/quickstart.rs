@@ -11,10 +11,11 @@ use crate::instance::Place;
 use crate::layout::{self, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
+use crate::root_of_trust::{RootOfTrust, Sealed};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
     admin, detach, files, hardening, holders, instance, issuer_federation, issuer_key_source, limits,
-    managed_identity, output, proxy, remains, running, schedule,
+    managed_identity, output, proxy, remains, running, schedule, sealed,
 };
 use api_data::{Api, ApiConfig, Connection};
 use domain::access::{BuiltInRole, Scope};
@@ -73,6 +74,10 @@ pub struct Arguments {
     /// Can be given again.
     #[arg(long = "blank-pool", value_name = "NAME")]
     blank_pools: Vec<PoolName>,
+    /// Seal the pools' secrets under the passphrase in the first line of this file, such as a credential of systemd or
+    /// /dev/fd/3, and keep no key for them on this machine. Given at the first start it is needed at each.
+    #[arg(long, value_name = "FILE")]
+    root_credential: Option<PathBuf>,
     /// Do without managed identity, by which every program on this machine can be `app`.
     #[arg(long)]
     no_managed_identity: bool,
@@ -138,7 +143,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         tracing::warn!("{shortfall}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let layout = Layout::new(arguments.data.clone());
+    let credential = arguments.root_credential.as_deref().map(RootOfTrust::credential).transpose()?;
+    let layout = Layout::new(arguments.data.clone()).with_credential(credential);
     files::create_directory(&layout.data)
         .and_then(|()| files::create_directory(&layout.data.join("run")))
         .map_err(|error| format!("cannot make {}: {error}", layout.data.display()))?;
@@ -146,16 +152,23 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let mut first = true;
     loop {
         let capacity = Capacity::within(hardening.descriptors);
-        match runtime.block_on(serve(&layout, &arguments, capacity, first))? {
+        let ended = match runtime.block_on(serve(&layout, &arguments, capacity, first)) {
+            Err(error) if error.is::<Sealed>() => {
+                runtime.block_on(sealed::serve(&layout, &error, capacity.pool, arguments.detached))?
+            }
+            ended => ended?,
+        };
+        match ended {
             Ended::AsAsked => return Ok(ExitCode::SUCCESS),
-            // A pool was made anew around another domain: everything opens again, in a fraction of a second.
+            // A pool was made anew around another domain, or its root of trust is back: everything opens again, in a
+            // fraction of a second.
             Ended::ToSwitch => first = false,
         }
     }
 }
 
 /// Why serving ended.
-enum Ended {
+pub(crate) enum Ended {
     AsAsked,
     ToSwitch,
 }
@@ -283,7 +296,7 @@ async fn serve(
     Ok(ended)
 }
 
-async fn wait_for_end() -> Result<(), CommandError> {
+pub(crate) async fn wait_for_end() -> Result<(), CommandError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -301,17 +314,27 @@ struct Listeners {
     managed_identity: Option<TcpListener>,
 }
 
+fn on_loopback(what: &str, port: u16) -> Result<Vec<TcpListener>, CommandError> {
+    let mut listeners = vec![bind((Ipv4Addr::LOCALHOST, port).into(), what)?];
+    // Where there is no IPv6 loopback nobody misses it. Where another program has the port there, clients that ask for
+    // `localhost` would find that program.
+    if bind_any_port(Ipv6Addr::LOCALHOST.into()).is_ok() {
+        listeners.push(bind((Ipv6Addr::LOCALHOST, port).into(), what)?);
+    }
+    Ok(listeners)
+}
+
+/// The listeners of all pools.
+pub(crate) fn bind_pools(settings: &Settings) -> Result<Vec<TcpListener>, CommandError> {
+    let mut listeners = on_loopback("the pool", settings.port)?;
+    for index in 0..settings.blank_pools.len() {
+        listeners.extend(on_loopback("a blank pool", settings.blank_port(index))?);
+    }
+    Ok(listeners)
+}
+
 impl Listeners {
     fn bind(settings: &Settings, with_managed_identity: bool) -> Result<Self, CommandError> {
-        let on_loopback = |what: &str, port: u16| -> Result<Vec<TcpListener>, CommandError> {
-            let mut listeners = vec![bind((Ipv4Addr::LOCALHOST, port).into(), what)?];
-            // Where there is no IPv6 loopback nobody misses it. Where another program has the port there, clients that
-            // ask for `localhost` would find that program.
-            if bind_any_port(Ipv6Addr::LOCALHOST.into()).is_ok() {
-                listeners.push(bind((Ipv6Addr::LOCALHOST, port).into(), what)?);
-            }
-            Ok(listeners)
-        };
         let on_ipv4 = |what: &str, port: u16| bind((Ipv4Addr::LOCALHOST, port).into(), what);
         Ok(Self {
             pool: on_loopback("the pool", settings.port)?,
@@ -550,6 +573,9 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     if let Some(path) = &arguments.federate {
         words.extend(["--federate".into(), std::path::absolute(path)?.into_os_string()]);
+    }
+    if let Some(path) = &arguments.root_credential {
+        words.extend(["--root-credential".into(), std::path::absolute(path)?.into_os_string()]);
     }
     if arguments.no_managed_identity {
         words.push("--no-managed-identity".into());
