@@ -3,6 +3,7 @@
 use crate::api::{Answer, query};
 use crate::key_import;
 use crate::paging::{self, Place};
+use crate::rotation;
 use crate::route::{KeyUse, Route};
 use crate::wire;
 use bytes::Bytes;
@@ -105,6 +106,18 @@ impl Exchange<'_> {
             Route::RestoreKey => {
                 let act = |ticket, blob| pool.restore_key(ticket, blob);
                 self.with_body(body, wire::parse_restore, act, |view| wire::key_bundle(&origin, &view)).await
+            }
+            Route::RotateKey(name) => {
+                let recorded = pool.rotate_key(self.ticket, name).await;
+                Answer::recorded(recorded, self.full_receipt, |view| wire::key_bundle(&origin, &view))
+            }
+            Route::ReadRotationPolicy(name) => {
+                let recorded = pool.read_rotation_policy(self.ticket, name).await;
+                Answer::recorded(recorded, self.full_receipt, |view| rotation::render(&origin, &view))
+            }
+            Route::SetRotationPolicy(name) => {
+                let act = |ticket, new| pool.set_rotation_policy(ticket, name, new);
+                self.with_body(body, rotation::parse, act, |view| rotation::render(&origin, &view)).await
             }
             Route::RandomBytes => {
                 let act = |ticket, count| pool.random_bytes(ticket, count);

@@ -16,6 +16,7 @@ pub mod fuzzing;
 mod key_import;
 mod paging;
 mod problem;
+mod rotation;
 mod route;
 mod wire;
 

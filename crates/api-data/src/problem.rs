@@ -2,6 +2,7 @@
 
 use domain::access::CustomRoleRefused;
 use domain::key::{KeyRefused, UseRefused};
+use domain::rotation::RotationRefused;
 use service::{BackupRefused, Error, Shown};
 
 /// An error answer.
@@ -79,6 +80,8 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::Key(KeyRefused::NotDeleted) => inner(409, "Conflict", "ObjectIsNotDeleted"),
         Error::Key(KeyRefused::PurgeProtected { .. }) => inner(403, "Forbidden", "PurgeProtectionEnabled"),
         Error::Key(KeyRefused::InconsistentVersions) => plain(500, "InternalServerError"),
+        Error::Rotation(RotationRefused::NoPolicy) => inner(400, "BadParameter", "RotationPolicyNotSet"),
+        Error::Rotation(_) => plain(400, "BadParameter"),
         Error::KeyExists { .. } => inner(409, "Conflict", "KeyAlreadyExists"),
         Error::Backup(BackupRefused::OtherDomain { .. } | BackupRefused::OtherClass { .. }) => {
             inner(400, "BadParameter", "BackupOfOtherSecurityDomain")

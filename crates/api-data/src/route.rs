@@ -53,6 +53,9 @@ pub enum Route {
     UseKey(KeyUse, KeyReference),
     BackupKey(KeyName),
     RestoreKey,
+    RotateKey(KeyName),
+    ReadRotationPolicy(KeyName),
+    SetRotationPolicy(KeyName),
     RandomBytes,
     CreateAssignment(Scope, Guid),
     ReadAssignment(Scope, Guid),
@@ -122,6 +125,9 @@ route_kinds! {
     UnwrapKey = "POST" "/keys/{key}/{version}/unwrapkey" "KeyUnwrap",
     BackupKey = "POST" "/keys/{key}/backup" "KeyBackup",
     RestoreKey = "POST" "/keys/restore" "KeyRestore",
+    RotateKey = "POST" "/keys/{key}/rotate" "KeyRotate",
+    ReadRotationPolicy = "GET" "/keys/{key}/rotationpolicy" "KeyRotationPolicyGet",
+    SetRotationPolicy = "PUT" "/keys/{key}/rotationpolicy" "KeyRotationPolicySet",
     RandomBytes = "POST" "/rng" "RandomBytesGet",
     CreateAssignment = "PUT" "{scope}/providers/Microsoft.Authorization/roleAssignments/{id}" "RoleAssignmentCreate",
     ReadAssignment = "GET" "{scope}/providers/Microsoft.Authorization/roleAssignments/{id}" "RoleAssignmentGet",
@@ -194,6 +200,9 @@ impl Route {
             Route::UseKey(KeyUse::UnwrapKey, _) => RouteKind::UnwrapKey,
             Route::BackupKey(_) => RouteKind::BackupKey,
             Route::RestoreKey => RouteKind::RestoreKey,
+            Route::RotateKey(_) => RouteKind::RotateKey,
+            Route::ReadRotationPolicy(_) => RouteKind::ReadRotationPolicy,
+            Route::SetRotationPolicy(_) => RouteKind::SetRotationPolicy,
             Route::RandomBytes => RouteKind::RandomBytes,
             Route::CreateAssignment(..) => RouteKind::CreateAssignment,
             Route::ReadAssignment(..) => RouteKind::ReadAssignment,
@@ -253,6 +262,9 @@ impl Route {
             ("GET", [versions]) if is(versions, "versions") => Ok(Route::ListVersions(name)),
             ("POST", [create]) if is(create, "create") => Ok(Route::CreateKey(name)),
             ("POST", [backup]) if is(backup, "backup") => Ok(Route::BackupKey(name)),
+            ("POST", [rotate]) if is(rotate, "rotate") => Ok(Route::RotateKey(name)),
+            ("GET", [policy]) if is(policy, "rotationpolicy") => Ok(Route::ReadRotationPolicy(name)),
+            ("PUT", [policy]) if is(policy, "rotationpolicy") => Ok(Route::SetRotationPolicy(name)),
             ("POST", [operation]) => Self::key_use(operation, KeyReference { name, version: None }),
             ("POST", [version, operation]) => {
                 let version = version.parse().map_err(malformed)?;
@@ -448,8 +460,8 @@ mod tests {
         }
         for (method, path) in [
             (Method::DELETE, format!("/keys/n/{VERSION}")),
-            (Method::GET, "/keys/n/rotationpolicy".to_owned()),
-            (Method::PUT, "/keys/n/rotationpolicy".to_owned()),
+            (Method::POST, "/keys/n/rotationpolicy".to_owned()),
+            (Method::GET, "/keys/n/attestation".to_owned()),
             (Method::GET, "/rng".to_owned()),
             (Method::GET, "/holdfast".to_owned()),
         ] {

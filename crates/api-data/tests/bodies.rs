@@ -7,7 +7,7 @@ mod common;
 
 use api_data::RouteKind;
 use bytes::Bytes;
-use common::{ASSIGNMENTS, Answer, Bench, DEFINITIONS, ROOT, private_key, three_holders};
+use common::{ASSIGNMENTS, Answer, Bench, DEFINITIONS, ROOT, private_key, rotation_policy, three_holders};
 use domain::access::BuiltInRole;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -50,6 +50,11 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
                 "tags": { "a": "b" }, "release_policy": null,
             }),
         ),
+        RouteKind::SetRotationPolicy => {
+            let mut body = rotation_policy();
+            body["lifetimeActions"][0]["trigger"]["timeBeforeExpiry"] = Value::Null;
+            ("/keys/ec/rotationpolicy".to_owned(), body)
+        }
         RouteKind::Sign => ("/keys/ec/sign".to_owned(), json!({ "alg": "ES256", "value": DIGEST })),
         RouteKind::Verify => (
             "/keys/ec/verify".to_owned(),
@@ -108,6 +113,8 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
         | RouteKind::RecoverKey
         | RouteKind::PurgeKey
         | RouteKind::BackupKey
+        | RouteKind::RotateKey
+        | RouteKind::ReadRotationPolicy
         | RouteKind::ReadAssignment
         | RouteKind::DeleteAssignment
         | RouteKind::ListAssignments
@@ -252,6 +259,7 @@ async fn pool_state(bench: &Bench, token: &str) -> Vec<Answer> {
         "/keys",
         "/keys/ec",
         "/keys/ec/versions",
+        "/keys/ec/rotationpolicy",
         "/keys/oct",
         "/settings",
         "/holdfast/tokens",
@@ -270,6 +278,7 @@ fn changes_something(kind: RouteKind) -> bool {
             | RouteKind::ImportKey
             | RouteKind::UpdateKey
             | RouteKind::RestoreKey
+            | RouteKind::SetRotationPolicy
             | RouteKind::CreateAssignment
             | RouteKind::DefineRole
             | RouteKind::UpdateSetting

@@ -81,6 +81,9 @@ fn data_action(kind: RouteKind) -> DataAction {
         RouteKind::UnwrapKey => DataAction::Unwrap,
         RouteKind::BackupKey => DataAction::KeyBackup,
         RouteKind::RestoreKey => DataAction::KeyRestore,
+        RouteKind::RotateKey => DataAction::KeyRotate,
+        RouteKind::ReadRotationPolicy => DataAction::KeyRead,
+        RouteKind::SetRotationPolicy => DataAction::KeyWrite,
         RouteKind::RandomBytes => DataAction::RandomBytes,
         RouteKind::CreateAssignment => DataAction::RoleAssignmentWrite,
         RouteKind::ReadAssignment | RouteKind::ListAssignments => DataAction::RoleAssignmentRead,
@@ -148,6 +151,7 @@ fn changes_the_key(kind: RouteKind) -> bool {
             | RouteKind::RecoverKey
             | RouteKind::PurgeKey
             | RouteKind::RestoreKey
+            | RouteKind::RotateKey
     )
 }
 
@@ -246,6 +250,9 @@ impl Stage {
             self.bench.arrange("POST", "/deletedkeys/this/recover", Value::Null).await;
         }
         self.bench.arrange("POST", "/keys/this/create", spec(kind)).await;
+        if kind == RouteKind::RotateKey {
+            self.bench.arrange("PUT", "/keys/this/rotationpolicy", common::rotation_policy()).await;
+        }
         if kind == RouteKind::RestoreKey {
             self.backup = self.bench.arrange("POST", "/keys/this/backup", Value::Null).await;
         }
@@ -350,6 +357,7 @@ impl Stage {
         let body = match kind {
             RouteKind::CreateKey => json!({ "kty": "EC" }),
             RouteKind::ImportKey => common::private_key(),
+            RouteKind::SetRotationPolicy => common::rotation_policy(),
             RouteKind::UpdateKey => json!({ "tags": { "a": "b" } }),
             RouteKind::Sign => json!({ "alg": "ES256", "value": DIGEST }),
             RouteKind::Verify => json!({ "alg": "ES256", "digest": DIGEST, "value": self.signature }),

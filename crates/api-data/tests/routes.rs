@@ -5,7 +5,7 @@
 mod common;
 
 use api_data::{Route, RouteKind};
-use common::{Bench, ROOT, private_key, three_holders};
+use common::{Bench, ROOT, private_key, rotation_policy, three_holders};
 use domain::guid::Guid;
 use http::Method;
 use serde_json::json;
@@ -181,6 +181,7 @@ fn body(kind: RouteKind) -> serde_json::Value {
             json!({ "value": "true" })
         }
         RouteKind::DownloadDomain => three_holders(),
+        RouteKind::SetRotationPolicy => rotation_policy(),
         _ => json!({}),
     }
 }

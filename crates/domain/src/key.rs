@@ -3,6 +3,7 @@
 use crate::algorithm::{Curve, KeySpec};
 use crate::name::{KeyName, KeyVersion};
 use crate::pool::RetentionDays;
+use crate::rotation::RotationPolicy;
 use crate::time::IntDate;
 use std::collections::BTreeMap;
 
@@ -304,6 +305,7 @@ pub struct Key {
     pub name: KeyName,
     versions: Vec<KeyVersion>,
     deleted_at: Option<IntDate>,
+    rotation: Option<RotationPolicy>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -322,7 +324,7 @@ pub enum KeyRefused {
 
 impl Key {
     pub fn first(name: KeyName, version: KeyVersion) -> Self {
-        Self { name, versions: vec![version], deleted_at: None }
+        Self { name, versions: vec![version], deleted_at: None, rotation: None }
     }
 
     /// A key as read from storage.
@@ -335,7 +337,17 @@ impl Key {
         if versions.is_empty() || !versions.iter().all(|version| seen.insert(*version)) {
             return Err(KeyRefused::InconsistentVersions);
         }
-        Ok(Self { name, versions, deleted_at })
+        Ok(Self { name, versions, deleted_at, rotation: None })
+    }
+
+    /// The key with this policy in the place of its own. An empty one is none.
+    pub fn with_rotation(self, policy: Option<RotationPolicy>) -> Self {
+        Self { rotation: policy.filter(|policy| !policy.is_empty()), ..self }
+    }
+
+    /// `None` where its owner has set none.
+    pub fn rotation(&self) -> Option<&RotationPolicy> {
+        self.rotation.as_ref()
     }
 
     pub fn versions(&self) -> &[KeyVersion] {
@@ -365,7 +377,7 @@ impl Key {
         }
         let mut versions = self.versions.clone();
         versions.push(version);
-        Self::from_stored(self.name.clone(), versions, None)
+        Ok(Self::from_stored(self.name.clone(), versions, None)?.with_rotation(self.rotation.clone()))
     }
 
     pub fn delete(&self, now: IntDate) -> Result<Self, KeyRefused> {

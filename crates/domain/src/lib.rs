@@ -10,5 +10,6 @@ pub mod key;
 pub mod name;
 pub mod pool;
 pub mod principal;
+pub mod rotation;
 pub mod setting;
 pub mod time;

@@ -11,8 +11,8 @@ pub async fn run(pool: Arc<Pool>, mut closing: watch::Receiver<bool>) {
     let mut schedule = Schedule::new(&pool);
     loop {
         match schedule.tick(&pool).await {
-            Ok(Tick::Purged(0) | Tick::Stopped) => {}
-            Ok(Tick::Purged(keys)) => tracing::info!(keys, "purged keys whose retention has passed"),
+            Ok(Tick::Done { purged: 0, rotated: 0 } | Tick::Stopped) => {}
+            Ok(Tick::Done { purged, rotated }) => tracing::info!(purged, rotated, "did what was due"),
             Err(error) => {
                 tracing::error!(%error, "what is due cannot be done; it is tried again in a minute")
             }

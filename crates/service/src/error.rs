@@ -7,6 +7,7 @@ use domain::key::{ChangeRefused, EmptyWindow, KeyOperationsRefused, KeyRefused, 
 use domain::name::{KeyName, KeyVersion};
 use domain::pool::PoolClass;
 use domain::principal::ObjectId;
+use domain::rotation::RotationRefused;
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -42,6 +43,8 @@ pub enum Error {
     Window(#[from] EmptyWindow),
     #[error("{0}")]
     Key(#[from] KeyRefused),
+    #[error("{0}")]
+    Rotation(#[from] RotationRefused),
     #[error(
         "a key named {name} exists in this pool; delete and purge it before another is restored under its name"
     )]

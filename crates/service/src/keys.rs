@@ -43,10 +43,14 @@ key_uses! {
 }
 
 /// A data action that makes a version of a key.
-trait Making: Action {}
+pub(crate) trait Making: Action {}
 
 impl Making for action::KeyCreate {}
 impl Making for action::KeyImport {}
+impl Making for action::KeyRotate {}
+
+/// A version with its material that is not committed yet.
+pub(crate) type Made = VersionRecord;
 
 /// Which algorithms go with a key for an operation.
 type Rule = fn(EncryptionAlgorithm, KeySpec) -> bool;
@@ -473,7 +477,7 @@ impl Pool {
     }
 
     /// A version of a key that is not deleted.
-    fn live(&self, name: &KeyName, version: Option<KeyVersion>) -> Result<Held, Error> {
+    pub(crate) fn live(&self, name: &KeyName, version: Option<KeyVersion>) -> Result<Held, Error> {
         let not_found = || Error::KeyNotFound { name: name.clone() };
         match (self.index().held(name, version), version) {
             (Some(held), _) if held.key.value.is_deleted() => Err(not_found()),
@@ -485,20 +489,30 @@ impl Pool {
         }
     }
 
-    fn new_version(&self) -> KeyVersion {
+    pub(crate) fn new_version(&self) -> KeyVersion {
         let mut version = [0; 16];
         self.random().fill(&mut version);
         KeyVersion(version)
     }
 
     /// A version of `new` with the material that `make` has the partition make or take in.
-    async fn make_version<A: Making>(
+    pub(crate) async fn make_version<A: Making>(
         &self,
         _grant: &Grant<'_, A>,
         new: &NewKey,
         version: KeyVersion,
         make: impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + 'static,
-    ) -> Result<VersionRecord, Error> {
+    ) -> Result<Made, Error> {
+        self.generate_version(new, version, make).await
+    }
+
+    /// Likewise without a grant, for what the pool does of its own accord.
+    pub(crate) async fn generate_version(
+        &self,
+        new: &NewKey,
+        version: KeyVersion,
+        make: impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + 'static,
+    ) -> Result<Made, Error> {
         let operations =
             new.operations.unwrap_or_else(|| KeyOperations::default_for(new.spec)).check(new.spec)?;
         let now: IntDate = self.now().int_date();
@@ -534,7 +548,7 @@ impl Pool {
         Ok(VersionRecord { version, material: generated.masked })
     }
 
-    fn decide_create(&self, made: &VersionRecord) -> Result<Change<KeyView>, Error> {
+    pub(crate) fn decide_create(&self, made: &VersionRecord) -> Result<Change<KeyView>, Error> {
         let mut record = made.clone();
         let version = record.version.version;
         let (held, key) = self.extended(&record.version.name, version)?;

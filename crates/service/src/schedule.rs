@@ -1,7 +1,9 @@
-//! What a pool does of its own accord, when it is due: for now, the purge of keys whose retention has passed.
+//! What a pool does of its own accord, when it is due: the purge of keys whose retention has passed, and the rotation that
+//! a key's policy asks for.
 //!
 //! Somebody calls [`Schedule::tick`] now and then. Purges cannot be undone, so the schedule does not trust a clock that
-//! jumps: whoever can set the machine's time could otherwise destroy every deleted key at once.
+//! jumps: whoever can set the machine's time could otherwise destroy every deleted key at once, or use up the versions
+//! that a key may have.
 
 use crate::error::Error;
 use crate::pool::Pool;
@@ -22,7 +24,10 @@ pub struct Schedule {
 /// What a tick did.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Tick {
-    Purged(usize),
+    Done {
+        purged: usize,
+        rotated: usize,
+    },
     /// The clock has jumped. Only a restart, and so somebody who looks, gets the schedule going again.
     Stopped,
 }
@@ -40,7 +45,7 @@ impl Schedule {
         if jump.unsigned_abs() > MAX_JUMP_MILLISECONDS.unsigned_abs() {
             self.stopped = true;
             let detail = format!(
-                "wall time has moved {} s against monotonic time since the start: nothing is purged until a restart",
+                "wall time has moved {} s against monotonic time since the start: nothing is purged or rotated until a restart",
                 jump / 1000
             );
             tracing::error!("{detail}");
@@ -56,7 +61,9 @@ impl Schedule {
                 Err(error) => Err(Error::AuditUnavailable(error.to_string())),
             };
         }
-        pool.purge_due_keys().await.map(Tick::Purged)
+        let purged = pool.purge_due_keys().await?;
+        let rotated = pool.rotate_due_keys().await?;
+        Ok(Tick::Done { purged, rotated })
     }
 
     fn jump_milliseconds(&self, pool: &Pool) -> i64 {

@@ -118,9 +118,9 @@ async fn retention_ends_in_a_purge_and_purge_protection_lets_nobody_be_earlier()
     let protected = refused(pool.purge_key(ticket(&pool, OFFICER), name("k")).await);
     assert!(matches!(protected, Error::Key(KeyRefused::PurgeProtected { .. })));
     bench.clock.pass(7 * DAY - 1_000);
-    assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Purged(0));
+    assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Done { purged: 0, rotated: 0 });
     bench.clock.pass(1_000);
-    assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Purged(1));
+    assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Done { purged: 1, rotated: 0 });
     create(&pool, "k", EC).await;
     ok(sign(&pool, APP, "stays").await);
     let last = pool.audit_page(0, 100).await.unwrap();

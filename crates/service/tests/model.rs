@@ -405,7 +405,7 @@ impl Run {
         let due = |key: &ModelKey| key.deleted_at.is_some_and(|at| at + RETENTION_SECONDS <= now);
         self.model.keys.retain(|_, key| !due(key));
         let purged = before - self.model.keys.len();
-        assert_eq!(self.schedule.tick(&self.pool).await.unwrap(), Tick::Purged(purged));
+        assert_eq!(self.schedule.tick(&self.pool).await.unwrap(), Tick::Done { purged, rotated: 0 });
     }
 
     /// Power fails: what was not synced is gone, what was answered is not.

@@ -14,6 +14,7 @@ use domain::algorithm::{Curve, KeySpec, OctSize, RsaSize};
 use domain::guid::Guid;
 use domain::key::{Attributes, Key, KeyOperations, PublicKey, Tags, Version};
 use domain::name::KeyVersion;
+use domain::rotation::{LifetimeAction, Period, RotationPolicy, Trigger};
 use domain::setting::Setting;
 use domain::time::IntDate;
 use minicbor::{Decode, Encode};
@@ -28,6 +29,34 @@ pub(crate) struct KeyV1 {
     /// Absent while the key is live.
     #[n(2)]
     deleted_at: Option<i64>,
+    /// Absent without a policy.
+    #[n(3)]
+    rotation: Option<RotationV1>,
+}
+
+#[derive(Encode, Decode)]
+pub(crate) struct RotationV1 {
+    #[n(0)]
+    actions: Vec<RotationActionV1>,
+    /// ISO 8601, as the periods of actions are.
+    #[n(1)]
+    expiry: Option<String>,
+    #[n(2)]
+    created: i64,
+    #[n(3)]
+    updated: i64,
+}
+
+#[derive(Encode, Decode)]
+pub(crate) struct RotationActionV1 {
+    /// 1 rotate, 2 notify.
+    #[n(0)]
+    action: u8,
+    /// 1 after creation, 2 before expiry.
+    #[n(1)]
+    trigger: u8,
+    #[n(2)]
+    period: String,
 }
 
 #[derive(Encode, Decode)]
@@ -300,7 +329,51 @@ pub(crate) fn key_to_wire(record: &KeyRecord) -> KeyV1 {
         name: record.key.name.to_string(),
         versions: record.key.versions().iter().flat_map(|version| version.0).collect(),
         deleted_at: record.key.deleted_at().map(IntDate::unix_seconds),
+        rotation: record.key.rotation().map(rotation_to_wire),
     }
+}
+
+fn rotation_to_wire(policy: &RotationPolicy) -> RotationV1 {
+    let action = |&(action, trigger): &(LifetimeAction, Trigger)| {
+        let (trigger, period) = match trigger {
+            Trigger::AfterCreate(period) => (1, period),
+            Trigger::BeforeExpiry(period) => (2, period),
+        };
+        let action = match action {
+            LifetimeAction::Rotate => 1,
+            LifetimeAction::Notify => 2,
+        };
+        RotationActionV1 { action, trigger, period: period.to_string() }
+    };
+    RotationV1 {
+        actions: policy.actions().iter().map(action).collect(),
+        expiry: policy.expiry().map(|period| period.to_string()),
+        created: policy.created.unix_seconds(),
+        updated: policy.updated.unix_seconds(),
+    }
+}
+
+fn rotation_from_wire(wire: RotationV1) -> Result<RotationPolicy, UnreadableRecord> {
+    let malformed = UnreadableRecord::Malformed;
+    let period = |text: &str| Period::parse(text).map_err(|_| malformed);
+    let action = |wire: &RotationActionV1| {
+        let action = match wire.action {
+            1 => LifetimeAction::Rotate,
+            2 => LifetimeAction::Notify,
+            _ => return Err(malformed),
+        };
+        let period = period(&wire.period)?;
+        match wire.trigger {
+            1 => Ok((action, Trigger::AfterCreate(period))),
+            2 => Ok((action, Trigger::BeforeExpiry(period))),
+            _ => Err(malformed),
+        }
+    };
+    let actions = wire.actions.iter().map(action).collect::<Result<_, _>>()?;
+    let expiry = wire.expiry.as_deref().map(period).transpose()?;
+    let (created, updated) =
+        (IntDate::from_unix_seconds(wire.created), IntDate::from_unix_seconds(wire.updated));
+    RotationPolicy::new(actions, expiry, created, updated).map_err(|_| malformed)
 }
 
 pub(crate) fn key_from_wire(wire: KeyV1) -> Result<KeyRecord, UnreadableRecord> {
@@ -312,7 +385,8 @@ pub(crate) fn key_from_wire(wire: KeyV1) -> Result<KeyRecord, UnreadableRecord> 
     let name = wire.name.parse().map_err(|_| UnreadableRecord::Malformed)?;
     let deleted_at = wire.deleted_at.map(IntDate::from_unix_seconds);
     let key = Key::from_stored(name, versions, deleted_at).map_err(|_| UnreadableRecord::Malformed)?;
-    Ok(KeyRecord { key })
+    let rotation = wire.rotation.map(rotation_from_wire).transpose()?;
+    Ok(KeyRecord { key: key.with_rotation(rotation) })
 }
 
 pub(crate) fn invocations_to_wire(record: &InvocationsRecord) -> InvocationsV1 {
@@ -492,6 +566,13 @@ mod tests {
                 }),
             ),
             (
+                "key-rotated",
+                Record::Key(KeyRecord {
+                    key: Key::first("Payroll-2026".parse().unwrap(), KeyVersion([0x11; 16]))
+                        .with_rotation(Some(rotation_policy())),
+                }),
+            ),
+            (
                 "role",
                 Record::Role(
                     CustomRole::new(
@@ -564,6 +645,16 @@ mod tests {
                 }),
             ),
         ]
+    }
+
+    fn rotation_policy() -> RotationPolicy {
+        let period = |text| Period::parse(text).unwrap();
+        let actions = vec![
+            (LifetimeAction::Rotate, Trigger::AfterCreate(period("P18M"))),
+            (LifetimeAction::Notify, Trigger::BeforeExpiry(period("P30D"))),
+        ];
+        let at = IntDate::from_unix_seconds;
+        RotationPolicy::new(actions, Some(period("P2Y")), at(1_800_000_000), at(1_800_000_001)).unwrap()
     }
 
     #[test]

@@ -277,6 +277,11 @@ pub fn active() -> ActivationRecord {
     }
 }
 
+/// A rotation policy that nothing is wrong with.
+pub fn rotation_policy() -> Value {
+    json!({ "lifetimeActions": [{ "trigger": { "timeAfterCreate": "P90D" }, "action": { "type": "Rotate" } }], "attributes": { "expiryTime": "P1Y" } })
+}
+
 /// A request for the security domain by three holders, of whom two are a quorum.
 pub fn three_holders() -> serde_json::Value {
     let certificates = [
