@@ -193,6 +193,20 @@ def test_no_pool_takes_a_token_for_the_resource_manager_or_graph(app, az_pool):
         assert answer.headers["WWW-Authenticate"].startswith("Bearer authorization=")
 
 
+def test_a_key_has_a_rotation_policy_and_is_rotated(az, names, tmp_path):
+    name = fresh_name("rotated")
+    first = az("keyvault", "key", "create", *names.key(name), "--kty", "EC-HSM", "--curve", "P-256")
+    file = tmp_path / "policy.json"
+    action = {"trigger": {"timeAfterCreate": "P6M"}, "action": {"type": "Rotate"}}
+    file.write_text(json.dumps({"lifetimeActions": [action], "attributes": {"expiryTime": "P2Y"}}))
+    az("keyvault", "key", "rotation-policy", "update", *names.key(name), "--value", str(file))
+    shown = az("keyvault", "key", "rotation-policy", "show", *names.key(name))
+    assert shown["expiresIn"] == "P2Y" and shown["lifetimeActions"][0]["timeAfterCreate"] == "P6M", shown
+    rotated = az("keyvault", "key", "rotate", *names.key(name))
+    assert rotated["key"]["kid"] != first["key"]["kid"] and rotated["attributes"]["expires"]
+    assert len(az("keyvault", "key", "list-versions", *names.key(name))) == 2
+
+
 def test_keys_are_made_shown_and_used(az, names):
     ec, rsa, aes = fresh_name("ec"), fresh_name("rsa"), fresh_name("aes")
     made = az("keyvault", "key", "create", *names.key(ec), "--kty", "EC-HSM", "--curve", "P-256", "--tags", "a=b")
