@@ -61,6 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     export("HOLDFAST_POOL_URL_IP", &format!("https://127.0.0.1:{port}"))?;
     export("AUTHORITY_HOST", &settings.issuer_url())?;
+    export("ARM_URL", &settings.control_url())?;
     export("HOLDFAST_PROXY", &settings.proxy_url())?;
     export("TENANT_ID", &principals.tenant)?;
     export("CLIENT_ID", &chosen.client_id)?;
@@ -104,7 +105,7 @@ fn print_for_az(layout: &Layout, settings: &Settings) -> Result<(), CommandError
     }
     Ok(output::line(format_args!(
         "# Once:
-#   az cloud register --name holdfast --endpoint-resource-manager \"$AUTHORITY_HOST\"
+#   az cloud register --name holdfast --endpoint-resource-manager \"$ARM_URL\"
 #   az cloud set --name holdfast
 #   az login --service-principal --username \"$CLIENT_ID\" --password=\"$CLIENT_SECRET\" --tenant \"$TENANT_ID\"
 # Then for instance:

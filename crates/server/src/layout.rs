@@ -80,6 +80,11 @@ impl Layout {
         self.pool().join("owner.pem")
     }
 
+    /// The control plane's own.
+    pub fn fabric(&self) -> PathBuf {
+        self.data.join("fabric")
+    }
+
     pub fn issuer(&self) -> PathBuf {
         self.data.join("identity").join("issuer.json")
     }
