@@ -6,7 +6,7 @@ use crate::{scope_of, wire};
 use fabric::Scope;
 
 /// Of `Microsoft.KeyVault`, with managed HSMs as they are here.
-const VERSIONS: [&str; 13] = [
+const VERSIONS: [&str; 14] = [
     "2021-10-01",
     "2021-11-01-preview",
     "2021-12-01-preview",
@@ -20,6 +20,7 @@ const VERSIONS: [&str; 13] = [
     "2024-12-01-preview",
     "2025-05-01",
     "2026-02-01",
+    "2026-05-15",
 ];
 /// As long as any path with a role assignment at a pool.
 const MAX_SEGMENTS: usize = 12;

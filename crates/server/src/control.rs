@@ -111,7 +111,10 @@ pub async fn open(
 
 /// Starts the pools that should run, then purges what is due, until it is time to close.
 pub async fn keep(fabric: Arc<Fabric>, mut closing: watch::Receiver<bool>) {
-    fabric.reconcile().await;
+    tokio::select! {
+        () = fabric.reconcile() => {}
+        _ = closing.wait_for(|closing| *closing) => return,
+    }
     loop {
         fabric.purge_due().await;
         tokio::select! {
