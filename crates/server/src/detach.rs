@@ -16,6 +16,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+/// What the background process prints in the place of a welcome when it serves nothing but 503.
+pub const SEALED: &str = "Sealed";
 const START_TIME: Duration = Duration::from_secs(60);
 
 /// Runs `arguments` of this program in the background; returns once it serves.
@@ -52,7 +54,7 @@ pub fn start<'a>(
     }
     output::line(format_args!("{}", text.trim_end()))?;
     output::line(format_args!("Its log:       {}", word(&layout.log().display().to_string())))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if text.starts_with(SEALED) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// In the background process, first of all: no terminal's end is its end.

@@ -24,6 +24,7 @@ use facts::{Facts, Protection, Unanswered};
 use finding::{Finding, State};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use seal::RootKind;
 use serde_json::json;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
@@ -189,15 +190,31 @@ fn of_genesis(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
 }
 
 fn root_of_trust(layout: &Layout) -> std::io::Result<Finding> {
+    const NAME: &str = "root of trust";
+    let sealed = std::fs::read(layout.sealed_domain())?;
+    if RootKind::of(&sealed) == Ok(RootKind::Credential) {
+        return Ok(Finding::ok(
+            NAME,
+            "a credential, handed over at each start; whoever has the disks without it has to guess it",
+        ));
+    }
+    if !layout.root_key().exists() {
+        return Ok(Finding::weak(
+            NAME,
+            format!("{} is missing", layout.root_key().display()),
+            "The pool stays sealed and answers 503. Nothing is lost.",
+            "put the file back from its copy, and the pool opens",
+        ));
+    }
     let beside = match machine::same_file_system(layout)? {
         true => "on the same file system as pool/",
         false => "on another file system than pool/",
     };
     Ok(Finding::weak(
-        "root of trust",
+        NAME,
         format!("a file, {}, {beside}", layout.root_key().display()),
         "With it and pool/ every record opens, offline. It stops who takes pool/ alone; it does not stop root, this user, or who copies the whole directory.",
-        "keep root/ on another disk (a symbolic link will do) and out of copies of pool/; there is no other root of trust yet",
+        "keep root/ on another disk (a symbolic link will do) and out of copies of pool/; or begin a pool with --root-credential",
     ))
 }
 

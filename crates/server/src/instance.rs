@@ -8,7 +8,7 @@
 use crate::CommandError;
 use crate::files;
 use crate::layout::{POOL_NAME, RESOURCE_SUFFIX};
-use crypto::SecretBytes;
+use crate::root_of_trust::RootOfTrust;
 use crypto::domain_secrets::DomainSecrets;
 use crypto_software::SoftwarePartition;
 use domain::guid::Guid;
@@ -16,7 +16,6 @@ use domain::name::PoolName;
 use domain::pool::Genesis;
 use host::{Engine, Log};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
-use seal::{FILE_ROOT_BYTES, FileRoot, Root};
 use service::{
     ActivationRecord, Installation, Installer, Pool, PoolLimits, PoolParts, Random, SystemClock, SystemRandom,
 };
@@ -36,7 +35,7 @@ const COMPLETE: &str = "complete";
 pub struct Place {
     pub name: PoolName,
     pub directory: PathBuf,
-    pub root_key: PathBuf,
+    pub root: RootOfTrust,
 }
 
 /// What a pool is founded with, where there is none.
@@ -93,20 +92,16 @@ impl Place {
         switch: watch::Sender<bool>,
     ) -> Result<Arc<Pool>, CommandError> {
         files::create_directory(&self.directory)?;
-        let root = self.root()?;
         let node = self.node(&self.directory)?;
-        let sealed_domain = self.directory.join("domain.sealed");
-        let sealed = files::read_or_make::<CommandError>(&sealed_domain, || {
-            Ok(Zeroizing::new(root.seal(node, &DomainSecrets::generate().danger_export())))
-        })?;
-        let secrets = root.open(node, &sealed).map_err(|error| {
-            format!(
-                "{} and {} do not belong together: {error}",
-                sealed_domain.display(),
-                self.root_key.display()
-            )
-        })?;
-        let secrets = DomainSecrets::import(&secrets)?;
+        let secrets = match files::read(&self.sealed_domain())? {
+            Some(sealed) => self.root.open(&self.sealed_domain(), node, &sealed)?,
+            None => {
+                let secrets = DomainSecrets::generate();
+                let sealed = self.root.seal_first(node, &secrets.danger_export())?;
+                files::write(&self.sealed_domain(), &sealed)?;
+                secrets
+            }
+        };
         let owner = secrets.owner_key().public_key();
         files::read_or_make::<CommandError>(&self.directory.join("owner.pem"), || {
             Ok(Zeroizing::new(owner.to_pem().into_bytes()))
@@ -142,13 +137,14 @@ impl Place {
         Ok(Pool::open(parts).await?)
     }
 
-    fn root(&self) -> Result<FileRoot, CommandError> {
-        let key = files::read_or_make::<CommandError>(&self.root_key, || {
-            let mut key = Zeroizing::new(vec![0; FILE_ROOT_BYTES]);
-            SystemRandom.fill(&mut key);
-            Ok(key)
-        })?;
-        Ok(FileRoot::new(SecretBytes::new(key.to_vec()))?)
+    fn sealed_domain(&self) -> PathBuf {
+        self.directory.join("domain.sealed")
+    }
+
+    /// Whether the root of trust opens what is sealed here by now.
+    pub fn opens(&self) -> Result<(), CommandError> {
+        let Some(sealed) = files::read(&self.sealed_domain())? else { return Ok(()) };
+        self.root.open(&self.sealed_domain(), self.node(&self.directory)?, &sealed).map(drop)
     }
 
     fn node(&self, directory: &Path) -> Result<Guid, CommandError> {
@@ -175,7 +171,7 @@ impl Place {
         files::create_directory(&next)?;
         let node = self.node(&self.directory)?;
         files::write(&next.join("node"), node.to_string().as_bytes())?;
-        files::write(&next.join("domain.sealed"), &self.root()?.seal(node, &secrets.danger_export()))?;
+        files::write(&next.join("domain.sealed"), &self.root.seal(node, &secrets.danger_export())?)?;
         let owner = secrets.owner_key().public_key();
         files::write(&next.join("owner.pem"), owner.to_pem().as_bytes())?;
         let engine = RedbEngine::open(next.join("store"), EngineOptions::default())?;
@@ -231,7 +227,7 @@ mod tests {
         Place {
             name: "blank".parse().unwrap(),
             directory: directory.join("pool"),
-            root_key: directory.join("root.key"),
+            root: RootOfTrust::KeyFile(directory.join("root.key")),
         }
     }
 
@@ -359,7 +355,8 @@ mod tests {
         make(&place.directory, "old");
         // No directory, so the root cannot be read or made; the node is there by then.
         files::write(directory.path().join("root").as_path(), b"").unwrap();
-        let place = Place { root_key: directory.path().join("root").join("root.key"), ..place };
+        let root = RootOfTrust::KeyFile(directory.path().join("root").join("root.key"));
+        let place = Place { root, ..place };
         let prepared = place.prepare(installation()).await;
         assert!(prepared.is_err());
         assert!(!place.beside("next").exists());

@@ -10,6 +10,7 @@ use crate::certificates::ListenerKey;
 use crate::instance::{Founding, Place};
 use crate::listener::{Limits, Shared};
 use crate::places::{Capacity, Places};
+use crate::root_of_trust::RootOfTrust;
 use crate::{hardening, issuer_key_source, limits, pool_listener, quickstart, schedule};
 use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
 use domain::principal::TenantId;
@@ -125,7 +126,7 @@ async fn serve(
     let place = Place {
         name: start.name.parse()?,
         directory: start.directory.clone(),
-        root_key: start.root_key.clone(),
+        root: RootOfTrust::KeyFile(start.root_key.clone()),
     };
     place.finish_switch()?;
     let (switch, mut switching) = watch::channel(false);

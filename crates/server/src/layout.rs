@@ -2,6 +2,7 @@
 //! the root of trust; and `run`, which holds nothing worth keeping.
 
 use crate::instance::Place;
+use crate::root_of_trust::RootOfTrust;
 use domain::name::PoolName;
 use std::path::PathBuf;
 
@@ -12,13 +13,24 @@ pub const ISSUER_HOST: &str = "issuer.localhost";
 /// The pool's host name minus its first label.
 pub const RESOURCE_SUFFIX: &str = "managedhsm.localhost";
 
+#[derive(Clone)]
 pub struct Layout {
     pub data: PathBuf,
+    /// For all pools, in the place of a key file each.
+    credential: Option<RootOfTrust>,
 }
 
 impl Layout {
     pub fn new(data: PathBuf) -> Self {
-        Self { data }
+        Self { data, credential: None }
+    }
+
+    pub fn with_credential(self, credential: Option<RootOfTrust>) -> Self {
+        Self { credential, ..self }
+    }
+
+    fn root(&self, key_file: PathBuf) -> RootOfTrust {
+        self.credential.clone().unwrap_or(RootOfTrust::KeyFile(key_file))
     }
 
     pub fn directories(&self) -> [PathBuf; 6] {
@@ -41,7 +53,7 @@ impl Layout {
         Place {
             name: POOL_NAME.parse().expect("a pool name"),
             directory: self.pool(),
-            root_key: self.root_key(),
+            root: self.root(self.root_key()),
         }
     }
 
@@ -50,7 +62,7 @@ impl Layout {
         let (pools, root) = (self.data.join("pools"), self.data.join("root"));
         Place {
             directory: pools.join(name.as_str()).join("pool"),
-            root_key: root.join(format!("{name}.key")),
+            root: self.root(root.join(format!("{name}.key"))),
             name,
         }
     }

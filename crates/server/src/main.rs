@@ -28,8 +28,10 @@ mod provisioner;
 mod proxy;
 mod quickstart;
 mod remains;
+mod root_of_trust;
 mod running;
 mod schedule;
+mod sealed;
 mod state;
 
 use clap::{Parser, Subcommand};

@@ -8,6 +8,7 @@ use crate::certificates::CertificateAuthority;
 use crate::files;
 use crate::instance_command::{Certified, MAX_LINE_BYTES, Parameters as Genesis, Said, Start};
 use crate::layout::{Layout, RESOURCE_SUFFIX};
+use crate::root_of_trust::RootOfTrust;
 use async_trait::async_trait;
 use fabric::{InstanceState, Parameters, ProvisionError, Provisioner};
 use parking_lot::{Condvar, Mutex};
@@ -96,6 +97,9 @@ impl Children {
 
     fn start_message(&self, parameters: &Parameters) -> Result<Start, CommandError> {
         let place = self.layout.place(parameters.name.parse()?);
+        let RootOfTrust::KeyFile(root_key) = place.root else {
+            return Err("pools of the control plane cannot be sealed under a credential yet".into());
+        };
         let mut genesis = self.founding.clone();
         genesis.administrators.clone_from(&parameters.administrators);
         genesis.retention_days = parameters.retention_days;
@@ -104,7 +108,7 @@ impl Children {
             name: parameters.name.clone(),
             port: self.port(&parameters.name)?,
             directory: std::path::absolute(place.directory)?,
-            root_key: std::path::absolute(place.root_key)?,
+            root_key: std::path::absolute(root_key)?,
             limits: std::path::absolute(self.layout.limits())?,
             authority: self.challenged.clone(),
             issuer_port: self.issuer_port,
@@ -162,14 +166,16 @@ impl Children {
     /// The root key first: without it, what is left of the rest opens for nobody.
     fn destroy(&self, name: &str) -> Result<(), CommandError> {
         let place = self.layout.place(name.parse()?);
-        if let Some(key) = files::read(&place.root_key)? {
+        if let RootOfTrust::KeyFile(path) = &place.root
+            && let Some(key) = files::read(path)?
+        {
             let mut noise = Zeroizing::new(vec![0; key.len()]);
             SystemRandom.fill(&mut noise);
-            let mut file = OpenOptions::new().write(true).open(&place.root_key)?;
+            let mut file = OpenOptions::new().write(true).open(path)?;
             file.write_all(&noise)?;
             file.sync_all()?;
-            std::fs::remove_file(&place.root_key)?;
-            sync_parent(&place.root_key)?;
+            std::fs::remove_file(path)?;
+            sync_parent(path)?;
         }
         let Some(directory) = place.directory.parent() else { return Ok(()) };
         match std::fs::remove_dir_all(directory) {

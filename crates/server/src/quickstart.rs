@@ -13,10 +13,11 @@ use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
 use crate::pool_listener::PUBLIC_AUDIENCE;
 use crate::provisioner::{Children, Ports};
+use crate::root_of_trust::{RootOfTrust, Sealed};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
     admin, control, detach, files, hardening, holders, instance, issuer_federation, issuer_key_source,
-    limits, managed_identity, output, pool_listener, proxy, remains, running, schedule,
+    limits, managed_identity, output, pool_listener, proxy, remains, running, schedule, sealed,
 };
 use domain::access::{BuiltInRole, Scope};
 use domain::name::PoolName;
@@ -71,6 +72,10 @@ pub struct Arguments {
     /// Can be given again.
     #[arg(long = "blank-pool", value_name = "NAME")]
     blank_pools: Vec<PoolName>,
+    /// Seal the pools' secrets under the passphrase in the first line of this file, such as a credential of systemd or
+    /// /dev/fd/3, and keep no key for them on this machine. Given at the first start it is needed at each.
+    #[arg(long, value_name = "FILE")]
+    root_credential: Option<PathBuf>,
     /// Do without managed identity, by which every program on this machine can be `app`.
     #[arg(long)]
     no_managed_identity: bool,
@@ -136,7 +141,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         tracing::warn!("{shortfall}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let layout = Layout::new(arguments.data.clone());
+    let credential = arguments.root_credential.as_deref().map(RootOfTrust::credential).transpose()?;
+    let layout = Layout::new(arguments.data.clone()).with_credential(credential);
     files::create_directory(&layout.data)
         .and_then(|()| files::create_directory(&layout.data.join("run")))
         .map_err(|error| format!("cannot make {}: {error}", layout.data.display()))?;
@@ -144,16 +150,23 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let mut first = true;
     loop {
         let capacity = Capacity::within(hardening.descriptors);
-        match runtime.block_on(serve(&layout, &arguments, capacity, first))? {
+        let ended = match runtime.block_on(serve(&layout, &arguments, capacity, first)) {
+            Err(error) if error.is::<Sealed>() => {
+                runtime.block_on(sealed::serve(&layout, &error, capacity.pool, arguments.detached))?
+            }
+            ended => ended?,
+        };
+        match ended {
             Ended::AsAsked => return Ok(ExitCode::SUCCESS),
-            // A pool was made anew around another domain: everything opens again, in a fraction of a second.
+            // A pool was made anew around another domain, or its root of trust is back: everything opens again, in a
+            // fraction of a second.
             Ended::ToSwitch => first = false,
         }
     }
 }
 
 /// Why serving ended.
-enum Ended {
+pub(crate) enum Ended {
     AsAsked,
     ToSwitch,
 }
@@ -227,7 +240,7 @@ async fn serve(
     let ports = Ports::default();
     let key_source_url = key_source_url(&TenantId::parse(&principals.tenant)?);
     let children = Arc::new(Children {
-        layout: Layout::new(layout.data.clone()),
+        layout: layout.clone(),
         authority: authority.clone(),
         port: settings.port,
         issuer_port,
@@ -283,7 +296,7 @@ async fn serve(
     Ok(ended)
 }
 
-async fn wait_for_end() -> Result<(), CommandError> {
+pub(crate) async fn wait_for_end() -> Result<(), CommandError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -300,6 +313,15 @@ struct Listeners {
     issuer: Vec<TcpListener>,
     proxy: TcpListener,
     managed_identity: Option<TcpListener>,
+}
+
+/// The listeners of all pools.
+pub(crate) fn bind_pools(settings: &Settings) -> Result<Vec<TcpListener>, CommandError> {
+    let mut listeners = bind_loopback("the pool", settings.port)?;
+    for index in 0..settings.blank_pools.len() {
+        listeners.extend(bind_loopback("a blank pool", settings.blank_port(index))?);
+    }
+    Ok(listeners)
 }
 
 impl Listeners {
@@ -564,6 +586,9 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     if let Some(path) = &arguments.federate {
         words.extend(["--federate".into(), std::path::absolute(path)?.into_os_string()]);
+    }
+    if let Some(path) = &arguments.root_credential {
+        words.extend(["--root-credential".into(), std::path::absolute(path)?.into_os_string()]);
     }
     if arguments.no_managed_identity {
         words.push("--no-managed-identity".into());

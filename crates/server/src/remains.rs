@@ -30,12 +30,12 @@ pub fn check(layout: &Layout) -> Result<(), CommandError> {
 }
 
 /// What cannot be made twice, in the order that it is made in. The CA, the port and the owner's public key are not here:
-/// they can, and the owner may take the last one away.
-fn in_order(layout: &Layout) -> [PathBuf; 7] {
+/// they can, and the owner may take the last one away. Nor is the root of trust, without which the pool stays sealed
+/// until it is back.
+fn in_order(layout: &Layout) -> [PathBuf; 6] {
     [
         layout.principals(),
         layout.issuer(),
-        layout.root_key(),
         layout.node(),
         layout.sealed_domain(),
         layout.store(),

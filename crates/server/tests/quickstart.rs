@@ -200,19 +200,3 @@ fn the_log_is_shown_by_the_running_pool_and_verified_without_it() {
     let output = quickstart.run(&["audit", "show"]);
     assert_eq!(output.status.code(), Some(1));
 }
-
-#[test]
-fn what_is_damaged_is_named() {
-    let mut quickstart = Quickstart::started();
-    quickstart.kill();
-    let root = quickstart.data().join("root/root.key");
-    let kept = std::fs::read(&root).unwrap();
-    std::fs::write(&root, [0; 32]).unwrap();
-    let port = quickstart.port.to_string();
-    let output = quickstart.run(&["quickstart", "--port", &port]);
-    assert_eq!(output.status.code(), Some(1));
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(errors.contains("root.key") && errors.contains("do not belong together"), "{errors}");
-    std::fs::write(&root, kept).unwrap();
-    quickstart.start(&[]);
-}

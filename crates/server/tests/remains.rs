@@ -19,7 +19,6 @@ fn what_is_missing_is_asked_for_and_never_made_anew() {
     for (taken, told_by_order) in [
         ("identity/principals.json", true),
         ("identity/issuer.json", true),
-        ("root/root.key", true),
         ("pool/node", true),
         ("pool/domain.sealed", true),
         ("pool/store", true),

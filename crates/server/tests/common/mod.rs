@@ -70,6 +70,15 @@ impl Quickstart {
 
     /// Starts it; returns once it says that it serves.
     pub fn start(&mut self, more: &[&str]) {
+        self.start_as("Holdfast serves", more);
+    }
+
+    /// Starts it; returns once it says that the pool is sealed, with what it says.
+    pub fn start_sealed(&mut self, more: &[&str]) -> String {
+        self.start_as("Sealed:", more)
+    }
+
+    fn start_as(&mut self, expected: &str, more: &[&str]) -> String {
         let port = self.port.to_string();
         let mut child = self
             .command(&["quickstart", "--port", &port])
@@ -80,12 +89,14 @@ impl Quickstart {
             .unwrap();
         let mut first = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
-        if !first.starts_with("Holdfast serves") {
+        if !first.starts_with(expected) {
+            child.kill().unwrap();
             let mut errors = String::new();
             child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-            panic!("it did not start: {errors}");
+            panic!("it did not start as expected: {first}{errors}");
         }
         self.process = Some(child);
+        first
     }
 
     /// Starts it and ends it with SIGKILL after `time`, wherever it is by then.
