@@ -1,4 +1,5 @@
 //! The control plane over a real engine. The provisioner is the tests' own: it notes what it is asked, and can fail.
+#![allow(clippy::unwrap_used, clippy::panic)] // a failed check is a failed test
 
 use async_trait::async_trait;
 use fabric::access::Scope;
