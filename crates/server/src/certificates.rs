@@ -9,9 +9,9 @@ use crate::files;
 use crate::layout::{ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use identity::issuer::SigningKey;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequest, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType,
 };
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -53,15 +53,16 @@ impl CertificateAuthority {
     fn sign(
         &self,
         request: &CertificateSigningRequestDer<'_>,
+        known: &[SanType],
+        host: &str,
     ) -> Result<CertificateDer<'static>, CommandError> {
         // Checks the request's own signature: whoever asks holds the key.
         let request = CertificateSigningRequestParams::from_der(request)?;
-        let known = names();
         if let Some(name) = request.params.subject_alt_names.iter().find(|name| !known.contains(name)) {
             return Err(format!("the CA signs for its own names only, not for {name:?}").into());
         }
         let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(&format!("{POOL_NAME}.{RESOURCE_SUFFIX}"));
+        params.distinguished_name = common_name(host);
         params.subject_alt_names = request.params.subject_alt_names;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -71,19 +72,58 @@ impl CertificateAuthority {
         Ok(params.signed_by(&request.public_key, &self.issuer)?.der().clone())
     }
 
-    /// TLS for a listener, with a key that was made now and is never written anywhere.
+    /// The chain for the process of the pool `name`, which asks with `request`: for that pool's host, and for no other's.
+    pub fn sign_for_pool(
+        &self,
+        request: &CertificateSigningRequestDer<'_>,
+        name: &str,
+    ) -> Result<[CertificateDer<'static>; 2], CommandError> {
+        let host = format!("{name}.{RESOURCE_SUFFIX}");
+        Ok([self.sign(request, &pool_names(&host)?, &host)?, self.certificate.clone()])
+    }
+
+    /// TLS for a listener of this process.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, CommandError> {
+        let key = ListenerKey::new(names())?;
+        let host = format!("{POOL_NAME}.{RESOURCE_SUFFIX}");
+        let certificate = self.sign(key.request(), &names(), &host)?;
+        key.server_config(vec![certificate, self.certificate.clone()])
+    }
+}
+
+/// A listener's key, which was made now and is never written anywhere, and the request for its certificate.
+pub struct ListenerKey {
+    key: KeyPair,
+    request: CertificateSigningRequest,
+}
+
+impl ListenerKey {
+    fn new(names: Vec<SanType>) -> Result<Self, CommandError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
-        params.subject_alt_names = names();
+        params.subject_alt_names = names;
         let request = params.serialize_request(&key)?;
-        let certificate = self.sign(request.der())?;
-        let private_key = PrivateKeyDer::try_from(key.serialize_der())?;
+        Ok(Self { key, request })
+    }
+
+    pub fn for_pool(name: &str) -> Result<Self, CommandError> {
+        Self::new(pool_names(&format!("{name}.{RESOURCE_SUFFIX}"))?)
+    }
+
+    pub fn request(&self) -> &CertificateSigningRequestDer<'static> {
+        self.request.der()
+    }
+
+    pub fn server_config(
+        self,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Result<Arc<ServerConfig>, CommandError> {
+        let private_key = PrivateKeyDer::try_from(self.key.serialize_der())?;
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
-            .with_single_cert(vec![certificate, self.certificate.clone()], private_key)?;
+            .with_single_cert(chain, private_key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         Ok(Arc::new(config))
@@ -110,6 +150,12 @@ pub fn app_certificate(layout: &Layout) -> Result<CertificateDer<'static>, Comma
     })?;
     let unreadable = || format!("{} holds no certificate in PEM", layout.app_certificate().display());
     Ok(rustls_pki_types::pem::PemObject::from_pem_slice(&pem).map_err(|_| unreadable())?)
+}
+
+fn pool_names(host: &str) -> Result<Vec<SanType>, CommandError> {
+    let dns = [host, "localhost"].into_iter().map(|name| Ok(SanType::DnsName(name.try_into()?)));
+    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    dns.chain(addresses.map(|address| Ok(SanType::IpAddress(address)))).collect()
 }
 
 fn names() -> Vec<SanType> {
@@ -159,9 +205,14 @@ mod tests {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::DnsName("login.example.com".try_into().unwrap())];
         let request = params.serialize_request(&key).unwrap();
-        assert!(ca.sign(request.der()).unwrap_err().to_string().contains("login.example.com"));
+        assert!(ca.sign(request.der(), &names(), "x").unwrap_err().to_string().contains("login.example.com"));
         params.subject_alt_names = names();
-        assert!(ca.sign(params.serialize_request(&key).unwrap().der()).is_ok());
+        assert!(ca.sign(params.serialize_request(&key).unwrap().der(), &names(), "x").is_ok());
+        // A pool's process gets a certificate for its own pool.
+        let own = ListenerKey::for_pool("payroll").unwrap();
+        assert!(ca.sign_for_pool(own.request(), "payroll").is_ok());
+        assert!(ca.sign_for_pool(own.request(), "demo").is_err());
+        assert!(ca.sign_for_pool(params.serialize_request(&key).unwrap().der(), "payroll").is_err());
         // The CA is the same at the next start.
         assert_eq!(CertificateAuthority::open(&layout).unwrap().certificate, ca.certificate);
     }

@@ -1,11 +1,13 @@
 //! `holdfast env`: shell exports, so that `eval "$(holdfast env)"` points any client at a quickstart.
 
 use crate::CommandError;
+use crate::control;
 use crate::files;
 use crate::layout::{self, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::output;
 use crate::state::{Principal, Principals, Settings};
-use identity::issuer::APP_SERVICE_PATH;
+use domain::principal::TenantId;
+use identity::issuer::{APP_SERVICE_PATH, subscription_id};
 use std::io;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
@@ -61,6 +63,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     export("HOLDFAST_POOL_URL_IP", &format!("https://127.0.0.1:{port}"))?;
     export("AUTHORITY_HOST", &settings.issuer_url())?;
+    export("ARM_URL", &settings.control_url())?;
+    export("SUBSCRIPTION_ID", &subscription_id(&TenantId::parse(&principals.tenant)?).to_string())?;
+    export("LOCATION", control::LOCATION)?;
     export("HOLDFAST_PROXY", &settings.proxy_url())?;
     export("TENANT_ID", &principals.tenant)?;
     export("CLIENT_ID", &chosen.client_id)?;
@@ -104,11 +109,16 @@ fn print_for_az(layout: &Layout, settings: &Settings) -> Result<(), CommandError
     }
     Ok(output::line(format_args!(
         "# Once:
-#   az cloud register --name holdfast --endpoint-resource-manager \"$AUTHORITY_HOST\"
+#   az cloud register --name holdfast --endpoint-resource-manager \"$ARM_URL\"
 #   az cloud set --name holdfast
 #   az login --service-principal --username \"$CLIENT_ID\" --password=\"$CLIENT_SECRET\" --tenant \"$TENANT_ID\"
 # Then for instance:
-#   az keyvault key create --hsm-name {POOL_NAME} --name first --kty EC-HSM --curve P-256"
+#   az keyvault key create --hsm-name {POOL_NAME} --name first --kty EC-HSM --curve P-256
+# As $HOLDFAST_ADMIN_CLIENT_ID, who owns the subscription, a pool of your own:
+#   az keyvault create --hsm-name payroll --resource-group {} --location {} --retention-days 7 \\
+#     --administrators \"$HOLDFAST_ADMIN_OBJECT_ID\"",
+        control::RESOURCE_GROUP,
+        control::LOCATION
     ))?)
 }
 

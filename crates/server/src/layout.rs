@@ -13,6 +13,7 @@ pub const ISSUER_HOST: &str = "issuer.localhost";
 /// The pool's host name minus its first label.
 pub const RESOURCE_SUFFIX: &str = "managedhsm.localhost";
 
+#[derive(Clone)]
 pub struct Layout {
     pub data: PathBuf,
     /// For all pools, in the place of a key file each.
@@ -89,6 +90,11 @@ impl Layout {
 
     pub fn owner_key(&self) -> PathBuf {
         self.pool().join("owner.pem")
+    }
+
+    /// The control plane's own.
+    pub fn fabric(&self) -> PathBuf {
+        self.data.join("fabric")
     }
 
     pub fn issuer(&self) -> PathBuf {

@@ -5,6 +5,7 @@ mod audit_command;
 mod ceremony_command;
 mod certificates;
 mod client;
+mod control;
 mod detach;
 mod doctor;
 mod environment;
@@ -12,6 +13,7 @@ mod files;
 mod hardening;
 mod holders;
 mod instance;
+mod instance_command;
 mod issuer_federation;
 mod issuer_key_source;
 mod layout;
@@ -21,6 +23,8 @@ mod managed_identity;
 mod output;
 mod passphrase;
 mod places;
+mod pool_listener;
+mod provisioner;
 mod proxy;
 mod quickstart;
 mod remains;
@@ -67,6 +71,9 @@ enum Command {
     /// Make holders' keys, and check, restore or re-key a security domain, offline.
     #[command(subcommand)]
     Ceremony(ceremony_command::Arguments),
+    /// Serve one pool of a control plane, which starts this.
+    #[command(hide = true)]
+    Instance,
     /// Say what protects a pool and what does not, and what to do about it.
     Doctor(doctor::Arguments),
 }
@@ -92,6 +99,7 @@ fn main() -> ExitCode {
         Command::Token(arguments) => client::token::run(arguments),
         Command::Setting(arguments) => client::setting::run(arguments),
         Command::Ceremony(arguments) => ceremony_command::run(arguments),
+        Command::Instance => instance_command::run(),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };
     match result {

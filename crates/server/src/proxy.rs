@@ -2,6 +2,8 @@
 //! loopback, opens the quickstart's own names at its own ports, and goes nowhere else.
 
 use crate::layout::RESOURCE_SUFFIX;
+use crate::provisioner::Ports;
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 pub async fn serve(
     listener: TcpListener,
     ports: Vec<u16>,
+    pools: Ports,
     tunnels: usize,
     mut closing: watch::Receiver<bool>,
 ) {
@@ -31,19 +34,19 @@ pub async fn serve(
             continue;
         };
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let ports = ports.clone();
+        let (ports, pools) = (ports.clone(), pools.clone());
         tokio::spawn(async move {
             let _place = place;
             // Whatever fails here, both ends see their connection close.
-            let _ = tunnel(stream, &ports).await;
+            let _ = tunnel(stream, &ports, &pools).await;
         });
     }
 }
 
-async fn tunnel(mut client: TcpStream, ports: &[u16]) -> std::io::Result<()> {
+async fn tunnel(mut client: TcpStream, ports: &[u16], pools: &Ports) -> std::io::Result<()> {
     let head = tokio::time::timeout(HEAD_TIME, read_head(&mut client)).await;
     let port = match head {
-        Ok(Ok(Some(head))) => destination(&head, ports),
+        Ok(Ok(Some(head))) => destination(&head, ports, &pools.lock()),
         Ok(Ok(None)) | Err(_) => Err("400 Bad Request"),
         Ok(Err(error)) => return Err(error),
     };
@@ -96,7 +99,9 @@ async fn read_head(client: &mut TcpStream) -> std::io::Result<Option<Vec<u8>>> {
     Ok(Some(head))
 }
 
-fn destination(head: &[u8], ports: &[u16]) -> Result<u16, &'static str> {
+/// A pool with a process of its own is found by its name at the first pool's port as well, where clients that put its name
+/// together with the cloud's suffix look for it.
+fn destination(head: &[u8], ports: &[u16], pools: &HashMap<String, u16>) -> Result<u16, &'static str> {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = std::str::from_utf8(line).map_err(|_| "400 Bad Request")?;
     let mut words = line.split(' ');
@@ -110,16 +115,27 @@ fn destination(head: &[u8], ports: &[u16]) -> Result<u16, &'static str> {
     }
     let (host, port) = target.rsplit_once(':').ok_or("400 Bad Request")?;
     let port: u16 = port.parse().map_err(|_| "400 Bad Request")?;
+    if let Some(own) = label(host).and_then(|label| pools.get(&label).copied())
+        && (port == own || ports.first() == Some(&port))
+    {
+        return Ok(own);
+    }
+    if is_ours(host) && pools.values().any(|own| *own == port) {
+        return Ok(port);
+    }
     if is_ours(host) && ports.contains(&port) { Ok(port) } else { Err("403 Forbidden") }
 }
 
 fn is_ours(host: &str) -> bool {
     let host = host.to_ascii_lowercase();
-    let in_suffix = || {
-        let label = host.strip_suffix(RESOURCE_SUFFIX).and_then(|label| label.strip_suffix('.'));
-        label.is_some_and(|label| !label.is_empty() && !label.contains('.'))
-    };
-    host == "localhost" || host == "127.0.0.1" || in_suffix()
+    host == "localhost" || host == "127.0.0.1" || label(&host).is_some()
+}
+
+/// A pool's name, of a host that could be one's.
+fn label(host: &str) -> Option<String> {
+    let host = host.to_ascii_lowercase();
+    let label = host.strip_suffix(RESOURCE_SUFFIX)?.strip_suffix('.')?;
+    (!label.is_empty() && !label.contains('.')).then(|| label.to_owned())
 }
 
 #[cfg(test)]
@@ -129,8 +145,18 @@ mod tests {
 
     #[test]
     fn only_our_names_at_our_ports() {
-        let ask = |line: &str| destination(format!("{line}\r\n\r\n").as_bytes(), &[8443, 8446]);
+        let ask = |line: &str| {
+            destination(
+                format!("{line}\r\n\r\n").as_bytes(),
+                &[8443, 8446],
+                &HashMap::from([("own".to_owned(), 8500)]),
+            )
+        };
         assert_eq!(ask("CONNECT demo.managedhsm.localhost:8443 HTTP/1.1"), Ok(8443));
+        for at in ["own.managedhsm.localhost:8443", "OWN.managedhsm.localhost:8500", "localhost:8500"] {
+            assert_eq!(ask(&format!("CONNECT {at} HTTP/1.1")), Ok(8500), "{at}");
+        }
+        assert_eq!(ask("CONNECT own.managedhsm.localhost:8446 HTTP/1.1"), Ok(8446));
         assert_eq!(ask("CONNECT LOCALHOST:8446 HTTP/1.1"), Ok(8446));
         for (line, status) in [
             ("CONNECT example.com:8443 HTTP/1.1", "403 Forbidden"),
@@ -153,7 +179,7 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
             for head in [line.as_bytes(), &bytes, &[b"CONNECT ", line.as_bytes(), b" HTTP/1.1\r\n\r\n"].concat()] {
-                if let Ok(port) = destination(head, &[8443]) {
+                if let Ok(port) = destination(head, &[8443], &HashMap::new()) {
                     prop_assert_eq!(port, 8443);
                 }
             }

@@ -11,19 +11,19 @@ use crate::instance::Place;
 use crate::layout::{self, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, Limits, Peer, Shared};
 use crate::places::{Capacity, Places};
+use crate::pool_listener::PUBLIC_AUDIENCE;
+use crate::provisioner::{Children, Ports};
 use crate::root_of_trust::{RootOfTrust, Sealed};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
-    admin, detach, files, hardening, holders, instance, issuer_federation, issuer_key_source, limits,
-    managed_identity, output, proxy, remains, running, schedule, sealed,
+    admin, control, detach, files, hardening, holders, instance, issuer_federation, issuer_key_source,
+    limits, managed_identity, output, pool_listener, proxy, remains, running, schedule, sealed,
 };
-use api_data::{Api, ApiConfig, Connection};
 use domain::access::{BuiltInRole, Scope};
 use domain::name::PoolName;
 use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
 use domain::principal::TenantId;
 use domain::time::Time;
-use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
 use identity::Audiences;
 use identity::issuer::{
@@ -32,7 +32,6 @@ use identity::issuer::{
     generate_client_secret,
 };
 use service::{ActivationRecord, Clock, Pool, Random, SystemClock, SystemRandom};
-use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,7 +42,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-const PUBLIC_AUDIENCE: &str = "https://managedhsm.azure.net";
 /// Under this name Go clients ask the issuer alone and no directory of clouds.
 const ALIAS_TENANT: &str = "adfs";
 const BACKLOG: u32 = 1024;
@@ -53,7 +51,7 @@ pub struct Arguments {
     /// Where everything is kept.
     #[arg(long = "data", value_name = "DIR", default_value_os_t = layout::default_directory())]
     data: PathBuf,
-    /// The pool's port; the issuer is at this plus 3, the CONNECT proxy at this plus 4, managed identity at this plus 5.
+    /// The pool's port; the control plane is at this plus 2, the issuer at this plus 3, the CONNECT proxy at this plus 4, managed identity at this plus 5.
     /// Default 8443, or as last time.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(LAST_PORT)))]
     port: Option<u16>,
@@ -194,7 +192,7 @@ async fn serve(
 
     let federated = arguments.federate.as_deref().map(issuer_federation::read).transpose()?;
     let principals = Principals::open(layout, arguments.with_conformance_principal)?;
-    let authority = CertificateAuthority::open(layout)?;
+    let authority = Arc::new(CertificateAuthority::open(layout)?);
     let issuer = open_issuer(layout, &settings, &principals, federated)?;
     let (switch, mut switching) = watch::channel(false);
     let opening = Opening { layout, issuer: &issuer, principals: &principals, switch };
@@ -214,16 +212,6 @@ async fn serve(
     let (close, closing) = watch::channel(false);
     let mut services = JoinSet::new();
     let challenged = challenged_authority(&settings, &principals, arguments.adfs);
-    let api_of = |pool: &Arc<Pool>, port: u16| -> Result<Arc<Api>, CommandError> {
-        let host = format!("{}.{RESOURCE_SUFFIX}", pool.genesis().name);
-        let config = ApiConfig {
-            hosts: [host.as_str(), "localhost", "127.0.0.1", "[::1]"].map(String::from).to_vec(),
-            authority: challenged.clone(),
-            audiences: Audiences::new([RESOURCE_SUFFIX], [PUBLIC_AUDIENCE])?,
-            default_resource: format!("https://{RESOURCE_SUFFIX}:{port}"),
-        };
-        Ok(Arc::new(Api::new(pool.clone(), config)))
-    };
     let shared = |connections| -> Result<Shared, CommandError> {
         Ok(Shared {
             tls: authority.server_config()?,
@@ -239,20 +227,8 @@ async fn serve(
     let of_blank = blank.map(|((listeners, pool), port)| (listeners, pool, port));
     for (listeners, pool, port) in [(listeners.pool, &pool, settings.port)].into_iter().chain(of_blank) {
         proxied.push(port);
-        let api = api_of(pool, port)?;
-        for listener in listeners {
-            let api = api.clone();
-            let handler = move |peer: Peer| {
-                let api = api.clone();
-                let Peer { address, server_name, local_port } = peer;
-                let connection = Connection { peer: address, server_name, local_port };
-                service_fn(move |request| {
-                    let (api, connection) = (api.clone(), connection.clone());
-                    async move { Ok::<_, Infallible>(api.handle(request, connection).await) }
-                })
-            };
-            services.spawn(listener::serve(listener, of_pool.clone(), handler));
-        }
+        let api = pool_listener::api(pool, challenged.clone(), port)?;
+        pool_listener::spawn(&mut services, listeners, &of_pool, &api);
     }
     let of_issuer = shared(capacity.issuer)?;
     let router = issuer.clone().router();
@@ -261,13 +237,36 @@ async fn serve(
         let handler = move |_: Peer| TowerToHyperService::new(router.clone());
         services.spawn(listener::serve(listener, of_issuer.clone(), handler));
     }
+    let ports = Ports::default();
+    let key_source_url = key_source_url(&TenantId::parse(&principals.tenant)?);
+    let children = Arc::new(Children {
+        layout: layout.clone(),
+        authority: authority.clone(),
+        port: settings.port,
+        issuer_port,
+        challenged,
+        founding: control::founding(layout, &issuer, &principals.tenant, key_source_url)?,
+        ports: ports.clone(),
+        running: Default::default(),
+    });
+    let own_pools = std::iter::once(&pool).chain(&blank_pools);
+    let control = control::open(layout, &settings, &principals, &issuer, children.clone(), own_pools).await?;
+    proxied.push(settings.control_port());
+    let router = control.clone().router();
+    let of_control = shared(capacity.issuer)?;
+    for listener in listeners.control {
+        let router = router.clone();
+        let handler = move |_: Peer| TowerToHyperService::new(router.clone());
+        services.spawn(listener::serve(listener, of_control.clone(), handler));
+    }
+    services.spawn(control::keep(control.fabric.clone(), closing.clone()));
     services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
     if let Some(listener) = listeners.managed_identity {
         let identity = open_managed_identity(layout, &issuer, &principals)?;
         let router = TowerToHyperService::new(identity.router());
         services.spawn(managed_identity::serve(listener, router, closing.clone()));
     }
-    services.spawn(proxy::serve(listeners.proxy, proxied, capacity.tunnels, closing.clone()));
+    services.spawn(proxy::serve(listeners.proxy, proxied, ports, capacity.tunnels, closing.clone()));
     for pool in std::iter::once(&pool).chain(&blank_pools) {
         services.spawn(schedule::run(pool.clone(), closing.clone()));
     }
@@ -289,7 +288,8 @@ async fn serve(
     };
     close.send_replace(true);
     while services.join_next().await.is_some() {}
-    drop(issuer);
+    children.stop_all().await;
+    drop((issuer, control, children));
     for pool in std::iter::once(pool).chain(blank_pools) {
         pool.close().await;
     }
@@ -309,26 +309,17 @@ pub(crate) async fn wait_for_end() -> Result<(), CommandError> {
 struct Listeners {
     pool: Vec<TcpListener>,
     blank: Vec<Vec<TcpListener>>,
+    control: Vec<TcpListener>,
     issuer: Vec<TcpListener>,
     proxy: TcpListener,
     managed_identity: Option<TcpListener>,
 }
 
-fn on_loopback(what: &str, port: u16) -> Result<Vec<TcpListener>, CommandError> {
-    let mut listeners = vec![bind((Ipv4Addr::LOCALHOST, port).into(), what)?];
-    // Where there is no IPv6 loopback nobody misses it. Where another program has the port there, clients that ask for
-    // `localhost` would find that program.
-    if bind_any_port(Ipv6Addr::LOCALHOST.into()).is_ok() {
-        listeners.push(bind((Ipv6Addr::LOCALHOST, port).into(), what)?);
-    }
-    Ok(listeners)
-}
-
 /// The listeners of all pools.
 pub(crate) fn bind_pools(settings: &Settings) -> Result<Vec<TcpListener>, CommandError> {
-    let mut listeners = on_loopback("the pool", settings.port)?;
+    let mut listeners = bind_loopback("the pool", settings.port)?;
     for index in 0..settings.blank_pools.len() {
-        listeners.extend(on_loopback("a blank pool", settings.blank_port(index))?);
+        listeners.extend(bind_loopback("a blank pool", settings.blank_port(index))?);
     }
     Ok(listeners)
 }
@@ -337,17 +328,29 @@ impl Listeners {
     fn bind(settings: &Settings, with_managed_identity: bool) -> Result<Self, CommandError> {
         let on_ipv4 = |what: &str, port: u16| bind((Ipv4Addr::LOCALHOST, port).into(), what);
         Ok(Self {
-            pool: on_loopback("the pool", settings.port)?,
+            pool: bind_loopback("the pool", settings.port)?,
             blank: (0..settings.blank_pools.len())
-                .map(|index| on_loopback("a blank pool", settings.blank_port(index)))
+                .map(|index| bind_loopback("a blank pool", settings.blank_port(index)))
                 .collect::<Result<_, _>>()?,
-            issuer: on_loopback("the issuer", settings.issuer_port())?,
+            control: bind_loopback("the control plane", settings.control_port())?,
+            issuer: bind_loopback("the issuer", settings.issuer_port())?,
             proxy: on_ipv4("the CONNECT proxy", settings.proxy_port())?,
             managed_identity: with_managed_identity
                 .then(|| on_ipv4("managed identity", settings.managed_identity_port()))
                 .transpose()?,
         })
     }
+}
+
+/// `port` of this machine alone.
+pub fn bind_loopback(what: &str, port: u16) -> Result<Vec<TcpListener>, CommandError> {
+    let mut listeners = vec![bind((Ipv4Addr::LOCALHOST, port).into(), what)?];
+    // Where there is no IPv6 loopback nobody misses it. Where another program has the port there, clients that ask for
+    // `localhost` would find that program.
+    if bind_any_port(Ipv6Addr::LOCALHOST.into()).is_ok() {
+        listeners.push(bind((Ipv6Addr::LOCALHOST, port).into(), what)?);
+    }
+    Ok(listeners)
 }
 
 fn bind_any_port(address: IpAddr) -> std::io::Result<TcpListener> {
@@ -368,7 +371,7 @@ fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, CommandError> {
             std::io::ErrorKind::AddrInUse => "is in use".to_owned(),
             _ => format!("of {} cannot be opened ({error})", address.ip()),
         };
-        format!("port {port} for {what} {reason}; choose others with `holdfast quickstart --port N` (N for the pool, N+3 for the issuer, N+4 for the CONNECT proxy, N+5 for managed identity)").into()
+        format!("port {port} for {what} {reason}; choose others with `holdfast quickstart --port N` (N for the pool, N+2 for the control plane, N+3 for the issuer, N+4 for the CONNECT proxy, N+5 for managed identity)").into()
     })
 }
 
@@ -397,8 +400,13 @@ fn open_issuer(
     if held.is_none_or(|held| *held != *json) {
         files::write(&layout.issuer(), &json)?;
     }
-    let base_url = settings.issuer_url();
-    let exact = RESOURCE_MANAGER_AUDIENCES.into_iter().chain([GRAPH_AUDIENCE, &base_url, PUBLIC_AUDIENCE]);
+    let (base_url, control_url) = (settings.issuer_url(), settings.control_url());
+    let exact = RESOURCE_MANAGER_AUDIENCES.into_iter().chain([
+        GRAPH_AUDIENCE,
+        &base_url,
+        &control_url,
+        PUBLIC_AUDIENCE,
+    ]);
     let config = IssuerConfig {
         base_url: base_url.clone(),
         issuer: Some(token_issuer(&tenant)),
@@ -450,6 +458,11 @@ fn cloud(settings: &Settings, genesis: &Genesis) -> CloudConfig {
 /// `iss` of the quickstart's tokens. Genesis pins it for ever, so it says nothing of ports.
 fn token_issuer(tenant: &TenantId) -> String {
     format!("https://{ISSUER_HOST}/{tenant}/v2.0")
+}
+
+/// Where pools ask for the issuer's keys.
+fn key_source_url(tenant: &TenantId) -> String {
+    format!("https://{ISSUER_HOST}/{tenant}/discovery/v2.0/keys")
 }
 
 /// Signs tokens with a new key from now on. The state is kept first: a token signed with a key that is forgotten would be
@@ -537,7 +550,7 @@ impl Opening<'_> {
                 key_set: issuer.key_set_json(),
                 audiences: vec![PUBLIC_AUDIENCE.to_owned()],
                 key_source: Some(KeySource {
-                    url: format!("https://{ISSUER_HOST}/{tenant}/discovery/v2.0/keys"),
+                    url: key_source_url(&tenant),
                     roots: std::fs::read(layout.ca_certificate())?,
                 }),
             },
@@ -600,10 +613,12 @@ fn print_welcome(layout: &Layout, settings: &Settings) -> std::io::Result<()> {
         format!(" --data {}", word(&data))
     };
     let (holdfast, port, issuer) = (program(), settings.port, settings.issuer_url());
+    let control = settings.control_url();
     output::line(format_args!(
         "Holdfast serves a pool of class test. Keep no keys in it that matter.
 
   pool     https://{POOL_NAME}.{RESOURCE_SUFFIX}:{port}  (and https://127.0.0.1:{port})
+  control  {control}
   issuer   {issuer}
   data     {data}
 

@@ -12,6 +12,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 /// The other listeners' ports, counted from the pool's.
+pub const CONTROL_OFFSET: u16 = 2;
 pub const ISSUER_OFFSET: u16 = 3;
 pub const PROXY_OFFSET: u16 = 4;
 pub const MANAGED_IDENTITY_OFFSET: u16 = 5;
@@ -100,6 +101,14 @@ impl Settings {
 
     pub fn write(&self, layout: &Layout) -> Result<(), CommandError> {
         write(&layout.settings(), self)
+    }
+
+    pub fn control_port(&self) -> u16 {
+        self.port + CONTROL_OFFSET
+    }
+
+    pub fn control_url(&self) -> String {
+        format!("https://localhost:{}", self.control_port())
     }
 
     pub fn issuer_port(&self) -> u16 {

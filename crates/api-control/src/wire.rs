@@ -1,0 +1,420 @@
+//! Bodies: what clients send, parsed once, and what they read.
+
+use crate::Control;
+use crate::problem::Problem;
+use crate::route::PoolPart;
+use fabric::pools::{FabricConfig, Life, POOL_TYPE, PoolRecord};
+use fabric::{Assignment, CreateMode, CreatePool, InstanceState, PoolResource, Role, Scope, UpdatePool};
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// From this version on the endpoints are one object, before it a list of them.
+const ONE_OBJECT_SINCE: &str = "2022-09-01";
+const VAULT_TYPE: &str = "Microsoft.KeyVault/vaults";
+
+pub fn list(value: Vec<Value>) -> Value {
+    json!({"value": value})
+}
+
+pub fn endpoints(control: &Control, query: &str) -> Value {
+    let config = &control.config;
+    let graph = format!("{}/", config.graph);
+    let endpoints = json!({
+        "name": control.fabric.config.name,
+        "portal": config.base_url,
+        "resourceManager": config.base_url,
+        "authentication": {
+            "loginEndpoint": config.authority,
+            "audiences": config.audiences,
+            "tenant": control.fabric.config.tenant,
+            "identityProvider": "AAD",
+        },
+        "graph": graph,
+        "graphAudience": graph,
+        "microsoftGraphResourceId": graph,
+        "suffixes": {
+            "mhsmDns": config.pool_suffix,
+            // There are no vaults, but `az` looks at their suffix whatever it is asked.
+            "keyVaultDns": format!("vault.{}", config.pool_suffix),
+        },
+    });
+    let is_one =
+        query_value(query, "api-version").is_some_and(|version| version.as_str() >= ONE_OBJECT_SINCE);
+    if is_one { endpoints } else { Value::Array(vec![endpoints]) }
+}
+
+pub fn tenant(config: &FabricConfig) -> Value {
+    json!({
+        "id": format!("/tenants/{}", config.tenant), "tenantId": config.tenant, "tenantCategory": "Home",
+        "displayName": config.name, "domains": [],
+    })
+}
+
+pub fn subscription(config: &FabricConfig) -> Value {
+    json!({
+        "id": config.subscription_scope().as_str(), "subscriptionId": config.subscription,
+        "tenantId": config.tenant, "displayName": config.name, "state": "Enabled",
+        "authorizationSource": "RoleBased", "managedByTenants": [],
+        "subscriptionPolicies": {"spendingLimit": "Off"},
+    })
+}
+
+pub fn group(config: &FabricConfig) -> Value {
+    json!({
+        "id": config.group_scope().as_str(), "name": config.resource_group,
+        "type": "Microsoft.Resources/resourceGroups", "location": config.location,
+        "properties": {"provisioningState": "Succeeded"},
+    })
+}
+
+/// Whether pools are asked for. Whatever else a filter says narrows them further, which is the client's to do as well:
+/// `az` looks at the names itself.
+pub fn resource_filter(query: &str) -> Result<bool, Problem> {
+    let Some(filter) = query_value(query, "$filter") else { return Ok(true) };
+    let literal =
+        filter.trim_start().strip_prefix("resourceType eq '").and_then(|rest| rest.split_once('\''));
+    match literal {
+        Some((kind, _)) if kind.eq_ignore_ascii_case(POOL_TYPE) => Ok(true),
+        Some((kind, _)) if kind.eq_ignore_ascii_case(VAULT_TYPE) => Ok(false),
+        Some(_) | None => Err(Problem::invalid("The only filter here is resourceType eq 'TYPE'.".to_owned())),
+    }
+}
+
+pub fn operations() -> Value {
+    let operation = |name: &str, what: &str| {
+        json!({
+            "name": name, "isDataAction": false,
+            "display": {"provider": "Microsoft Key Vault", "resource": "Managed HSM", "operation": what, "description": what},
+        })
+    };
+    list(vec![
+        operation("Microsoft.KeyVault/managedHSMs/read", "View managed HSMs"),
+        operation("Microsoft.KeyVault/managedHSMs/write", "Create or update a managed HSM"),
+        operation("Microsoft.KeyVault/managedHSMs/delete", "Delete a managed HSM"),
+        operation("Microsoft.KeyVault/locations/deletedManagedHsms/read", "View deleted managed HSMs"),
+        operation(
+            "Microsoft.KeyVault/locations/deletedManagedHsms/purge/action",
+            "Purge a deleted managed HSM",
+        ),
+        operation("Microsoft.KeyVault/checkMhsmNameAvailability/action", "Check a name"),
+    ])
+}
+
+pub fn pool(config: &FabricConfig, pool: &PoolResource) -> Value {
+    let record = &pool.record;
+    let provisioning = match record.life {
+        Life::Creating => "Provisioning",
+        Life::Present => "Succeeded",
+        Life::Deleted { .. } | Life::Purging => "Deleting",
+    };
+    let (activation, message) = match pool.state {
+        InstanceState::Active => ("Active", "Your HSM has been activated and can be used to manage keys."),
+        InstanceState::NotActivated => (
+            "NotActivated",
+            "Your HSM has been provisioned, but not activated. Download its security domain.",
+        ),
+        InstanceState::Starting | InstanceState::Stopped => ("Unknown", "The HSM does not serve at present."),
+    };
+    json!({
+        "id": config.pool_scope(&record.name).as_str(),
+        "name": record.name,
+        "type": POOL_TYPE,
+        "location": config.location,
+        "sku": {"family": "B", "name": "Standard_B1"},
+        "tags": record.tags,
+        "systemData": {"createdBy": record.created_by, "createdAt": date(record.created_at)},
+        "properties": {
+            "tenantId": config.tenant,
+            "hsmUri": pool.uri,
+            "initialAdminObjectIds": record.administrators,
+            "enableSoftDelete": true,
+            "softDeleteRetentionInDays": record.retention_days,
+            "enablePurgeProtection": record.purge_protection,
+            "createMode": "default",
+            "provisioningState": provisioning,
+            "statusMessage": message,
+            "networkAcls": {
+                "bypass": "None", "defaultAction": "Allow", "ipRules": [], "virtualNetworkRules": [],
+            },
+            "publicNetworkAccess": "Enabled",
+            "regions": [],
+            "privateEndpointConnections": [],
+            "securityDomainProperties": {"activationStatus": activation, "activationStatusMessage": message},
+        },
+    })
+}
+
+pub fn part(config: &FabricConfig, pool: &PoolResource, part: PoolPart) -> Value {
+    match part {
+        PoolPart::Regions => list(vec![json!({
+            "name": config.location, "isPrimary": true, "provisioningState": "Succeeded",
+        })]),
+        // No private endpoint can be made here yet: there is nothing to link to.
+        PoolPart::PrivateLinkResources | PoolPart::PrivateEndpointConnections => {
+            let _ = pool;
+            list(Vec::new())
+        }
+    }
+}
+
+pub fn deleted(config: &FabricConfig, record: &PoolRecord) -> Value {
+    let (at, purge_at) = record.deleted().unwrap_or_default();
+    let (location, name) = (&config.location, &record.name);
+    json!({
+        "id": format!(
+            "{}/providers/Microsoft.KeyVault/locations/{location}/deletedManagedHSMs/{name}",
+            config.subscription_scope()
+        ),
+        "name": name,
+        "type": "Microsoft.KeyVault/deletedManagedHSMs",
+        "properties": {
+            "mhsmId": config.pool_scope(name).as_str(),
+            "location": location,
+            "deletionDate": date(at),
+            "scheduledPurgeDate": date(purge_at),
+            "purgeProtectionEnabled": record.purge_protection,
+            "tags": record.tags,
+        },
+    })
+}
+
+// --- bodies of requests
+
+/// Members that are only read are passed over: clients send back what they were given.
+pub fn create(body: &Value) -> Result<CreatePool, Problem> {
+    let UpdatePool { administrators, retention_days, purge_protection, tags } = update(body)?;
+    let properties = body.get("properties").unwrap_or(&Value::Null);
+    let mode = match text(properties, "createMode")? {
+        None => CreateMode::Default,
+        Some(mode) if mode.eq_ignore_ascii_case("default") => CreateMode::Default,
+        Some(mode) if mode.eq_ignore_ascii_case("recover") => CreateMode::Recover,
+        Some(_) => return Err(wrong("properties.createMode", "'default' or 'recover'")),
+    };
+    if let Some(sku) = body.get("sku").filter(|sku| !sku.is_null()) {
+        let (family, name) = (text(sku, "family")?, text(sku, "name")?);
+        if family != Some("B") || !matches!(name, Some("Standard_B1" | "Custom_B32" | "Custom_B6")) {
+            return Err(wrong("sku", "{\"family\": \"B\", \"name\": \"Standard_B1\"}"));
+        }
+    }
+    Ok(CreatePool {
+        mode,
+        location: text(body, "location")?.map(|location| location.replace(' ', "")),
+        tenant: text(properties, "tenantId")?.map(str::to_owned),
+        administrators,
+        retention_days,
+        purge_protection,
+        tags,
+    })
+}
+
+pub fn update(body: &Value) -> Result<UpdatePool, Problem> {
+    let none = Value::Null;
+    let properties = body.get("properties").unwrap_or(&none);
+    if !properties.is_null() && !properties.is_object() {
+        return Err(wrong("properties", "an object"));
+    }
+    check_network(properties)?;
+    if properties.get("enableSoftDelete").is_some_and(|value| value == &Value::Bool(false)) {
+        return Err(wrong("properties.enableSoftDelete", "true"));
+    }
+    let administrators = match member(properties, "initialAdminObjectIds") {
+        None => None,
+        Some(Value::Array(ids)) => Some(ids.iter().map(object_id).collect::<Result<Vec<_>, _>>()?),
+        Some(_) => return Err(wrong("properties.initialAdminObjectIds", "a list of object ids")),
+    };
+    // `az` sends it as a string.
+    let retention_days = match member(properties, "softDeleteRetentionInDays") {
+        None => None,
+        Some(value) => {
+            let days = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+            let days = days.and_then(|days| u8::try_from(days).ok()).filter(|days| (7..=90).contains(days));
+            Some(days.ok_or_else(|| wrong("properties.softDeleteRetentionInDays", "7 to 90"))?)
+        }
+    };
+    let purge_protection = match member(properties, "enablePurgeProtection") {
+        None => None,
+        Some(Value::Bool(value)) => Some(*value),
+        Some(_) => return Err(wrong("properties.enablePurgeProtection", "true or false")),
+    };
+    let tags = match member(body, "tags") {
+        None => None,
+        Some(Value::Object(tags)) => {
+            let pair = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+            let tags = tags.iter().map(pair).collect::<Option<BTreeMap<_, _>>>();
+            Some(tags.ok_or_else(|| wrong("tags", "an object of strings"))?)
+        }
+        Some(_) => return Err(wrong("tags", "an object of strings")),
+    };
+    Ok(UpdatePool { administrators, retention_days, purge_protection, tags })
+}
+
+/// A rule that nobody enforces would be worse than none: what restricts is refused.
+fn check_network(properties: &Value) -> Result<(), Problem> {
+    let unsupported =
+        |what: &str| Err(Problem::invalid(format!("{what} is not supported yet: nothing would enforce it.")));
+    let is_list_with_any = |value: Option<&Value>| value.is_some_and(|value| value != &json!([]));
+    if let Some(rules) = member(properties, "networkAcls") {
+        let action = text(rules, "defaultAction")?.unwrap_or("Allow");
+        let lists = ["ipRules", "virtualNetworkRules", "serviceTags"];
+        if !action.eq_ignore_ascii_case("Allow")
+            || lists.iter().any(|name| is_list_with_any(member(rules, name)))
+        {
+            return unsupported("A restriction in properties.networkAcls");
+        }
+    }
+    if text(properties, "publicNetworkAccess")?.is_some_and(|access| !access.eq_ignore_ascii_case("Enabled"))
+    {
+        return unsupported("properties.publicNetworkAccess other than 'Enabled'");
+    }
+    if is_list_with_any(member(properties, "regions")) {
+        return Err(Problem::invalid("properties.regions is not supported: there is one region.".to_owned()));
+    }
+    Ok(())
+}
+
+/// `null` is as good as absent.
+fn member<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+    value.get(name).filter(|value| !value.is_null())
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> Result<Option<&'a str>, Problem> {
+    match member(value, name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(wrong(name, "a string")),
+    }
+}
+
+fn wrong(name: &str, expected: &str) -> Problem {
+    Problem::invalid(format!("{name} must be {expected}."))
+}
+
+fn object_id(value: &Value) -> Result<String, Problem> {
+    let id = value.as_str().filter(|id| is_guid(id)).map(str::to_ascii_lowercase);
+    id.ok_or_else(|| wrong("properties.initialAdminObjectIds", "a list of object ids"))
+}
+
+pub fn is_guid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+// --- Microsoft.Authorization
+
+pub fn permissions(role: Role) -> Value {
+    json!({
+        "actions": role.actions(), "notActions": role.not_actions(), "dataActions": [], "notDataActions": [],
+    })
+}
+
+fn role_definition_id(config: &FabricConfig, role: Role) -> String {
+    format!("{}/providers/Microsoft.Authorization/roleDefinitions/{}", config.subscription_scope(), role.id())
+}
+
+pub fn role_definition(config: &FabricConfig, role: Role) -> Value {
+    json!({
+        "id": role_definition_id(config, role),
+        "name": role.id(),
+        "type": "Microsoft.Authorization/roleDefinitions",
+        "properties": {
+            "roleName": role.name(), "type": "BuiltInRole", "description": role.name(),
+            "assignableScopes": ["/"], "permissions": [permissions(role)],
+        },
+    })
+}
+
+pub fn role_definitions(config: &FabricConfig, query: &str) -> Value {
+    let filter = query_value(query, "$filter").unwrap_or_default();
+    let name = filter.trim().strip_prefix("roleName eq '").and_then(|rest| rest.strip_suffix('\''));
+    let is_asked = |role: &Role| name.is_none_or(|name| role.name().eq_ignore_ascii_case(name));
+    list(Role::ALL.into_iter().filter(is_asked).map(|role| role_definition(config, role)).collect())
+}
+
+pub fn role_assignment(config: &FabricConfig, held: &Assignment) -> Value {
+    json!({
+        "id": format!("{}/providers/Microsoft.Authorization/roleAssignments/{}", held.scope, held.id),
+        "name": held.id,
+        "type": "Microsoft.Authorization/roleAssignments",
+        "properties": {
+            "roleDefinitionId": role_definition_id(config, held.role),
+            "principalId": held.principal,
+            "principalType": "ServicePrincipal",
+            "scope": held.scope.as_str(),
+        },
+    })
+}
+
+/// The filters that clients use; another is refused, as an answer that passes over it would show too much.
+pub fn role_assignments(
+    config: &FabricConfig,
+    held: &[Assignment],
+    scope: &Scope,
+    caller: &str,
+    query: &str,
+) -> Result<Value, Problem> {
+    let filter = query_value(query, "$filter").unwrap_or_default();
+    let filter = filter.trim();
+    let quoted = |prefix: &str, suffix: &str| {
+        let inner = filter.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        is_guid(inner).then(|| inner.to_owned())
+    };
+    let by_principal = quoted("principalId eq '", "'");
+    let assigned = quoted("assignedTo('", "')");
+    let is_asked = |one: &&Assignment| match filter {
+        "" => true,
+        "atScope()" => one.scope.covers(scope),
+        "asTarget()" => one.principal.eq_ignore_ascii_case(caller),
+        _ => {
+            [&by_principal, &assigned].into_iter().flatten().any(|id| one.principal.eq_ignore_ascii_case(id))
+        }
+    };
+    let is_known = matches!(filter, "" | "atScope()" | "asTarget()");
+    if !is_known && by_principal.is_none() && assigned.is_none() {
+        return Err(Problem::invalid(
+            "The filters here are atScope(), asTarget(), principalId eq 'ID' and assignedTo('ID')."
+                .to_owned(),
+        ));
+    }
+    Ok(list(held.iter().filter(is_asked).map(|one| role_assignment(config, one)).collect()))
+}
+
+pub fn asked_assignment(id: &str, body: &Value) -> Result<(String, Role), Problem> {
+    if !is_guid(id) {
+        return Err(wrong("The role assignment's name", "a GUID"));
+    }
+    let properties = member(body, "properties").unwrap_or(body);
+    let principal = text(properties, "principalId")?.filter(|id| is_guid(id));
+    let principal = principal.ok_or_else(|| wrong("properties.principalId", "an object id"))?;
+    if member(properties, "condition").is_some() {
+        return Err(Problem::invalid(
+            "properties.condition is not supported: nothing would enforce it.".to_owned(),
+        ));
+    }
+    let definition = text(properties, "roleDefinitionId")?
+        .ok_or_else(|| wrong("properties.roleDefinitionId", "the id of a role definition"))?;
+    let id = definition.rsplit('/').next().unwrap_or_default();
+    let role = Role::from_id(id).ok_or_else(|| Problem::no_role(id))?;
+    Ok((principal.to_owned(), role))
+}
+
+/// The decoded value of the first parameter of this name.
+pub fn query_value(query: &str, name: &str) -> Option<String> {
+    let decoded = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_decode_str(&spaced).decode_utf8().ok().map(|text| text.into_owned())
+    };
+    query.split('&').find_map(|pair| {
+        let (own, value) = pair.split_once('=')?;
+        if decoded(own)?.eq_ignore_ascii_case(name) { decoded(value) } else { None }
+    })
+}
+
+/// RFC 3339, in UTC.
+fn date(seconds: i64) -> String {
+    let date = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    date.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+}

@@ -1,0 +1,140 @@
+//! The control plane of a quickstart: Azure Resource Manager on a listener of its own.
+
+use crate::CommandError;
+use crate::files;
+use crate::instance_command::Parameters as Genesis;
+use crate::layout::{Layout, RESOURCE_SUFFIX};
+use crate::provisioner::Children;
+use crate::state::{Principals, Settings};
+use api_control::{Control, ControlConfig};
+use domain::guid::Guid;
+use domain::principal::TenantId;
+use fabric::pools::{Life, PoolRecord};
+use fabric::{Fabric, FabricConfig, Role};
+use host_embedded::{EngineOptions, RedbEngine};
+use identity::issuer::{Issuer, RESOURCE_MANAGER_AUDIENCES, subscription_id};
+use identity::{Audiences, TokenVerifier, VerifierConfig};
+use service::{Clock, Pool, SystemClock};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+const CACHED_TOKENS: usize = 100;
+const PURGE_PERIOD: Duration = Duration::from_secs(60);
+pub const RESOURCE_GROUP: &str = "quickstart";
+pub const LOCATION: &str = "local";
+
+/// What pools of the control plane are founded with, beside their own parameters.
+pub fn founding(
+    layout: &Layout,
+    issuer: &Issuer,
+    tenant: &str,
+    key_source_url: String,
+) -> Result<Genesis, CommandError> {
+    Ok(Genesis {
+        tenant: tenant.to_owned(),
+        issuer: issuer.issuer(),
+        issuer_authority: issuer.authority(),
+        key_set: String::from_utf8(issuer.key_set_json())?,
+        key_source_url,
+        key_source_roots: std::fs::read_to_string(layout.ca_certificate())?,
+        administrators: vec![],
+        retention_days: 90,
+        purge_protection: false,
+    })
+}
+
+/// `pools`: the quickstart's own, which are shown and not changed.
+pub async fn open(
+    layout: &Layout,
+    settings: &Settings,
+    principals: &Principals,
+    issuer: &Arc<Issuer>,
+    children: Arc<Children>,
+    pools: impl Iterator<Item = &Arc<Pool>>,
+) -> Result<Arc<Control>, CommandError> {
+    let tenant = TenantId::parse(&principals.tenant)?;
+    let config = FabricConfig {
+        name: "Holdfast".to_owned(),
+        tenant: principals.tenant.clone(),
+        subscription: subscription_id(&tenant).to_string(),
+        resource_group: RESOURCE_GROUP.to_owned(),
+        location: LOCATION.to_owned(),
+        now: || SystemClock.now().int_date().unix_seconds(),
+    };
+    let directory = layout.fabric();
+    files::create_directory(&directory)?;
+    let engine = Arc::new(RedbEngine::open(directory.join("store"), EngineOptions::default())?);
+    let fixed = pools.map(|pool| shown(pool)).collect();
+    let fabric = Arc::new(Fabric::open(config, engine, children, fixed).await?);
+    let conformance = principals.conformance.as_ref().map(|principal| (principal, Role::Owner));
+    let held = [(&principals.admin, Role::Owner), (&principals.app, Role::Reader)];
+    for (principal, role) in held.into_iter().chain(conformance) {
+        // The same at every start, so that there is one.
+        let mut id: Guid = principal.object_id()?;
+        id.0[0] ^= 0xff;
+        fabric.bootstrap(&id.to_string(), &principal.object_id, role).await?;
+    }
+    let base_url = settings.control_url();
+    let audiences: Vec<String> =
+        RESOURCE_MANAGER_AUDIENCES.into_iter().map(String::from).chain([base_url.clone()]).collect();
+    let verifier = TokenVerifier::new(
+        VerifierConfig {
+            issuers: vec![issuer.issuer()],
+            tenant,
+            audiences: Audiences::new([""; 0], audiences.iter().map(String::as_str))?,
+            cached_tokens: CACHED_TOKENS,
+        },
+        issuer.key_set(),
+    );
+    let authenticate = {
+        let issuer = issuer.clone();
+        move |token: &str| {
+            // The issuer's keys may have changed. The same ones change nothing.
+            verifier.replace_keys(issuer.key_set());
+            let caller = verifier.verify(token, SystemClock.now()).map_err(|error| error.to_string())?;
+            Ok(caller.object_id.to_string())
+        }
+    };
+    Ok(Arc::new(Control {
+        fabric,
+        config: ControlConfig {
+            base_url,
+            authority: settings.issuer_url(),
+            graph: settings.issuer_url(),
+            pool_suffix: format!("{RESOURCE_SUFFIX}:{}", settings.port),
+            audiences: RESOURCE_MANAGER_AUDIENCES.map(String::from).to_vec(),
+        },
+        authenticate: Box::new(authenticate),
+    }))
+}
+
+/// Starts the pools that should run, then purges what is due, until it is time to close.
+pub async fn keep(fabric: Arc<Fabric>, mut closing: watch::Receiver<bool>) {
+    tokio::select! {
+        () = fabric.reconcile() => {}
+        _ = closing.wait_for(|closing| *closing) => return,
+    }
+    loop {
+        fabric.purge_due().await;
+        tokio::select! {
+            () = tokio::time::sleep(PURGE_PERIOD) => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
+    }
+}
+
+fn shown(pool: &Pool) -> PoolRecord {
+    let genesis = pool.genesis();
+    PoolRecord {
+        version: 1,
+        name: genesis.name.to_string(),
+        administrators: genesis.initial_administrators.iter().map(ToString::to_string).collect(),
+        retention_days: genesis.retention.days(),
+        purge_protection: genesis.purge_protection,
+        tags: Default::default(),
+        created_at: 0,
+        created_by: "holdfast quickstart".to_owned(),
+        life: Life::Present,
+    }
+}

@@ -1,0 +1,222 @@
+//! `holdfast instance`: one pool in a process of its own, started by the control plane and by nobody else.
+//!
+//! It speaks with who started it over its standard input and output, a line of JSON each: it is told where the pool is and
+//! what it is to be founded with if it is new, asks for a certificate for a key that it made, is given one, and says that
+//! it serves and whether it is activated. The end of its input is its end, so none outlives the control plane. What it is
+//! told of a pool that has been founded counts for nothing: genesis does.
+
+use crate::CommandError;
+use crate::certificates::ListenerKey;
+use crate::instance::{Founding, Place};
+use crate::listener::{Limits, Shared};
+use crate::places::{Capacity, Places};
+use crate::root_of_trust::RootOfTrust;
+use crate::{hardening, issuer_key_source, limits, pool_listener, quickstart, schedule};
+use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
+use domain::principal::TenantId;
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use service::{Random, SystemRandom};
+use std::io::{BufRead, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Of one line; pinned key sets and roots are in it.
+pub const MAX_LINE_BYTES: u64 = 1024 * 1024;
+const ACTIVATION_PERIOD: Duration = Duration::from_millis(500);
+
+/// The first line in.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    pub name: String,
+    pub port: u16,
+    pub directory: PathBuf,
+    pub root_key: PathBuf,
+    pub limits: PathBuf,
+    /// Of the issuer, in challenges.
+    pub authority: String,
+    pub issuer_port: u16,
+    pub genesis: Parameters,
+}
+
+/// What a new pool is founded with.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    pub tenant: String,
+    pub issuer: String,
+    pub issuer_authority: String,
+    pub key_set: String,
+    pub key_source_url: String,
+    pub key_source_roots: String,
+    pub administrators: Vec<String>,
+    pub retention_days: u8,
+    pub purge_protection: bool,
+}
+
+/// Lines out.
+#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Said {
+    /// A certificate request (PKCS#10).
+    Request {
+        der: Vec<u8>,
+    },
+    Serving {
+        activated: bool,
+    },
+    Activated,
+}
+
+/// The second line in: the certificate and its CA's.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certified {
+    pub chain: Vec<Vec<u8>>,
+}
+
+pub fn run() -> Result<ExitCode, CommandError> {
+    let hardening = hardening::for_class(PoolClass::Test)?;
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        .compact()
+        .init();
+    for shortfall in hardening.shortfalls() {
+        tracing::warn!("{shortfall}");
+    }
+    let start: Start = hear()?;
+    let key = ListenerKey::for_pool(&start.name)?;
+    say(&Said::Request { der: key.request().to_vec() })?;
+    let certified: Certified = hear()?;
+    let tls = key.server_config(certified.chain.into_iter().map(CertificateDer::from).collect())?;
+    let (end, ending) = watch::channel(false);
+    std::thread::spawn(move || {
+        let mut nothing = [0; 64];
+        while matches!(std::io::stdin().read(&mut nothing), Ok(1..)) {}
+        end.send_replace(true);
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let capacity = Capacity::within(hardening.descriptors);
+    while runtime.block_on(serve(&start, &tls, capacity, ending.clone()))? == Ended::ToSwitch {}
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Eq, PartialEq)]
+enum Ended {
+    AsAsked,
+    /// The pool was made anew around another domain.
+    ToSwitch,
+}
+
+async fn serve(
+    start: &Start,
+    tls: &Arc<ServerConfig>,
+    capacity: Capacity,
+    mut ending: watch::Receiver<bool>,
+) -> Result<Ended, CommandError> {
+    let place = Place {
+        name: start.name.parse()?,
+        directory: start.directory.clone(),
+        root: RootOfTrust::KeyFile(start.root_key.clone()),
+    };
+    place.finish_switch()?;
+    let (switch, mut switching) = watch::channel(false);
+    let found = || Ok(Founding { genesis: genesis(&place, &start.genesis)?, activation: None });
+    let pool = place.open(found, limits::read(&start.limits)?, switch).await?;
+    pool.connect_key_source(|source| issuer_key_source::connect(source, start.issuer_port))?;
+    let (close, closing) = watch::channel(false);
+    let shared = Shared {
+        tls: tls.clone(),
+        limits: Limits::default(),
+        places: Places::new(capacity.pool, capacity.pool / 4),
+        closing: closing.clone(),
+    };
+    let listeners = quickstart::bind_loopback("a pool", start.port)?;
+    let api = pool_listener::api(&pool, start.authority.clone(), start.port)?;
+    let mut services = JoinSet::new();
+    pool_listener::spawn(&mut services, listeners, &shared, &api);
+    services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
+    services.spawn(schedule::run(pool.clone(), closing));
+    let activated = pool.is_active();
+    say(&Said::Serving { activated })?;
+    let activation = async {
+        while !pool.is_active() {
+            tokio::time::sleep(ACTIVATION_PERIOD).await;
+        }
+        if !activated {
+            say(&Said::Activated)?;
+        }
+        std::future::pending::<Result<(), CommandError>>().await
+    };
+    let ended = tokio::select! {
+        _ = ending.wait_for(|ending| *ending) => Ended::AsAsked,
+        _ = switching.wait_for(|switch| *switch) => Ended::ToSwitch,
+        // Nobody hears any more.
+        _ = activation => Ended::AsAsked,
+    };
+    close.send_replace(true);
+    while services.join_next().await.is_some() {}
+    drop(api);
+    pool.close().await;
+    Ok(ended)
+}
+
+fn genesis(place: &Place, parameters: &Parameters) -> Result<Genesis, CommandError> {
+    let parameters = parameters.clone();
+    let genesis = Genesis {
+        pool: SystemRandom.guid(),
+        name: place.name.clone(),
+        security_domain: SystemRandom.guid(),
+        class: PoolClass::Test,
+        tenant: TenantId::parse(&parameters.tenant)?,
+        issuer: IssuerPin {
+            issuers: vec![parameters.issuer],
+            authority: parameters.issuer_authority,
+            key_set: parameters.key_set.into_bytes(),
+            audiences: vec![pool_listener::PUBLIC_AUDIENCE.to_owned()],
+            key_source: Some(KeySource {
+                url: parameters.key_source_url,
+                roots: parameters.key_source_roots.into_bytes(),
+            }),
+        },
+        initial_administrators: parameters
+            .administrators
+            .iter()
+            .map(|id| id.parse())
+            .collect::<Result<_, _>>()?,
+        break_glass_group: None,
+        retention: RetentionDays::new(u32::from(parameters.retention_days))?,
+        purge_protection: parameters.purge_protection,
+        audit_durability: AuditDurability::Synced,
+        allow_domain_redownload: false,
+    };
+    genesis.check()?;
+    Ok(genesis)
+}
+
+fn hear<T: for<'de> Deserialize<'de>>() -> Result<T, CommandError> {
+    let mut line = String::new();
+    // Unbuffered beyond the line: what follows is read elsewhere, and only for its end.
+    std::io::stdin().lock().take(MAX_LINE_BYTES).read_line(&mut line)?;
+    if line.is_empty() {
+        return Err("this command is started by the control plane: it was told nothing".into());
+    }
+    Ok(serde_json::from_str(&line)?)
+}
+
+fn say(said: &Said) -> Result<(), CommandError> {
+    let mut line = serde_json::to_vec(said)?;
+    line.push(b'\n');
+    let mut out = std::io::stdout().lock();
+    out.write_all(&line)?;
+    Ok(out.flush()?)
+}

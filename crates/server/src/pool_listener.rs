@@ -1,0 +1,44 @@
+//! The data plane's listeners of one pool.
+
+use crate::layout::RESOURCE_SUFFIX;
+use crate::listener::{self, Peer, Shared};
+use api_data::{Api, ApiConfig, Connection};
+use hyper::service::service_fn;
+use identity::{Audiences, MalformedSuffix};
+use service::Pool;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// As every Managed HSM client asks for it when told of no other.
+pub const PUBLIC_AUDIENCE: &str = "https://managedhsm.azure.net";
+
+/// `authority`: where challenges send a client. `port`: of the resource for clients that name no host of ours.
+pub fn api(pool: &Arc<Pool>, authority: String, port: u16) -> Result<Arc<Api>, MalformedSuffix> {
+    let host = format!("{}.{RESOURCE_SUFFIX}", pool.genesis().name);
+    let config = ApiConfig {
+        hosts: [host.as_str(), "localhost", "127.0.0.1", "[::1]"].map(String::from).to_vec(),
+        authority,
+        audiences: Audiences::new([RESOURCE_SUFFIX], [PUBLIC_AUDIENCE])?,
+        default_resource: format!("https://{RESOURCE_SUFFIX}:{port}"),
+    };
+    Ok(Arc::new(Api::new(pool.clone(), config)))
+}
+
+/// Serves `api` on each of `listeners`.
+pub fn spawn(services: &mut JoinSet<()>, listeners: Vec<TcpListener>, shared: &Shared, api: &Arc<Api>) {
+    for listener in listeners {
+        let api = api.clone();
+        let handler = move |peer: Peer| {
+            let api = api.clone();
+            let Peer { address, server_name, local_port } = peer;
+            let connection = Connection { peer: address, server_name, local_port };
+            service_fn(move |request| {
+                let (api, connection) = (api.clone(), connection.clone());
+                async move { Ok::<_, Infallible>(api.handle(request, connection).await) }
+            })
+        };
+        services.spawn(listener::serve(listener, shared.clone(), handler));
+    }
+}

@@ -1,0 +1,340 @@
+//! Runs the control plane's pools: each a child process of its own (`instance_command`) that is started again when it ends.
+//!
+//! A child is told what its pool is to be founded with, and gets a certificate for its own name; it gets no key and gives
+//! none. It ends when this process does, however that ends: its input ends with it.
+
+use crate::CommandError;
+use crate::certificates::CertificateAuthority;
+use crate::files;
+use crate::instance_command::{Certified, MAX_LINE_BYTES, Parameters as Genesis, Said, Start};
+use crate::layout::{Layout, RESOURCE_SUFFIX};
+use crate::root_of_trust::RootOfTrust;
+use async_trait::async_trait;
+use fabric::{InstanceState, Parameters, ProvisionError, Provisioner};
+use parking_lot::{Condvar, Mutex};
+use rustls_pki_types::CertificateSigningRequestDer;
+use service::{Random, SystemRandom};
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+const READY_TIME: Duration = Duration::from_secs(20);
+const STOP_TIME: Duration = Duration::from_secs(15);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Whoever served this long begins anew with short pauses.
+const STEADY: Duration = Duration::from_secs(60);
+/// The first port that a pool may get, counted from the quickstart's, and how many are tried.
+const FIRST_PORT_OFFSET: u16 = 30;
+const PORTS: u16 = 200;
+
+/// Names of running pools and their ports, for the proxy.
+pub type Ports = Arc<Mutex<HashMap<String, u16>>>;
+
+pub struct Children {
+    pub layout: Layout,
+    pub authority: Arc<CertificateAuthority>,
+    /// Of the quickstart's own pool.
+    pub port: u16,
+    pub issuer_port: u16,
+    /// In challenges.
+    pub challenged: String,
+    /// What all pools are founded with; what differs is filled in.
+    pub founding: Genesis,
+    pub ports: Ports,
+    pub running: Mutex<HashMap<String, Arc<Running>>>,
+}
+
+/// One pool's supervisor and its child.
+pub struct Running {
+    state: watch::Sender<InstanceState>,
+    held: Mutex<Held>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Held {
+    stopping: bool,
+    child: Option<Child>,
+    /// The child lives as long as this is open.
+    input: Option<ChildStdin>,
+}
+
+impl Children {
+    /// Ends all children, gracefully.
+    pub async fn stop_all(&self) {
+        let names: Vec<String> = self.running.lock().keys().cloned().collect();
+        for name in names {
+            if let Err(error) = self.stop(&name).await {
+                tracing::error!(pool = name, %error, "a pool cannot be stopped");
+            }
+        }
+    }
+
+    /// The pool's port, the same from start to start.
+    fn port(&self, name: &str) -> Result<u16, CommandError> {
+        let place = self.layout.place(name.parse()?);
+        let directory = place.directory.parent().ok_or("a pool has a directory above its own")?;
+        files::create_directory(directory)?;
+        let taken: Vec<u16> = self.ports.lock().values().copied().collect();
+        let held = files::read_or_make::<CommandError>(&directory.join("port"), || {
+            let first = self.port.saturating_add(FIRST_PORT_OFFSET);
+            let is_free =
+                |port: &u16| !taken.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+            let port =
+                (first..first.saturating_add(PORTS)).find(is_free).ok_or("no port is free for the pool")?;
+            Ok(Zeroizing::new(port.to_string().into_bytes()))
+        })?;
+        Ok(std::str::from_utf8(&held)?.trim().parse()?)
+    }
+
+    fn start_message(&self, parameters: &Parameters) -> Result<Start, CommandError> {
+        let place = self.layout.place(parameters.name.parse()?);
+        let RootOfTrust::KeyFile(root_key) = place.root else {
+            return Err("pools of the control plane cannot be sealed under a credential yet".into());
+        };
+        let mut genesis = self.founding.clone();
+        genesis.administrators.clone_from(&parameters.administrators);
+        genesis.retention_days = parameters.retention_days;
+        genesis.purge_protection = parameters.purge_protection;
+        Ok(Start {
+            name: parameters.name.clone(),
+            port: self.port(&parameters.name)?,
+            directory: std::path::absolute(place.directory)?,
+            root_key: std::path::absolute(root_key)?,
+            limits: std::path::absolute(self.layout.limits())?,
+            authority: self.challenged.clone(),
+            issuer_port: self.issuer_port,
+            genesis,
+        })
+    }
+
+    fn begin(&self, parameters: &Parameters) -> Result<Arc<Running>, CommandError> {
+        let start = self.start_message(parameters)?;
+        let mut running = self.running.lock();
+        if let Some(running) = running.get(&parameters.name) {
+            return Ok(running.clone());
+        }
+        let new = Arc::new(Running {
+            state: watch::Sender::new(InstanceState::Starting),
+            held: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        self.ports.lock().insert(parameters.name.clone(), start.port);
+        let log = self.layout.data.join("run").join(format!("{}.log", parameters.name));
+        let supervisor = Supervisor { running: new.clone(), authority: self.authority.clone(), start, log };
+        std::thread::Builder::new()
+            .name(format!("pool {}", parameters.name))
+            .spawn(move || supervisor.run())?;
+        running.insert(parameters.name.clone(), new.clone());
+        Ok(new)
+    }
+
+    async fn end(&self, name: &str) -> Result<(), ProvisionError> {
+        let Some(running) = self.running.lock().get(name).cloned() else { return Ok(()) };
+        {
+            let mut held = running.held.lock();
+            held.stopping = true;
+            held.input = None;
+            running.changed.notify_all();
+        }
+        let mut state = running.state.subscribe();
+        let stopped = async |state: &mut watch::Receiver<InstanceState>| {
+            let stopped = state.wait_for(|state| *state == InstanceState::Stopped);
+            tokio::time::timeout(STOP_TIME, stopped).await.is_ok()
+        };
+        if !stopped(&mut state).await {
+            if let Some(child) = &mut running.held.lock().child {
+                child.kill().map_err(|error| ProvisionError(error.to_string()))?;
+            }
+            if !stopped(&mut state).await {
+                return Err(ProvisionError("its process does not end".to_owned()));
+            }
+        }
+        self.running.lock().remove(name);
+        self.ports.lock().remove(name);
+        Ok(())
+    }
+
+    /// The root key first: without it, what is left of the rest opens for nobody.
+    fn destroy(&self, name: &str) -> Result<(), CommandError> {
+        let place = self.layout.place(name.parse()?);
+        if let RootOfTrust::KeyFile(path) = &place.root
+            && let Some(key) = files::read(path)?
+        {
+            let mut noise = Zeroizing::new(vec![0; key.len()]);
+            SystemRandom.fill(&mut noise);
+            let mut file = OpenOptions::new().write(true).open(path)?;
+            file.write_all(&noise)?;
+            file.sync_all()?;
+            std::fs::remove_file(path)?;
+            sync_parent(path)?;
+        }
+        let Some(directory) = place.directory.parent() else { return Ok(()) };
+        match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            Ok(()) | Err(_) => {}
+        }
+        sync_parent(directory)
+    }
+}
+
+fn sync_parent(path: &std::path::Path) -> Result<(), CommandError> {
+    match path.parent() {
+        Some(parent) if parent.exists() => Ok(std::fs::File::open(parent)?.sync_all()?),
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[async_trait]
+impl Provisioner for Children {
+    async fn start(&self, parameters: &Parameters) -> Result<(), ProvisionError> {
+        let running = self.begin(parameters).map_err(|error| ProvisionError(error.to_string()))?;
+        let mut state = running.state.subscribe();
+        let serves =
+            state.wait_for(|state| matches!(state, InstanceState::NotActivated | InstanceState::Active));
+        match tokio::time::timeout(READY_TIME, serves).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                let log = self.layout.data.join("run").join(format!("{}.log", parameters.name));
+                Err(ProvisionError(format!(
+                    "the pool {} did not serve within {} s; {} says why",
+                    parameters.name,
+                    READY_TIME.as_secs(),
+                    log.display()
+                )))
+            }
+        }
+    }
+
+    async fn stop(&self, name: &str) -> Result<(), ProvisionError> {
+        self.end(name).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), ProvisionError> {
+        self.end(name).await?;
+        self.destroy(name).map_err(|error| ProvisionError(error.to_string()))
+    }
+
+    fn state(&self, name: &str) -> InstanceState {
+        self.running.lock().get(name).map_or(InstanceState::Stopped, |running| *running.state.borrow())
+    }
+
+    fn uri(&self, name: &str) -> String {
+        let port = self.ports.lock().get(name).copied().unwrap_or(self.port);
+        format!("https://{name}.{RESOURCE_SUFFIX}:{port}/")
+    }
+}
+
+struct Supervisor {
+    running: Arc<Running>,
+    authority: Arc<CertificateAuthority>,
+    start: Start,
+    log: std::path::PathBuf,
+}
+
+impl Supervisor {
+    fn run(self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let began = Instant::now();
+            let ended = self.run_once();
+            // Reaped, and whatever it held open is closed.
+            let (input, child) = {
+                let mut held = self.running.held.lock();
+                (held.input.take(), held.child.take())
+            };
+            drop(input);
+            if let Some(mut child) = child {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            let mut held = self.running.held.lock();
+            if held.stopping {
+                break;
+            }
+            let name = &self.start.name;
+            match ended {
+                Ok(()) => tracing::error!(pool = name, "a pool's process ended; it is started again"),
+                Err(error) => {
+                    tracing::error!(pool = name, %error, "a pool cannot be started; it is tried again")
+                }
+            }
+            self.running.state.send_replace(InstanceState::Starting);
+            if began.elapsed() > STEADY {
+                pause = FIRST_PAUSE;
+            }
+            let deadline = Instant::now() + pause;
+            while !held.stopping && !self.running.changed.wait_until(&mut held, deadline).timed_out() {}
+            if held.stopping {
+                break;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        self.running.state.send_replace(InstanceState::Stopped);
+    }
+
+    /// Until the child ends.
+    fn run_once(&self) -> Result<(), CommandError> {
+        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log)?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("instance")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()?;
+        let mut input = child.stdin.take().ok_or("the child has no input")?;
+        let output = child.stdout.take().ok_or("the child has no output")?;
+        {
+            let mut held = self.running.held.lock();
+            held.child = Some(child);
+            if held.stopping {
+                return Ok(());
+            }
+        }
+        tell(&mut input, &self.start)?;
+        self.running.held.lock().input = Some(input);
+        let mut output = BufReader::new(output);
+        while let Some(said) = hear(&mut output)? {
+            match said {
+                Said::Request { der } => {
+                    let request = CertificateSigningRequestDer::from(der);
+                    let chain = self.authority.sign_for_pool(&request, &self.start.name)?;
+                    let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
+                    if let Some(input) = &mut self.running.held.lock().input {
+                        tell(input, &Certified { chain })?;
+                    }
+                }
+                Said::Serving { activated: false } => {
+                    self.running.state.send_replace(InstanceState::NotActivated);
+                }
+                Said::Serving { activated: true } | Said::Activated => {
+                    self.running.state.send_replace(InstanceState::Active);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tell<T: serde::Serialize>(input: &mut ChildStdin, message: &T) -> Result<(), CommandError> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    Ok(input.write_all(&line)?)
+}
+
+/// A child is believed nothing but its own state; what is no line of that kind ends it.
+fn hear(output: &mut impl BufRead) -> Result<Option<Said>, CommandError> {
+    let mut line = String::new();
+    if output.take(MAX_LINE_BYTES).read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_str(&line)?))
+}
