@@ -16,6 +16,7 @@ import holdfast
 import pytest
 from azure.identity import ClientSecretCredential
 from test_az import CLOUD, Az, another
+from test_security_domain import Holder
 
 GROUP = ["--resource-group", "quickstart"]
 VERSION = "api-version=2024-11-01"
@@ -159,14 +160,7 @@ def wait(condition, seconds=20):
 
 def make_holders(directory):
     """Certificates of three holders."""
-    paths = []
-    for number in range(3):
-        path = directory / f"holder-{number}.cer"
-        subject = f"/CN=holder {number}"
-        words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", subject]
-        subprocess.run([*words, "-keyout", f"{path}.key", "-out", str(path)], check=True, capture_output=True)
-        paths.append(str(path))
-    return paths
+    return [str(Holder(directory, f"holder-{number}").certificate) for number in range(3)]
 
 
 def test_a_pool_outlives_its_process_and_the_control_plane(own, owner):
@@ -180,6 +174,10 @@ def test_a_pool_outlives_its_process_and_the_control_plane(own, owner):
     own.kill()
     # A child that is nobody's any more ends by itself.
     wait(lambda: not os.path.exists(f"/proc/{pid}") or is_zombie(pid))
+    # Its directory is not for another pool of that name.
+    words = ["quickstart", "--data", own.data, "--port", str(own.port), "--blank-pool", "steady"]
+    refused = subprocess.run([holdfast.binary(), *words], capture_output=True, text=True, timeout=20, env=holdfast.clean_environment())
+    assert refused.returncode == 1 and "named steady already" in refused.stderr, refused
     own.start()
     wait(lambda: owner("GET", f"{owner.pools}/steady")[1] == before)
 

@@ -10,6 +10,7 @@ use crate::instance_command::{Certified, MAX_LINE_BYTES, Parameters as Genesis, 
 use crate::layout::{Layout, RESOURCE_SUFFIX};
 use crate::root_of_trust::RootOfTrust;
 use async_trait::async_trait;
+use domain::name::PoolName;
 use fabric::{InstanceState, Parameters, ProvisionError, Provisioner};
 use parking_lot::{Condvar, Mutex};
 use rustls_pki_types::CertificateSigningRequestDer;
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+/// In a pool's directory: the port that it serves at. No other pool's directory has it.
+const PORT: &str = "port";
 const READY_TIME: Duration = Duration::from_secs(20);
 const STOP_TIME: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -67,6 +70,11 @@ struct Held {
     input: Option<ChildStdin>,
 }
 
+/// Whether the control plane has a pool of this name, deleted ones included.
+pub fn has_pool(layout: &Layout, name: &PoolName) -> bool {
+    layout.place(name.clone()).directory.with_file_name(PORT).exists()
+}
+
 impl Children {
     /// Ends all children, gracefully.
     pub async fn stop_all(&self) {
@@ -84,7 +92,7 @@ impl Children {
         let directory = place.directory.parent().ok_or("a pool has a directory above its own")?;
         files::create_directory(directory)?;
         let taken: Vec<u16> = self.ports.lock().values().copied().collect();
-        let held = files::read_or_make::<CommandError>(&directory.join("port"), || {
+        let held = files::read_or_make::<CommandError>(&directory.join(PORT), || {
             let first = self.port.saturating_add(FIRST_PORT_OFFSET);
             let is_free =
                 |port: &u16| !taken.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();

@@ -17,7 +17,7 @@ use crate::root_of_trust::{RootOfTrust, Sealed};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
     admin, control, detach, files, hardening, holders, instance, issuer_federation, issuer_key_source,
-    limits, managed_identity, output, pool_listener, proxy, remains, running, schedule, sealed,
+    limits, managed_identity, output, pool_listener, provisioner, proxy, remains, running, schedule, sealed,
 };
 use domain::access::{BuiltInRole, Scope};
 use domain::name::PoolName;
@@ -183,6 +183,13 @@ async fn serve(
             .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
     }
     remains::check(layout)?;
+    // Two processes would serve one directory, and a purge by the one destroy what the other has.
+    if let Some(name) = arguments.blank_pools.iter().find(|name| provisioner::has_pool(layout, name)) {
+        return Err(format!(
+            "the control plane has a pool named {name} already: choose another name for --blank-pool"
+        )
+        .into());
+    }
     let (settings, changed) =
         Settings::updated(Settings::read(layout)?, arguments.port, &arguments.blank_pools)?;
     let listeners = Listeners::bind(&settings, !arguments.no_managed_identity)?;
