@@ -79,6 +79,7 @@ const TABLE: &[Row] = &[
             "identity",
             "service",
             "api-data",
+            "api-control",
         ],
     },
     // Tools beside the product: they drive the built binary and link nothing of ours.

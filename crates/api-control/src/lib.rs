@@ -4,6 +4,8 @@
 //! Creating, recovering, deleting and purging are done when they are answered. Purging is answered as a long-running
 //! operation all the same, as clients take nothing else; its state is read from the pool, so that it outlives a restart.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod problem;
 mod route;
 mod wire;

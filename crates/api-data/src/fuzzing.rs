@@ -1,7 +1,7 @@
 //! Private parsers, for fuzz targets alone.
 
 use crate::route::RouteKind;
-use crate::{api, key_import, paging, wire};
+use crate::{api, key_import, paging, rotation, wire};
 use domain::access::Scope;
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
@@ -15,6 +15,7 @@ pub fn body(kind: RouteKind, body: &[u8]) -> Option<Result<(), Error>> {
         RouteKind::CreateKey => wire::parse_create(name, body).map(drop),
         RouteKind::RestoreKey => wire::parse_restore(body).map(drop),
         RouteKind::ImportKey => key_import::parse(name, body).map(drop),
+        RouteKind::SetRotationPolicy => rotation::parse(body).map(drop),
         RouteKind::UpdateKey => wire::parse_update(body).map(drop),
         RouteKind::Sign => wire::parse_sign(body).map(drop),
         RouteKind::Verify => wire::parse_verify(body).map(drop),

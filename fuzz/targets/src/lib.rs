@@ -5,6 +5,7 @@
 //! `cargo xtask soak` (`fuzz/README.md`).
 #![allow(clippy::unwrap_used, clippy::panic)] // a failed check is a finding
 
+mod control;
 mod disk;
 mod domain_files;
 mod http_surface;
@@ -29,6 +30,8 @@ pub const TARGETS: &[Target] = targets![
     requests::route,
     requests::query,
     requests::body,
+    control::control_route,
+    control::control_body,
     tokens::jwt,
     tokens::jwt_claims,
     tokens::jwk_set,
