@@ -15,9 +15,14 @@ import shutil
 import subprocess
 
 import pytest
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_public_key,
+)
 
 import holdfast
 from holdfast import clean_environment, fresh_name
@@ -205,6 +210,28 @@ def test_a_key_has_a_rotation_policy_and_is_rotated(az, names, tmp_path):
     rotated = az("keyvault", "key", "rotate", *names.key(name))
     assert rotated["key"]["kid"] != first["key"]["kid"] and rotated["attributes"]["expires"]
     assert len(az("keyvault", "key", "list-versions", *names.key(name))) == 2
+
+
+def test_a_key_comes_in_a_byok_file(az, names, tmp_path):
+    kek, name = fresh_name("kek"), fresh_name("byok")
+    made = az("keyvault", "key", "create", *names.key(kek), "--kty", "RSA-HSM", "--size", "3072", "--ops", "import")
+    pem = tmp_path / "kek.pem"
+    az("keyvault", "key", "download", *names.key(kek), "--file", str(pem), "--encoding", "PEM")
+    public = load_pem_public_key(pem.read_bytes())
+    secret, private = os.urandom(32), ec.generate_private_key(ec.SECP384R1())
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
+    target = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    ciphertext = public.encrypt(secret, oaep) + keywrap.aes_key_wrap_with_padding(secret, target)
+    header = {"kid": made["key"]["kid"], "alg": "dir", "enc": "CKM_RSA_AES_KEY_WRAP"}
+    file = tmp_path / "target.byok"
+    text = base64.urlsafe_b64encode(ciphertext).decode().rstrip("=")
+    file.write_text(json.dumps({"schema_version": "1.0.0", "header": header, "ciphertext": text, "generator": "test"}))
+    brought = az(
+        "keyvault", "key", "import", *names.key(name), "--kty", "EC", "--curve", "P-384", "--byok-file", str(file)
+    )
+    assert (brought["key"]["kty"], brought["key"]["crv"]) == ("EC-HSM", "P-384")
+    x = int.from_bytes(base64.b64decode(brought["key"]["x"]), "big")
+    assert x == private.public_key().public_numbers().x
 
 
 def test_keys_are_made_shown_and_used(az, names):

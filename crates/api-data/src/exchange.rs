@@ -1,7 +1,7 @@
 //! One authenticated request on a known route: reads the body, calls the use case, writes the answer's body.
 
 use crate::api::{Answer, query};
-use crate::key_import;
+use crate::key_import::{self, Import};
 use crate::paging::{self, Place};
 use crate::rotation;
 use crate::route::{KeyUse, Route};
@@ -60,7 +60,12 @@ impl Exchange<'_> {
             }
             Route::ImportKey(name) => {
                 let parse = |body: &[u8]| key_import::parse(name, body);
-                let act = |ticket, imported| pool.import_key(ticket, imported);
+                let act = |ticket, import| async move {
+                    match import {
+                        Import::Parts(imported) => pool.import_key(ticket, imported).await,
+                        Import::Wrapped(wrapped) => pool.import_wrapped_key(ticket, wrapped).await,
+                    }
+                };
                 self.with_body(body, parse, act, |view| wire::key_bundle(&origin, &view)).await
             }
             Route::ReadKey(key) => {

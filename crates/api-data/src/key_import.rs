@@ -1,16 +1,19 @@
 //! `PUT /keys/{name}`: a private key in a body. Its private members go from the request's buffer into [`SecretBytes`], with
 //! no copy between, and are numbers to nobody here.
 
+use crate::byok;
 use crate::wire::{AttributesBody, BASE64URL, bad, operations, required, shorten};
 use base64::Engine as _;
 use domain::algorithm::Curve;
 use domain::key::Tags;
 use domain::name::KeyName;
 use domain::time::IntDate;
-use serde::de::{IgnoredAny, Visitor};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use service::{EcParts, Error, ImportedKey, NewKey, PrivateParts, RsaParts, SecretBytes};
+use service::{
+    EcParts, Error, ImportedKey, NewKey, PrivateParts, RsaParts, SecretBytes, WrappedKey, WrappedKind,
+};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -43,7 +46,7 @@ struct KeyBody {
     dq: Option<Secret>,
     qi: Option<Secret>,
     k: Option<Secret>,
-    key_hsm: Option<IgnoredAny>,
+    key_hsm: Option<String>,
 }
 
 /// A member that nobody but the key's owner may know.
@@ -84,13 +87,33 @@ impl<'de> Visitor<'de> for SecretVisitor {
     }
 }
 
-pub(crate) fn parse(name: KeyName, body: &[u8]) -> Result<ImportedKey, Error> {
+/// What an import brings: parts in the clear, or wrapped for a key of the pool.
+pub(crate) enum Import {
+    Parts(ImportedKey),
+    Wrapped(WrappedKey),
+}
+
+pub(crate) fn parse(name: KeyName, body: &[u8]) -> Result<Import, Error> {
     let body: ImportBody = crate::wire::parse(body)?;
     let attributes = body.attributes.unwrap_or_default();
     if body.release_policy.is_some_and(|policy| !policy.is_null()) || attributes.exportable == Some(true) {
         return Err(bad("release_policy and attributes.exportable are not supported by this release".into()));
     }
     let operations = operations(body.key.key_ops.clone())?;
+    if let Some(file) = &body.key.key_hsm {
+        let (kek, ciphertext) = byok::parse(file)?;
+        return Ok(Import::Wrapped(WrappedKey {
+            name,
+            kind: wrapped_kind(&body.key)?,
+            kek,
+            ciphertext,
+            operations,
+            enabled: attributes.enabled.unwrap_or(true),
+            not_before: attributes.nbf.map(IntDate::from_unix_seconds),
+            expires: attributes.exp.map(IntDate::from_unix_seconds),
+            tags: Tags::new(body.tags.unwrap_or_default())?,
+        }));
+    }
     let parts = parts(body.key)?;
     let new = NewKey {
         name,
@@ -103,13 +126,28 @@ pub(crate) fn parse(name: KeyName, body: &[u8]) -> Result<ImportedKey, Error> {
         exportable: false,
         tags: Tags::new(body.tags.unwrap_or_default())?,
     };
-    Ok(ImportedKey { new, parts })
+    Ok(Import::Parts(ImportedKey { new, parts }))
+}
+
+/// What a wrapped key is said to be. The Azure CLI names a curve for every type.
+fn wrapped_kind(key: &KeyBody) -> Result<WrappedKind, Error> {
+    if key.d.is_some() || key.k.is_some() {
+        return Err(bad("key.key_hsm stands beside no private member".into()));
+    }
+    match key.kty.as_deref() {
+        Some("RSA" | "RSA-HSM") => Ok(WrappedKind::Rsa),
+        Some("EC" | "EC-HSM") => key
+            .crv
+            .as_deref()
+            .and_then(Curve::parse)
+            .map(WrappedKind::Ec)
+            .ok_or_else(|| bad("key.crv must be P-256, P-256K, P-384 or P-521".into())),
+        Some("oct" | "oct-HSM") => Ok(WrappedKind::Oct),
+        Some(_) | None => Err(bad("key.kty must be RSA-HSM, EC-HSM or oct-HSM".into())),
+    }
 }
 
 fn parts(key: KeyBody) -> Result<PrivateParts, Error> {
-    if key.key_hsm.is_some() {
-        return Err(bad("key.key_hsm (BYOK) is not supported by this release".into()));
-    }
     if key.k.is_some() && !matches!(key.kty.as_deref(), Some("oct" | "oct-HSM")) {
         return Err(bad("key.k goes with a key.kty of oct-HSM alone".into()));
     }
@@ -159,7 +197,10 @@ mod tests {
     }
 
     fn parse_text(body: &str) -> Result<ImportedKey, String> {
-        parse("n".parse().unwrap(), body.as_bytes()).map_err(|error| error.to_string())
+        match parse("n".parse().unwrap(), body.as_bytes()).map_err(|error| error.to_string())? {
+            Import::Parts(imported) => Ok(imported),
+            Import::Wrapped(_) => Err("wrapped".to_owned()),
+        }
     }
 
     fn refusal(key: Value) -> String {
@@ -196,7 +237,7 @@ mod tests {
         };
         assert!(with("k", json!("AAAA")).contains("oct-HSM alone"));
         assert!(with("kty", json!("oct-HSM")).contains("key.k is missing"));
-        assert!(with("key_hsm", json!("AAAA")).contains("not supported by this release"));
+        assert!(with("key_hsm", json!("AAAA")).contains("not a BYOK file"));
         assert!(with("crv", json!("P-224")).contains("P-256K"));
         assert!(with("d", Value::Null).contains("key.d is missing"));
         assert!(with("x", Value::Null).contains("key.x is missing"));

@@ -109,6 +109,28 @@ impl AesDecrypting {
         (usize::try_from(written) == Ok(plaintext.len())).then_some(plaintext)
     }
 
+    /// AES key wrap with padding undone (RFC 5649); `None` also where the integrity check fails.
+    pub(crate) fn unwrap_padded(&self, wrapped: &[u8]) -> Option<SecretBytes> {
+        let mut plaintext = SecretBytes::zeroed(wrapped.len().checked_sub(WRAP_OVERHEAD)?);
+        let mut length = 0;
+        // SAFETY: the library writes at most `max_out` bytes to `out` and the count to `out_len` (include/openssl/aes.h);
+        // `plaintext` has as many, and `in_len - 8` of them is what the library asks for.
+        let opened = unsafe {
+            ffi::AES_unwrap_key_padded(
+                self.0.0.as_ptr(),
+                plaintext.danger_expose_mut().as_mut_ptr(),
+                &mut length,
+                plaintext.len(),
+                wrapped.as_ptr(),
+                wrapped.len(),
+            )
+        };
+        (opened == 1 && length <= plaintext.len()).then(|| {
+            plaintext.truncate(length);
+            plaintext
+        })
+    }
+
     /// AES-CBC in place. `None` unless `data` is whole blocks.
     pub(crate) fn cbc(&self, iv: [u8; BLOCK_BYTES], data: &mut [u8]) -> Option<()> {
         self.0.cbc(iv, data, ffi::AES_DECRYPT)

@@ -11,17 +11,20 @@ mod errors;
 mod import;
 mod known_answers;
 mod oct;
+mod pkcs8;
 mod registers;
 mod rsa;
 mod self_test;
 #[cfg(test)]
 mod vectors;
+mod wrapped_key;
 
 use crate::ec::EcKey;
 use crate::errors::{failed_to, input_length, invalid_material, mismatch};
 use crate::oct::OctKey;
 use crate::rsa::RsaKey;
 use crypto::domain_secrets::PartitionWrappingKey;
+use crypto::import::WrappedKind;
 use crypto::masking;
 use crypto::stack::wiping_stack;
 use crypto::{
@@ -110,6 +113,16 @@ impl Partition for SoftwarePartition {
         binding: &MaterialBinding,
     ) -> Result<Generated, PartitionError> {
         self.new_key(spec, binding, || import::material(spec, parts))
+    }
+
+    fn unwrap(
+        &self,
+        kek: &dyn LoadedKey,
+        kind: WrappedKind,
+        wrapped: &[u8],
+    ) -> Result<PrivateParts, PartitionError> {
+        arena::admit_key()?;
+        private(|| wrapped_key::open(kek, kind, wrapped))
     }
 
     fn load(

@@ -71,6 +71,13 @@ pub(crate) fn generate(size: RsaSize, public_exponent: Option<u64>) -> Result<Se
         .ok_or(PartitionError::Internal("generate an RSA key"))
 }
 
+/// PKCS#8 DER, the same at each call.
+#[cfg(test)]
+pub(crate) fn generate_for_tests() -> &'static SecretBytes {
+    static KEY: OnceLock<SecretBytes> = OnceLock::new();
+    KEY.get_or_init(|| generate(RsaSize::Rsa2048, None).expect("a key"))
+}
+
 /// PKCS#8 DER from an `RSAPrivateKey` (RFC 8017 appendix A.1.2), as the library reads and checks it.
 pub(crate) fn from_private_key_der(der: &[u8]) -> Result<SecretBytes, PartitionError> {
     RsaPrivateKey::from_private_key_der(der)

@@ -14,6 +14,14 @@ pub enum PrivateParts {
     Oct(SecretBytes),
 }
 
+/// What a wrapped key is said to be, before it is opened. A size is what it turns out to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WrappedKind {
+    Rsa,
+    Ec(Curve),
+    Oct,
+}
+
 /// Members as RFC 7518 section 6.3 names them. The last three follow from the others.
 pub struct RsaParts {
     pub n: Vec<u8>,

@@ -1,6 +1,6 @@
 //! The boundary behind which clear key material lives.
 
-use crate::import::PrivateParts;
+use crate::import::{PrivateParts, WrappedKind};
 use crate::secret::SecretBytes;
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
 use domain::key::PublicKey;
@@ -99,6 +99,19 @@ pub trait Partition: Send + Sync {
         parts: &PrivateParts,
         binding: &MaterialBinding,
     ) -> Result<Generated, PartitionError>;
+
+    /// Opens a private key that was wrapped for `kek` with CKM_RSA_AES_KEY_WRAP (PKCS#11 3.0 section 6.1.15): RSA-OAEP with
+    /// SHA-1 over an AES key, then that key's wrap with padding (RFC 5649) of the key in PKCS#8, or of a symmetric key as
+    /// it is. What it holds is checked by [`Partition::import`].
+    ///
+    /// # Errors
+    /// `InvalidMaterial`, saying at which layer.
+    fn unwrap(
+        &self,
+        kek: &dyn LoadedKey,
+        kind: WrappedKind,
+        wrapped: &[u8],
+    ) -> Result<PrivateParts, PartitionError>;
 
     /// Unmasks and parses. Costs 27 to 44 percent of an RSA signature, so callers keep the result.
     fn load(

@@ -5,12 +5,12 @@ use crate::failures::{Attempt, Refused};
 use crate::index::Held;
 use crate::pool::{Change, Pool};
 use crate::ticket::{Recorded, Ticket};
-use crate::views::{ImportedKey, KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey};
+use crate::views::{ImportedKey, KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey, WrappedKey};
 use crate::workers::CostClass;
 use audit::event::{Event, EventResult};
 use crypto::{
     Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaterialBinding, Partition, PartitionError,
-    SecretBytes,
+    PrivateParts, SecretBytes,
 };
 use domain::access::{Action, Grant, Scope, action};
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
@@ -40,6 +40,7 @@ key_uses! {
     Decrypt => Decrypt,
     Wrap => WrapKey,
     Unwrap => UnwrapKey,
+    KeyImport => Import,
 }
 
 /// A data action that makes a version of a key.
@@ -126,6 +127,63 @@ impl Pool {
             Err(error) => return ticket.record(Err(error)).await,
         };
         self.record_change(ticket, || self.decide_create(&record)).await
+    }
+
+    /// Takes in a private key that was wrapped for a key of this pool. The caller needs the right to import at both: whoever
+    /// may import one key may not use another for it.
+    pub async fn import_wrapped_key(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        wrapped: WrappedKey,
+    ) -> Recorded<KeyView> {
+        let scope = Scope::Key(wrapped.name.clone());
+        let version = self.new_version();
+        ticket.about_key(&wrapped.name, Some(version));
+        ticket.asks::<action::KeyImport>(&scope);
+        ticket.details(format!("wrapped for {}", shown(&wrapped.kek)));
+        let made = async {
+            let grant = ticket.authorize::<action::KeyImport>(scope)?;
+            // Before anything costs: a name that is taken, or full, is known.
+            self.extended(&wrapped.name, version)?;
+            let parts = self.open_wrapped(&ticket, &wrapped).await?;
+            let new = NewKey {
+                name: wrapped.name.clone(),
+                spec: parts.spec()?,
+                public_exponent: None,
+                operations: wrapped.operations,
+                enabled: wrapped.enabled,
+                not_before: wrapped.not_before,
+                expires: wrapped.expires,
+                exportable: false,
+                tags: wrapped.tags.clone(),
+            };
+            let spec = new.spec;
+            self.make_version(&grant, &new, version, move |partition, binding| {
+                partition.import(spec, &parts, binding)
+            })
+            .await
+        };
+        let record = match made.await {
+            Ok(record) => record,
+            Err(error) => return ticket.record(Err(error)).await,
+        };
+        self.record_change(ticket, || self.decide_create(&record)).await
+    }
+
+    /// The parts of a wrapped key, opened with its KEK. Says of the KEK what keeps it from that.
+    async fn open_wrapped(&self, ticket: &Ticket, wrapped: &WrappedKey) -> Result<PrivateParts, Error> {
+        let grant = ticket.authorize::<action::KeyImport>(Scope::Key(wrapped.kek.name.clone()))?;
+        let amiss = |error: Error| match error {
+            error @ (Error::KeyNotFound { .. } | Error::VersionNotFound { .. } | Error::UseRefused(_)) => {
+                Error::BadParameter(format!("the key that header.kid names cannot unwrap: {error}"))
+            }
+            other => other,
+        };
+        let usable = self.usable(&grant, wrapped.kek.version).map_err(amiss)?;
+        let (partition, key) = (self.partition().clone(), usable.key);
+        let (kind, ciphertext) = (wrapped.kind, wrapped.ciphertext.clone());
+        let open = move || partition.unwrap(key.as_ref(), kind, &ciphertext);
+        Ok(self.workers().run(CostClass::RsaPrivate, open).await??)
     }
 
     pub async fn read_key(self: &Arc<Self>, mut ticket: Ticket, key: KeyReference) -> Recorded<KeyView> {
@@ -589,6 +647,14 @@ impl Pool {
 
     fn binding(&self, name: &KeyName, version: KeyVersion) -> MaterialBinding {
         binding(self.genesis().pool, name, version)
+    }
+}
+
+/// `name/version`
+fn shown(key: &KeyReference) -> String {
+    match key.version {
+        Some(version) => format!("{}/{version}", key.name),
+        None => key.name.to_string(),
     }
 }
 

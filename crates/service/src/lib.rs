@@ -26,7 +26,7 @@ mod workers;
 pub use audit::Receipt;
 pub use ceremony::{DownloadRequest, HolderSet, TransferKey};
 pub use clock::{Clock, Random, SystemClock, SystemRandom};
-pub use crypto::import::{EcParts, PrivateParts, RsaParts};
+pub use crypto::import::{EcParts, PrivateParts, RsaParts, WrappedKind};
 pub use crypto::key_backup::{BackupRefused, MAX_BACKUP_BYTES};
 pub use crypto::{Ciphertext, PartitionError, SecretBytes};
 pub use error::Error;
@@ -40,4 +40,6 @@ pub use security_domain::{DomainStatus, Installation, Installer};
 pub use settings::SettingView;
 pub use storage::ActivationRecord;
 pub use ticket::{Recorded, RequestFacts, Shown, Ticket};
-pub use views::{DeletedKeyView, ImportedKey, KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey};
+pub use views::{
+    DeletedKeyView, ImportedKey, KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey, WrappedKey,
+};

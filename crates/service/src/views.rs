@@ -1,6 +1,7 @@
 //! What operations take and give, as plain values. Strings stop before here.
 
 use crypto::PrivateParts;
+use crypto::import::WrappedKind;
 use domain::algorithm::KeySpec;
 use domain::key::{KeyOperations, Tags, Version};
 use domain::name::{KeyName, KeyVersion};
@@ -35,6 +36,20 @@ pub struct ImportedKey {
     /// `spec` is what the parts say, and `public_exponent` is among them.
     pub new: NewKey,
     pub parts: PrivateParts,
+}
+
+/// A private key that comes wrapped for a key of this pool (BYOK). Its size is known when it is open.
+pub struct WrappedKey {
+    pub name: KeyName,
+    pub kind: WrappedKind,
+    /// The version of the key that it is wrapped for.
+    pub kek: KeyReference,
+    pub ciphertext: Vec<u8>,
+    pub operations: Option<KeyOperations>,
+    pub enabled: bool,
+    pub not_before: Option<IntDate>,
+    pub expires: Option<IntDate>,
+    pub tags: Tags,
 }
 
 /// A key version as its readers see it, with what the pool says about its deletion.
