@@ -50,9 +50,6 @@ impl Making for action::KeyCreate {}
 impl Making for action::KeyImport {}
 impl Making for action::KeyRotate {}
 
-/// A version with its material that is not committed yet.
-pub(crate) type Made = VersionRecord;
-
 /// Which algorithms go with a key for an operation.
 type Rule = fn(EncryptionAlgorithm, KeySpec) -> bool;
 
@@ -90,43 +87,25 @@ impl Pool {
         ticket.asks::<action::KeyCreate>(&scope);
         let made = async {
             let grant = ticket.authorize::<action::KeyCreate>(scope)?;
-            let (spec, exponent) = (new.spec, new.public_exponent);
-            self.make_version(&grant, &new, version, move |partition, binding| {
-                partition.generate(spec, exponent, binding)
-            })
-            .await
+            self.make_version(&grant, &new, version, generated(&new)).await
         };
-        let record = match made.await {
-            Ok(record) => record,
-            Err(error) => return ticket.record(Err(error)).await,
-        };
-        self.record_change(ticket, || self.decide_create(&record)).await
+        let made = made.await;
+        self.record_made(ticket, made).await
     }
 
     /// Takes in a private key that its owner hands over, as a key or a new version of one that exists.
-    pub async fn import_key(
-        self: &Arc<Self>,
-        mut ticket: Ticket,
-        imported: ImportedKey,
-    ) -> Recorded<KeyView> {
-        let ImportedKey { new, parts } = imported;
+    pub async fn import_key(self: &Arc<Self>, mut ticket: Ticket, key: ImportedKey) -> Recorded<KeyView> {
+        let ImportedKey { new, parts } = key;
         let scope = Scope::Key(new.name.clone());
         let version = self.new_version();
         ticket.about_key(&new.name, Some(version));
         ticket.asks::<action::KeyImport>(&scope);
         let made = async {
             let grant = ticket.authorize::<action::KeyImport>(scope)?;
-            let spec = new.spec;
-            self.make_version(&grant, &new, version, move |partition, binding| {
-                partition.import(spec, &parts, binding)
-            })
-            .await
+            self.make_version(&grant, &new, version, imported(new.spec, parts)).await
         };
-        let record = match made.await {
-            Ok(record) => record,
-            Err(error) => return ticket.record(Err(error)).await,
-        };
-        self.record_change(ticket, || self.decide_create(&record)).await
+        let made = made.await;
+        self.record_made(ticket, made).await
     }
 
     /// Takes in a private key that was wrapped for a key of this pool. The caller needs the right to import at both: whoever
@@ -157,17 +136,10 @@ impl Pool {
                 exportable: false,
                 tags: wrapped.tags.clone(),
             };
-            let spec = new.spec;
-            self.make_version(&grant, &new, version, move |partition, binding| {
-                partition.import(spec, &parts, binding)
-            })
-            .await
+            self.make_version(&grant, &new, version, imported(new.spec, parts)).await
         };
-        let record = match made.await {
-            Ok(record) => record,
-            Err(error) => return ticket.record(Err(error)).await,
-        };
-        self.record_change(ticket, || self.decide_create(&record)).await
+        let made = made.await;
+        self.record_made(ticket, made).await
     }
 
     /// The parts of a wrapped key, opened with its KEK. Says of the KEK what keeps it from that.
@@ -560,7 +532,7 @@ impl Pool {
         new: &NewKey,
         version: KeyVersion,
         make: impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + 'static,
-    ) -> Result<Made, Error> {
+    ) -> Result<VersionRecord, Error> {
         self.generate_version(new, version, make).await
     }
 
@@ -570,7 +542,7 @@ impl Pool {
         new: &NewKey,
         version: KeyVersion,
         make: impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + 'static,
-    ) -> Result<Made, Error> {
+    ) -> Result<VersionRecord, Error> {
         let operations =
             new.operations.unwrap_or_else(|| KeyOperations::default_for(new.spec)).check(new.spec)?;
         let now: IntDate = self.now().int_date();
@@ -604,6 +576,17 @@ impl Pool {
             tags: new.tags.clone(),
         };
         Ok(VersionRecord { version, material: generated.masked })
+    }
+
+    async fn record_made(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        made: Result<VersionRecord, Error>,
+    ) -> Recorded<KeyView> {
+        match made {
+            Ok(record) => self.record_change(ticket, || self.decide_create(&record)).await,
+            Err(error) => ticket.record(Err(error)).await,
+        }
     }
 
     pub(crate) fn decide_create(&self, made: &VersionRecord) -> Result<Change<KeyView>, Error> {
@@ -648,6 +631,22 @@ impl Pool {
     fn binding(&self, name: &KeyName, version: KeyVersion) -> MaterialBinding {
         binding(self.genesis().pool, name, version)
     }
+}
+
+/// Material that the partition makes for `new`.
+pub(crate) fn generated(
+    new: &NewKey,
+) -> impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + use<> {
+    let (spec, exponent) = (new.spec, new.public_exponent);
+    move |partition, binding| partition.generate(spec, exponent, binding)
+}
+
+/// Material that the partition takes in.
+fn imported(
+    spec: KeySpec,
+    parts: PrivateParts,
+) -> impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send {
+    move |partition, binding| partition.import(spec, &parts, binding)
 }
 
 /// `name/version`

@@ -1,18 +1,20 @@
 //! Use cases of rotation: a key's policy, a new version on demand, and the one that the pool makes when it is due.
 
+use crate::deletion;
 use crate::error::Error;
-use crate::keys::Made;
+use crate::index::Held;
+use crate::keys::generated;
 use crate::pool::{Change, Pool};
 use crate::ticket::{Recorded, Ticket};
 use crate::views::{KeyView, NewKey};
 use audit::event::{Event, EventResult};
 use domain::access::{Scope, action};
 use domain::key::{Key, PublicKey, Version};
-use domain::name::{KeyName, KeyVersion};
+use domain::name::KeyName;
 use domain::rotation::{LifetimeAction, Period, RotationPolicy, RotationRefused, Trigger};
 use domain::time::IntDate;
 use std::sync::Arc;
-use storage::{KeyRecord, Record, RecordId};
+use storage::VersionRecord;
 
 /// What an owner asks for; checked where the time of its making is known.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -72,12 +74,8 @@ impl Pool {
             let created = held.value.rotation().map_or(now, |policy| policy.created);
             let policy = RotationPolicy::new(new.actions.clone(), new.expiry, created, now)?;
             let key = Key::clone(&held.value).with_rotation(Some(policy));
-            Ok(Change {
-                expectations: vec![(RecordId::Key(key.name.clone()), Some(held.stamp))],
-                value: RotationView::of(&key),
-                puts: vec![Record::Key(KeyRecord { key })],
-                deletes: vec![],
-            })
+            let view = RotationView::of(&key);
+            Ok(deletion::replace(&held, key, view))
         };
         self.record_change(ticket, decide).await
     }
@@ -90,20 +88,14 @@ impl Pool {
         ticket.asks::<action::KeyRotate>(&scope);
         let made = async {
             let grant = ticket.authorize::<action::KeyRotate>(scope)?;
-            let (basis, new) = self.next_of(&name)?;
-            let (spec, exponent) = (new.spec, new.public_exponent);
-            let made = self
-                .make_version(&grant, &new, version, move |partition, binding| {
-                    partition.generate(spec, exponent, binding)
-                })
-                .await?;
-            Ok((basis, made))
+            let new = self.next_of(&self.live(&name, None)?)?;
+            self.make_version(&grant, &new, version, generated(&new)).await
         };
-        let (basis, made) = match made.await {
+        let made = match made.await {
             Ok(made) => made,
             Err(error) => return ticket.record(Err(error)).await,
         };
-        self.record_change(ticket, || self.decide_rotation(&basis, &made)).await
+        self.record_change(ticket, || self.decide_rotation(&made)).await
     }
 
     /// Gives each key whose policy says so its next version. Returns how many that were. One that fails is reported and
@@ -133,29 +125,25 @@ impl Pool {
         if !is_due(&held.key.value, &held.version.value.version, self.now().int_date()) {
             return Ok(false);
         }
-        let (basis, new) = self.next_of(name)?;
+        let before = held.version.value.version.version;
+        let new = self.next_of(&held)?;
         let version = self.new_version();
-        let (spec, exponent) = (new.spec, new.public_exponent);
-        let made = self
-            .generate_version(&new, version, move |partition, binding| {
-                partition.generate(spec, exponent, binding)
-            })
-            .await?;
+        let made = self.generate_version(&new, version, generated(&new)).await?;
         let event = Event {
             operation: "KeyRotateIfDue".into(),
             result: EventResult::Success,
-            key_name: Some(basis.name.to_string()),
+            key_name: Some(new.name.to_string()),
             key_version: Some(version.to_string()),
-            scope: Some(Scope::Key(basis.name.clone()).to_string()),
-            detail: format!("rotated by the pool: its policy asks for a version after {}", basis.current),
+            scope: Some(Scope::Key(new.name.clone()).to_string()),
+            detail: format!("rotated by the pool: its policy asks for a version after {before}"),
             ..self.blank_event()
         };
         let decide = || {
             // Whoever else made a version meanwhile has done what was due.
-            if self.live(name, None)?.key.value.current() != basis.current {
+            if self.live(name, None)?.key.value.current() != before {
                 return Err(Error::TooManyConflicts);
             }
-            self.decide_rotation(&basis, &made)
+            self.decide_rotation(&made)
         };
         match self.change(self.seal_event(&event), decide).await {
             Ok(changed) => changed.receipt.map(|_| true),
@@ -166,11 +154,10 @@ impl Pool {
 
     /// What the next version of a key is to be: like the current one, good for as long as the policy says. A disabled key
     /// stays disabled: who may rotate may not, by that alone, enable.
-    fn next_of(&self, name: &KeyName) -> Result<(Basis, NewKey), Error> {
-        let held = self.live(name, None)?;
+    fn next_of(&self, held: &Held) -> Result<NewKey, Error> {
         let policy = held.key.value.rotation().ok_or(RotationRefused::NoPolicy)?;
         let current = &held.version.value.version;
-        let new = NewKey {
+        Ok(NewKey {
             name: held.key.value.name.clone(),
             spec: current.spec,
             public_exponent: exponent(&current.public),
@@ -180,13 +167,12 @@ impl Pool {
             expires: policy.expires(self.now().int_date()),
             exportable: current.attributes.exportable,
             tags: current.tags.clone(),
-        };
-        Ok((Basis { name: new.name.clone(), current: current.version }, new))
+        })
     }
 
     /// Decided with the key as it is now: what became current meanwhile must be of the same kind, and the policy be there.
-    fn decide_rotation(&self, basis: &Basis, made: &Made) -> Result<Change<KeyView>, Error> {
-        let held = self.live(&basis.name, None)?;
+    fn decide_rotation(&self, made: &VersionRecord) -> Result<Change<KeyView>, Error> {
+        let held = self.live(&made.version.name, None)?;
         if held.key.value.rotation().is_none() {
             return Err(RotationRefused::NoPolicy.into());
         }
@@ -195,12 +181,6 @@ impl Pool {
         }
         self.decide_create(made)
     }
-}
-
-/// The key that a version is made for, and the one that it follows.
-struct Basis {
-    name: KeyName,
-    current: KeyVersion,
 }
 
 /// Whether the pool is to rotate by itself: its policy says so, and the key is in use.
