@@ -5,12 +5,12 @@
 
 use crate::SecretBytes;
 use crate::digest::random;
+use crate::passphrase::{self, ITERATIONS};
 use aws_lc_rs::cipher::{
     AES_256, DecryptionContext, EncryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey,
     UnboundCipherKey,
 };
 use aws_lc_rs::iv::FixedLength;
-use aws_lc_rs::pbkdf2;
 use pkcs8::der::asn1::OctetStringRef;
 use pkcs8::der::{Decode, Encode};
 use pkcs8::pkcs5::EncryptionScheme;
@@ -18,12 +18,9 @@ use pkcs8::pkcs5::pbes2::{self, Kdf, Pbkdf2Params, Pbkdf2Prf};
 use std::num::NonZeroU32;
 use zeroize::Zeroizing;
 
-/// What [`encrypt`] uses.
-pub const ITERATIONS: u32 = 600_000;
 /// A file that asks for more is refused: minutes of work would look like a hang.
 const MAX_ITERATIONS: u32 = 10_000_000;
 const MAX_FILE_BYTES: usize = 64 * 1024;
-const SALT_BYTES: usize = 16;
 const BLOCK_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
 const ENCRYPTED_LABEL: &str = "ENCRYPTED PRIVATE KEY";
@@ -100,18 +97,17 @@ impl EncryptedKey {
 
 /// PEM of a PKCS#8 key, encrypted.
 pub fn encrypt(pkcs8: &SecretBytes, passphrase: &SecretBytes) -> String {
-    let (mut salt, mut iv) = ([0; SALT_BYTES], [0; BLOCK_BYTES]);
-    random(&mut salt);
+    let salt = passphrase::salt();
+    let mut iv = [0; BLOCK_BYTES];
     random(&mut iv);
-    let iterations = NonZeroU32::new(ITERATIONS).expect("a constant above zero");
-    let key = PaddedBlockEncryptingKey::cbc_pkcs7(derive(passphrase, &salt, iterations))
+    let key = PaddedBlockEncryptingKey::cbc_pkcs7(derive(passphrase, &salt, ITERATIONS))
         .expect("AES has a CBC mode");
     // Room for the padding as well, so that the key is not left behind in a buffer that grew.
     let mut text = Vec::with_capacity(pkcs8.len() + BLOCK_BYTES);
     text.extend_from_slice(pkcs8.danger_expose());
     key.less_safe_encrypt(&mut text, EncryptionContext::Iv128(FixedLength::from(iv)))
         .expect("a padded text can be encrypted");
-    let kdf = Pbkdf2Params::hmac_sha256(ITERATIONS, &salt).expect("the parameters are in range");
+    let kdf = Pbkdf2Params::hmac_sha256(ITERATIONS.get(), &salt).expect("the parameters are in range");
     let parameters =
         pbes2::Parameters { kdf: kdf.into(), encryption: pbes2::EncryptionScheme::Aes256Cbc { iv } };
     let info = pkcs8::EncryptedPrivateKeyInfoRef {
@@ -124,15 +120,8 @@ pub fn encrypt(pkcs8: &SecretBytes, passphrase: &SecretBytes) -> String {
 }
 
 fn derive(passphrase: &SecretBytes, salt: &[u8], iterations: NonZeroU32) -> UnboundCipherKey {
-    let mut key = Zeroizing::new([0; KEY_BYTES]);
-    pbkdf2::derive(
-        pbkdf2::PBKDF2_HMAC_SHA256,
-        iterations,
-        salt,
-        passphrase.danger_expose(),
-        key.as_mut_slice(),
-    );
-    UnboundCipherKey::new(&AES_256, key.as_slice()).expect("an AES-256 key is 32 bytes")
+    let key = passphrase::derive(passphrase, salt, iterations);
+    UnboundCipherKey::new(&AES_256, key.danger_expose()).expect("an AES-256 key is 32 bytes")
 }
 
 #[cfg(test)]

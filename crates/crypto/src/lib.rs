@@ -14,6 +14,7 @@ pub mod key_backup;
 pub mod key_file;
 pub mod masking;
 pub mod partition;
+pub mod passphrase;
 pub mod record;
 pub mod root;
 pub mod secret;

@@ -3,31 +3,8 @@
 
 use crate::SecretBytes;
 use crate::single_use;
-use aws_lc_rs::pbkdf2;
-use std::num::NonZeroU32;
 
 const LABEL: &[u8] = b"holdfast root seal v1";
-const KEY_BYTES: usize = 32;
-
-/// The root key that a passphrase stands for: PBKDF2 with HMAC-SHA-256 (SP 800-132), 32 bytes.
-pub fn from_passphrase(passphrase: &SecretBytes, salt: &[u8], iterations: NonZeroU32) -> SecretBytes {
-    let mut key = vec![0; KEY_BYTES];
-    pbkdf2::derive(
-        pbkdf2::PBKDF2_HMAC_SHA256,
-        iterations,
-        salt,
-        passphrase.danger_expose(),
-        key.as_mut_slice(),
-    );
-    SecretBytes::new(key)
-}
-
-/// A salt for [`from_passphrase`].
-pub fn passphrase_salt() -> [u8; 16] {
-    let mut salt = [0; 16];
-    crate::digest::random(&mut salt);
-    salt
-}
 
 /// `salt 24 bytes | ciphertext | tag 16 bytes` under a 32-byte root key.
 pub fn seal(root: &SecretBytes, associated: &[u8], plaintext: &SecretBytes) -> Vec<u8> {

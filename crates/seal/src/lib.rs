@@ -6,6 +6,7 @@
 //! then the node id.
 
 use crypto::SecretBytes;
+use crypto::passphrase::{self, ITERATIONS};
 use domain::guid::Guid;
 use std::num::NonZeroU32;
 
@@ -14,14 +15,11 @@ const FORMAT_VERSION: u8 = 1;
 const HEADER_BYTES: usize = 8;
 const KIND_FILE: u8 = 1;
 const KIND_CREDENTIAL: u8 = 2;
-const PASSPHRASE_SALT_BYTES: usize = 16;
 /// Header, iterations and salt of a passphrase.
-const CREDENTIAL_HEADER_BYTES: usize = HEADER_BYTES + 4 + PASSPHRASE_SALT_BYTES;
+const CREDENTIAL_HEADER_BYTES: usize = HEADER_BYTES + 4 + passphrase::SALT_BYTES;
 
 /// Bytes of a file root's key.
 pub const FILE_ROOT_BYTES: usize = 32;
-/// Of PBKDF2, for what is sealed now: about a tenth of a second at each start, and as much for each guess.
-pub const ITERATIONS: NonZeroU32 = NonZeroU32::new(600_000).expect("above zero");
 /// A file that asks for more is not ours, and would only keep a start busy.
 const MAX_ITERATIONS: u32 = 4_000_000;
 
@@ -111,10 +109,10 @@ impl Root for CredentialRoot {
     }
 
     fn seal(&self, node: Guid, secret: &SecretBytes) -> Vec<u8> {
-        let salt = crypto::root::passphrase_salt();
+        let salt = passphrase::salt();
         let iterations = self.iterations.get().to_be_bytes();
         let header = [header(KIND_CREDENTIAL).as_slice(), &iterations, &salt].concat();
-        let key = crypto::root::from_passphrase(&self.passphrase, &salt, self.iterations);
+        let key = passphrase::derive(&self.passphrase, &salt, self.iterations);
         let sealed = crypto::root::seal(&key, &associated_data(&header, node), secret);
         [header, sealed].concat()
     }
@@ -130,7 +128,7 @@ impl Root for CredentialRoot {
         let iterations = NonZeroU32::new(u32::from_be_bytes(*iterations))
             .filter(|iterations| iterations.get() <= MAX_ITERATIONS)
             .ok_or(SealError::UnknownFormat)?;
-        let key = crypto::root::from_passphrase(&self.passphrase, salt, iterations);
+        let key = passphrase::derive(&self.passphrase, salt, iterations);
         crypto::root::open(&key, &associated_data(header, node), body).ok_or(SealError::DoesNotOpen)
     }
 }
