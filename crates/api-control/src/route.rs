@@ -2,7 +2,7 @@
 //! them.
 
 use crate::problem::Problem;
-use crate::{scope_of, wire};
+use crate::scope_of;
 use fabric::Scope;
 
 /// Of `Microsoft.KeyVault`, with managed HSMs as they are here.
@@ -188,7 +188,7 @@ impl<'a> Route<'a> {
 
     /// Versions of managed HSMs are known one by one; of the rest any will do, as their bodies never changed.
     pub fn check_version(&self, query: &str) -> Result<(), Problem> {
-        let Some(version) = wire::query_value(query, "api-version") else {
+        let Some(version) = identity::query_value(query, "api-version") else {
             return Err(Problem::version(
                 "MissingApiVersionParameter",
                 "The api-version query parameter (?api-version=) is required for all requests.".to_owned(),

@@ -5,7 +5,7 @@ use crate::problem::Problem;
 use crate::route::PoolPart;
 use fabric::pools::{FabricConfig, Life, POOL_TYPE, PoolRecord};
 use fabric::{Assignment, CreateMode, CreatePool, InstanceState, PoolResource, Role, Scope, UpdatePool};
-use percent_encoding::percent_decode_str;
+use identity::query_value;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -399,18 +399,6 @@ pub fn asked_assignment(id: &str, body: &Value) -> Result<(String, Role), Proble
     let id = definition.rsplit('/').next().unwrap_or_default();
     let role = Role::from_id(id).ok_or_else(|| Problem::no_role(id))?;
     Ok((principal.to_owned(), role))
-}
-
-/// The decoded value of the first parameter of this name.
-pub fn query_value(query: &str, name: &str) -> Option<String> {
-    let decoded = |text: &str| {
-        let spaced = text.replace('+', " ");
-        percent_decode_str(&spaced).decode_utf8().ok().map(|text| text.into_owned())
-    };
-    query.split('&').find_map(|pair| {
-        let (own, value) = pair.split_once('=')?;
-        if decoded(own)?.eq_ignore_ascii_case(name) { decoded(value) } else { None }
-    })
 }
 
 /// RFC 3339, in UTC.

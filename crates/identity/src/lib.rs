@@ -18,4 +18,5 @@ pub use audience::{Audiences, MalformedSuffix};
 pub use challenge::challenge;
 pub use key_set::{KeySet, KeySetError};
 pub use key_source::{KeySetSource, KeySetSourceError};
+pub use text::query_value;
 pub use token::{TokenError, TokenVerifier, VerifierConfig};

@@ -4,6 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use domain::time::Time;
+use percent_encoding::percent_decode_str;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -40,6 +41,18 @@ pub(crate) fn shown(text: &str) -> String {
     }
     quoted.push('"');
     quoted
+}
+
+/// The decoded value of the first parameter of this name in a query, `+` being a space.
+pub fn query_value(query: &str, name: &str) -> Option<String> {
+    let decoded = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_decode_str(&spaced).decode_utf8().ok().map(|text| text.into_owned())
+    };
+    query.split('&').find_map(|pair| {
+        let (own, value) = pair.split_once('=')?;
+        if decoded(own)?.eq_ignore_ascii_case(name) { decoded(value) } else { None }
+    })
 }
 
 /// `2026-08-21T10:00:00Z`

@@ -7,6 +7,7 @@
 
 use super::{ClientRegistration, GRAPH_AUDIENCE, Issuer, MAX_BODY_BYTES, RESOURCE_MANAGER_AUDIENCES};
 use crate::audience::{Audiences, MalformedSuffix};
+use crate::text::query_value;
 use crate::text::shown;
 use crate::token::{TokenVerifier, VerifierConfig};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -17,7 +18,6 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use domain::guid::Guid;
 use domain::principal::{ObjectId, TenantId};
-use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -463,18 +463,6 @@ async fn read_ids(headers: &HeaderMap, body: Body) -> Result<IdsAsked, Refusal> 
         return Err(Refusal::too_many_ids());
     }
     Ok(asked)
-}
-
-/// The decoded value of the first parameter of this name.
-fn query_value(query: &str, name: &str) -> Option<String> {
-    let decoded = |text: &str| {
-        let spaced = text.replace('+', " ");
-        percent_decode_str(&spaced).decode_utf8().ok().map(|text| text.into_owned())
-    };
-    query.split('&').find_map(|pair| {
-        let (own, value) = pair.split_once('=')?;
-        if decoded(own)?.eq_ignore_ascii_case(name) { decoded(value) } else { None }
-    })
 }
 
 /// `X` of `servicePrincipalNames/any(c:c eq 'X')`, whatever the variable is called.
