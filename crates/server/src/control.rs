@@ -2,12 +2,13 @@
 
 use crate::CommandError;
 use crate::files;
-use crate::instance_command::Parameters as Genesis;
-use crate::layout::{Layout, RESOURCE_SUFFIX};
+use crate::instance::Parameters as Genesis;
+use crate::layout::{ISSUER_HOST, Layout, RESOURCE_SUFFIX};
 use crate::provisioner::Children;
 use crate::state::{Principals, Settings};
 use api_control::{Control, ControlConfig};
 use domain::guid::Guid;
+use domain::pool::RetentionDays;
 use domain::principal::TenantId;
 use fabric::pools::{Life, PoolRecord};
 use fabric::{Fabric, FabricConfig, Role};
@@ -25,21 +26,16 @@ pub const RESOURCE_GROUP: &str = "quickstart";
 pub const LOCATION: &str = "local";
 
 /// What pools of the control plane are founded with, beside their own parameters.
-pub fn founding(
-    layout: &Layout,
-    issuer: &Issuer,
-    tenant: &str,
-    key_source_url: String,
-) -> Result<Genesis, CommandError> {
+pub fn founding(layout: &Layout, issuer: &Issuer, tenant: &str) -> Result<Genesis, CommandError> {
     Ok(Genesis {
         tenant: tenant.to_owned(),
         issuer: issuer.issuer(),
         issuer_authority: issuer.authority(),
         key_set: String::from_utf8(issuer.key_set_json())?,
-        key_source_url,
+        key_source_url: format!("https://{ISSUER_HOST}/{tenant}/discovery/v2.0/keys"),
         key_source_roots: std::fs::read_to_string(layout.ca_certificate())?,
         administrators: vec![],
-        retention_days: 90,
+        retention_days: RetentionDays::DEFAULT.days(),
         purge_protection: false,
     })
 }

@@ -93,6 +93,23 @@ pub fn for_class(class: PoolClass) -> Result<Hardening, NotHardened> {
     }
 }
 
+/// [`for_class`] for a process that serves, and its log, to standard error. What falls short is the log's first lines.
+pub fn for_server(class: PoolClass) -> Result<Hardening, NotHardened> {
+    let hardening = for_class(class)?;
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        .compact()
+        .init();
+    // Class test serves all the same.
+    for shortfall in hardening.shortfalls() {
+        tracing::warn!("{shortfall}");
+    }
+    Ok(hardening)
+}
+
 pub fn harden() -> Hardening {
     // Whatever is written from here on is nobody else's to read, should a mode be forgotten.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));

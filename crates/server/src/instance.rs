@@ -8,14 +8,17 @@
 use crate::CommandError;
 use crate::files;
 use crate::layout::{POOL_NAME, RESOURCE_SUFFIX};
+use crate::pool_listener::PUBLIC_AUDIENCE;
 use crate::root_of_trust::RootOfTrust;
 use crypto::domain_secrets::DomainSecrets;
 use crypto_software::SoftwarePartition;
 use domain::guid::Guid;
 use domain::name::PoolName;
-use domain::pool::Genesis;
+use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
+use domain::principal::TenantId;
 use host::{Engine, Log};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
+use serde::{Deserialize, Serialize};
 use service::{
     ActivationRecord, Installation, Installer, Pool, PoolLimits, PoolParts, Random, SystemClock, SystemRandom,
 };
@@ -43,6 +46,52 @@ pub struct Founding {
     pub genesis: Genesis,
     /// `None`: it waits for its security domain to be handed out, or for another's.
     pub activation: Option<ActivationRecord>,
+}
+
+/// What a new pool's genesis is made from, beside its name; what all pools of a quickstart have in common is not here.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    pub tenant: String,
+    pub issuer: String,
+    pub issuer_authority: String,
+    pub key_set: String,
+    pub key_source_url: String,
+    pub key_source_roots: String,
+    pub administrators: Vec<String>,
+    pub retention_days: u8,
+    pub purge_protection: bool,
+}
+
+impl Parameters {
+    pub fn genesis(&self, name: &PoolName) -> Result<Genesis, CommandError> {
+        let administrators = self.administrators.iter().map(|id| id.parse());
+        let genesis = Genesis {
+            pool: SystemRandom.guid(),
+            name: name.clone(),
+            security_domain: SystemRandom.guid(),
+            class: PoolClass::Test,
+            tenant: TenantId::parse(&self.tenant)?,
+            issuer: IssuerPin {
+                issuers: vec![self.issuer.clone()],
+                authority: self.issuer_authority.clone(),
+                key_set: self.key_set.clone().into_bytes(),
+                audiences: vec![PUBLIC_AUDIENCE.to_owned()],
+                key_source: Some(KeySource {
+                    url: self.key_source_url.clone(),
+                    roots: self.key_source_roots.clone().into_bytes(),
+                }),
+            },
+            initial_administrators: administrators.collect::<Result<_, _>>()?,
+            break_glass_group: None,
+            retention: RetentionDays::new(u32::from(self.retention_days))?,
+            purge_protection: self.purge_protection,
+            audit_durability: AuditDurability::Synced,
+            allow_domain_redownload: false,
+        };
+        genesis.check()?;
+        Ok(genesis)
+    }
 }
 
 impl Place {

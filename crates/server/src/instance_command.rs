@@ -7,17 +7,16 @@
 
 use crate::CommandError;
 use crate::certificates::ListenerKey;
-use crate::instance::{Founding, Place};
-use crate::listener::{Limits, Shared};
-use crate::places::{Capacity, Places};
+use crate::instance::{Founding, Parameters, Place};
+use crate::listener::Shared;
+use crate::places::Capacity;
+use crate::quickstart::{self, Ended};
 use crate::root_of_trust::RootOfTrust;
-use crate::{hardening, issuer_key_source, limits, pool_listener, quickstart, schedule};
-use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
-use domain::principal::TenantId;
+use crate::{hardening, issuer_key_source, limits, pool_listener, schedule};
+use domain::pool::PoolClass;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use service::{Random, SystemRandom};
 use std::io::{BufRead, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,21 +44,6 @@ pub struct Start {
     pub genesis: Parameters,
 }
 
-/// What a new pool is founded with.
-#[derive(Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Parameters {
-    pub tenant: String,
-    pub issuer: String,
-    pub issuer_authority: String,
-    pub key_set: String,
-    pub key_source_url: String,
-    pub key_source_roots: String,
-    pub administrators: Vec<String>,
-    pub retention_days: u8,
-    pub purge_protection: bool,
-}
-
 /// Lines out.
 #[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -82,17 +66,7 @@ pub struct Certified {
 }
 
 pub fn run() -> Result<ExitCode, CommandError> {
-    let hardening = hardening::for_class(PoolClass::Test)?;
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| "warn".into()),
-        )
-        .with_writer(std::io::stderr)
-        .compact()
-        .init();
-    for shortfall in hardening.shortfalls() {
-        tracing::warn!("{shortfall}");
-    }
+    let hardening = hardening::for_server(PoolClass::Test)?;
     let start: Start = hear()?;
     let key = ListenerKey::for_pool(&start.name)?;
     say(&Said::Request { der: key.request().to_vec() })?;
@@ -110,13 +84,6 @@ pub fn run() -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-#[derive(Eq, PartialEq)]
-enum Ended {
-    AsAsked,
-    /// The pool was made anew around another domain.
-    ToSwitch,
-}
-
 async fn serve(
     start: &Start,
     tls: &Arc<ServerConfig>,
@@ -130,16 +97,11 @@ async fn serve(
     };
     place.finish_switch()?;
     let (switch, mut switching) = watch::channel(false);
-    let found = || Ok(Founding { genesis: genesis(&place, &start.genesis)?, activation: None });
+    let found = || Ok(Founding { genesis: start.genesis.genesis(&place.name)?, activation: None });
     let pool = place.open(found, limits::read(&start.limits)?, switch).await?;
     pool.connect_key_source(|source| issuer_key_source::connect(source, start.issuer_port))?;
     let (close, closing) = watch::channel(false);
-    let shared = Shared {
-        tls: tls.clone(),
-        limits: Limits::default(),
-        places: Places::new(capacity.pool, capacity.pool / 4),
-        closing: closing.clone(),
-    };
+    let shared = Shared::new(tls.clone(), capacity.pool, closing.clone());
     let listeners = quickstart::bind_loopback("a pool", start.port)?;
     let api = pool_listener::api(&pool, start.authority.clone(), start.port)?;
     let mut services = JoinSet::new();
@@ -168,39 +130,6 @@ async fn serve(
     drop(api);
     pool.close().await;
     Ok(ended)
-}
-
-fn genesis(place: &Place, parameters: &Parameters) -> Result<Genesis, CommandError> {
-    let parameters = parameters.clone();
-    let genesis = Genesis {
-        pool: SystemRandom.guid(),
-        name: place.name.clone(),
-        security_domain: SystemRandom.guid(),
-        class: PoolClass::Test,
-        tenant: TenantId::parse(&parameters.tenant)?,
-        issuer: IssuerPin {
-            issuers: vec![parameters.issuer],
-            authority: parameters.issuer_authority,
-            key_set: parameters.key_set.into_bytes(),
-            audiences: vec![pool_listener::PUBLIC_AUDIENCE.to_owned()],
-            key_source: Some(KeySource {
-                url: parameters.key_source_url,
-                roots: parameters.key_source_roots.into_bytes(),
-            }),
-        },
-        initial_administrators: parameters
-            .administrators
-            .iter()
-            .map(|id| id.parse())
-            .collect::<Result<_, _>>()?,
-        break_glass_group: None,
-        retention: RetentionDays::new(u32::from(parameters.retention_days))?,
-        purge_protection: parameters.purge_protection,
-        audit_durability: AuditDurability::Synced,
-        allow_domain_redownload: false,
-    };
-    genesis.check()?;
-    Ok(genesis)
 }
 
 fn hear<T: for<'de> Deserialize<'de>>() -> Result<T, CommandError> {

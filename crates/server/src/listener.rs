@@ -89,6 +89,13 @@ pub struct Shared {
     pub closing: watch::Receiver<bool>,
 }
 
+impl Shared {
+    /// For `connections` in all and a quarter of them for one peer, with the limits that every listener of ours has.
+    pub fn new(tls: Arc<rustls::ServerConfig>, connections: usize, closing: watch::Receiver<bool>) -> Self {
+        Self { tls, limits: Limits::default(), places: Places::new(connections, connections / 4), closing }
+    }
+}
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves until `closing` says so, then finishes what is under way. `service` makes the handler of one connection.

@@ -6,7 +6,8 @@
 use crate::CommandError;
 use crate::certificates::CertificateAuthority;
 use crate::files;
-use crate::instance_command::{Certified, MAX_LINE_BYTES, Parameters as Genesis, Said, Start};
+use crate::instance::Parameters as Genesis;
+use crate::instance_command::{Certified, MAX_LINE_BYTES, Said, Start};
 use crate::layout::{Layout, RESOURCE_SUFFIX};
 use crate::root_of_trust::RootOfTrust;
 use async_trait::async_trait;

@@ -9,8 +9,8 @@ use crate::certificates::{CertificateAuthority, app_certificate};
 use crate::environment::word;
 use crate::instance::Place;
 use crate::layout::{self, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
-use crate::listener::{self, Limits, Peer, Shared};
-use crate::places::{Capacity, Places};
+use crate::listener::{self, Peer, Shared};
+use crate::places::Capacity;
 use crate::pool_listener::PUBLIC_AUDIENCE;
 use crate::provisioner::{Children, Ports};
 use crate::root_of_trust::{RootOfTrust, Sealed};
@@ -21,7 +21,7 @@ use crate::{
 };
 use domain::access::{BuiltInRole, Scope};
 use domain::name::PoolName;
-use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
+use domain::pool::{Genesis, PoolClass, RetentionDays};
 use domain::principal::TenantId;
 use domain::time::Time;
 use hyper_util::service::TowerToHyperService;
@@ -31,7 +31,7 @@ use identity::issuer::{
     IssuerConfig, IssuerState, ManagedClient, ManagedIdentity, PoolView, RESOURCE_MANAGER_AUDIENCES,
     generate_client_secret,
 };
-use service::{ActivationRecord, Clock, Pool, Random, SystemClock, SystemRandom};
+use service::{ActivationRecord, Clock, Pool, SystemClock};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -101,8 +101,8 @@ pub struct Arguments {
 #[derive(Clone, Copy, clap::Args)]
 struct Founding {
     /// Days for which a deleted key can be recovered: 7 to 90. Fixed when the pool is made.
-    #[arg(long, value_name = "DAYS", default_value_t = u32::from(RetentionDays::DEFAULT.days()), value_parser = clap::value_parser!(u32).range(7..=90))]
-    retention_days: u32,
+    #[arg(long, value_name = "DAYS", default_value_t = RetentionDays::DEFAULT.days(), value_parser = clap::value_parser!(u8).range(7..=90))]
+    retention_days: u8,
     /// Let nobody purge a deleted key before its retention has passed. Fixed when the pool is made.
     #[arg(long)]
     purge_protection: bool,
@@ -128,18 +128,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     if arguments.detached {
         detach::leave_terminal()?;
     }
-    let hardening = hardening::for_class(PoolClass::Test)?;
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| "warn".into()),
-        )
-        .with_writer(std::io::stderr)
-        .compact()
-        .init();
-    // Class test serves all the same.
-    for shortfall in hardening.shortfalls() {
-        tracing::warn!("{shortfall}");
-    }
+    let hardening = hardening::for_server(PoolClass::Test)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let credential = arguments.root_credential.as_deref().map(RootOfTrust::credential).transpose()?;
     let layout = Layout::new(arguments.data.clone()).with_credential(credential);
@@ -166,8 +155,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
 }
 
 /// Why serving ended.
+#[derive(Eq, PartialEq)]
 pub(crate) enum Ended {
     AsAsked,
+    /// A pool was made anew around another domain, or its root of trust is back.
     ToSwitch,
 }
 
@@ -220,12 +211,7 @@ async fn serve(
     let mut services = JoinSet::new();
     let challenged = challenged_authority(&settings, &principals, arguments.adfs);
     let shared = |connections| -> Result<Shared, CommandError> {
-        Ok(Shared {
-            tls: authority.server_config()?,
-            limits: Limits::default(),
-            places: Places::new(connections, connections / 4),
-            closing: closing.clone(),
-        })
+        Ok(Shared::new(authority.server_config()?, connections, closing.clone()))
     };
     let of_pool = shared(capacity.pool)?;
     let mut proxied = vec![settings.port, settings.issuer_port()];
@@ -237,34 +223,29 @@ async fn serve(
         let api = pool_listener::api(pool, challenged.clone(), port)?;
         pool_listener::spawn(&mut services, listeners, &of_pool, &api);
     }
-    let of_issuer = shared(capacity.issuer)?;
-    let router = issuer.clone().router();
-    for listener in listeners.issuer {
-        let router = router.clone();
-        let handler = move |_: Peer| TowerToHyperService::new(router.clone());
-        services.spawn(listener::serve(listener, of_issuer.clone(), handler));
-    }
     let ports = Ports::default();
-    let key_source_url = key_source_url(&TenantId::parse(&principals.tenant)?);
     let children = Arc::new(Children {
         layout: layout.clone(),
         authority: authority.clone(),
         port: settings.port,
         issuer_port,
         challenged,
-        founding: control::founding(layout, &issuer, &principals.tenant, key_source_url)?,
+        founding: control::founding(layout, &issuer, &principals.tenant)?,
         ports: ports.clone(),
         running: Default::default(),
     });
     let own_pools = std::iter::once(&pool).chain(&blank_pools);
     let control = control::open(layout, &settings, &principals, &issuer, children.clone(), own_pools).await?;
     proxied.push(settings.control_port());
-    let router = control.clone().router();
-    let of_control = shared(capacity.issuer)?;
-    for listener in listeners.control {
-        let router = router.clone();
-        let handler = move |_: Peer| TowerToHyperService::new(router.clone());
-        services.spawn(listener::serve(listener, of_control.clone(), handler));
+    let of_routers =
+        [(listeners.issuer, issuer.clone().router()), (listeners.control, control.clone().router())];
+    for (listeners, router) in of_routers {
+        let shared = shared(capacity.issuer)?;
+        for listener in listeners {
+            let router = router.clone();
+            let handler = move |_: Peer| TowerToHyperService::new(router.clone());
+            services.spawn(listener::serve(listener, shared.clone(), handler));
+        }
     }
     services.spawn(control::keep(control.fabric.clone(), closing.clone()));
     services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
@@ -468,10 +449,6 @@ fn token_issuer(tenant: &TenantId) -> String {
 }
 
 /// Where pools ask for the issuer's keys.
-fn key_source_url(tenant: &TenantId) -> String {
-    format!("https://{ISSUER_HOST}/{tenant}/discovery/v2.0/keys")
-}
-
 /// Signs tokens with a new key from now on. The state is kept first: a token signed with a key that is forgotten would be
 /// good for nobody.
 fn rotate_issuer_key(layout: &Layout, issuer: &Issuer, pool: &Pool) -> Result<(), CommandError> {
@@ -537,39 +514,17 @@ impl Opening<'_> {
     }
 
     fn genesis(&self, place: &Place, founding: Founding) -> Result<Genesis, CommandError> {
-        let Opening { layout, issuer, principals, .. } = self;
-        let tenant = TenantId::parse(&principals.tenant)?;
-        let mut initial_administrators = vec![principals.admin.object_id()?];
+        let principals = self.principals;
+        let mut parameters = control::founding(self.layout, self.issuer, &principals.tenant)?;
+        parameters.administrators.push(principals.admin.object_id.clone());
         if !place.is_first()
             && let Some(conformance) = &principals.conformance
         {
-            initial_administrators.push(conformance.object_id()?);
+            parameters.administrators.push(conformance.object_id.clone());
         }
-        let genesis = Genesis {
-            pool: SystemRandom.guid(),
-            name: place.name.clone(),
-            security_domain: SystemRandom.guid(),
-            class: PoolClass::Test,
-            tenant: tenant.clone(),
-            issuer: IssuerPin {
-                issuers: vec![issuer.issuer()],
-                authority: issuer.authority(),
-                key_set: issuer.key_set_json(),
-                audiences: vec![PUBLIC_AUDIENCE.to_owned()],
-                key_source: Some(KeySource {
-                    url: key_source_url(&tenant),
-                    roots: std::fs::read(layout.ca_certificate())?,
-                }),
-            },
-            initial_administrators,
-            break_glass_group: None,
-            retention: RetentionDays::new(founding.retention_days)?,
-            purge_protection: founding.purge_protection,
-            audit_durability: AuditDurability::Synced,
-            allow_domain_redownload: false,
-        };
-        genesis.check()?;
-        Ok(genesis)
+        parameters.retention_days = founding.retention_days;
+        parameters.purge_protection = founding.purge_protection;
+        parameters.genesis(&place.name)
     }
 }
 

@@ -50,9 +50,7 @@ impl RootOfTrust {
     pub fn open(&self, path: &Path, node: Guid, sealed: &[u8]) -> Result<DomainSecrets, CommandError> {
         let opened = match self {
             Self::KeyFile(key) => match files::read(key)? {
-                Some(key) => {
-                    FileRoot::new(SecretBytes::new(key.to_vec())).and_then(|root| root.open(node, sealed))
-                }
+                Some(key) => file_root(&key).and_then(|root| root.open(node, sealed)),
                 None if RootKind::of(sealed) == Ok(RootKind::File) => {
                     return Err(Sealed {
                         reason: format!(
@@ -94,21 +92,24 @@ impl RootOfTrust {
 
     /// Seals what was not sealed on this machine before: the key file is made where there is none.
     pub fn seal_first(&self, node: Guid, secret: &SecretBytes) -> Result<Vec<u8>, CommandError> {
-        if let Self::KeyFile(path) = self {
-            files::read_or_make::<CommandError>(path, || {
-                let mut key = Zeroizing::new(vec![0; FILE_ROOT_BYTES]);
-                SystemRandom.fill(&mut key);
-                Ok(key)
-            })?;
+        match self {
+            Self::KeyFile(path) => {
+                let key = files::read_or_make::<CommandError>(path, || {
+                    let mut key = Zeroizing::new(vec![0; FILE_ROOT_BYTES]);
+                    SystemRandom.fill(&mut key);
+                    Ok(key)
+                })?;
+                Ok(file_root(&key)?.seal(node, secret))
+            }
+            Self::Credential(root) => Ok(root.seal(node, secret)),
         }
-        self.seal(node, secret)
     }
 
     pub fn seal(&self, node: Guid, secret: &SecretBytes) -> Result<Vec<u8>, CommandError> {
         match self {
             Self::KeyFile(path) => {
                 let key = files::read(path)?.ok_or_else(|| format!("{} is missing", path.display()))?;
-                Ok(FileRoot::new(SecretBytes::new(key.to_vec()))?.seal(node, secret))
+                Ok(file_root(&key)?.seal(node, secret))
             }
             Self::Credential(root) => Ok(root.seal(node, secret)),
         }
@@ -118,6 +119,10 @@ impl RootOfTrust {
     pub fn may_come_back(&self) -> bool {
         matches!(self, Self::KeyFile(_))
     }
+}
+
+fn file_root(key: &[u8]) -> Result<FileRoot, SealError> {
+    FileRoot::new(SecretBytes::copy(key))
 }
 
 #[cfg(test)]

@@ -5,9 +5,8 @@ use crate::CommandError;
 use crate::certificates::CertificateAuthority;
 use crate::detach;
 use crate::layout::Layout;
-use crate::listener::{self, Limits, Peer, Shared};
+use crate::listener::{self, Peer, Shared};
 use crate::output;
-use crate::places::Places;
 use crate::quickstart::{self, Ended};
 use crate::state::Settings;
 use bytes::Bytes;
@@ -36,12 +35,7 @@ pub(crate) async fn serve(
     let settings = Settings::read(layout)?.ok_or("the quickstart's settings have gone")?;
     let authority = CertificateAuthority::open(layout)?;
     let (close, closing) = watch::channel(false);
-    let shared = Shared {
-        tls: authority.server_config()?,
-        limits: Limits::default(),
-        places: Places::new(connections, connections / 4),
-        closing,
-    };
+    let shared = Shared::new(authority.server_config()?, connections, closing);
     let mut services = JoinSet::new();
     for listener in quickstart::bind_pools(&settings)? {
         services.spawn(listener::serve(listener, shared.clone(), |_: Peer| service_fn(refuse)));
