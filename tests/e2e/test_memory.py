@@ -128,8 +128,8 @@ def factor_in(memory, modulus):
 def aes_key_in(memory, ciphertext):
     """The 256 bits that encrypt one known block as the pool did."""
     for start in range(0, len(memory) - 32, 8):
-        # Keys are random; pointers, text and zeros are not.
-        if memory[start + 7] and memory[start + 15] and memory[start + 31]:
+        # Keys are random; pointers, text and zeros are not. One key in 64 has a zero among these four bytes, none has three.
+        if memory[start + 7 : start + 32 : 8].count(0) < 3:
             candidate = memory[start : start + 32]
             if len(set(candidate)) >= 22:
                 encryptor = Cipher(algorithms.AES256(candidate), modes.ECB()).encryptor()
