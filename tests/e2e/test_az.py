@@ -212,6 +212,18 @@ def test_a_key_has_a_rotation_policy_and_is_rotated(az, names, tmp_path):
     assert len(az("keyvault", "key", "list-versions", *names.key(name))) == 2
 
 
+def test_an_attestation_that_az_kept_verifies(az, names, az_pool, tmp_path):
+    name = fresh_name("attested")
+    az("keyvault", "key", "create", *names.key(name), "--kty", "EC-HSM", "--curve", "P-384", "--ops", "sign", "verify")
+    file = tmp_path / "attestation.json"
+    az("keyvault", "key", "get-attestation", *names.key(name), "--file", str(file))
+    held = json.loads(file.read_text())
+    assert base64.b64decode(held["certificatePemFile"]).startswith(b"-----BEGIN CERTIFICATE-----")
+    done = az_pool.run("attest", "verify", str(file), "--key", name, "--ops", "sign,verify", "--output", "table")
+    assert done.stdout.splitlines()[-1] == "verified", done.stdout
+    assert "EC-HSM P-384" in done.stdout
+
+
 def test_a_key_comes_in_a_byok_file(az, names, tmp_path):
     kek, name = fresh_name("kek"), fresh_name("byok")
     made = az("keyvault", "key", "create", *names.key(kek), "--kty", "RSA-HSM", "--size", "3072", "--ops", "import")

@@ -72,6 +72,12 @@ impl Exchange<'_> {
                 let recorded = pool.read_key(self.ticket, key).await;
                 Answer::recorded(recorded, self.full_receipt, |view| wire::key_bundle(&origin, &view))
             }
+            Route::AttestKey(key) => {
+                let recorded = pool.attest_key(self.ticket, key).await;
+                Answer::recorded(recorded, self.full_receipt, |attested| {
+                    wire::attested_key(&origin, &attested)
+                })
+            }
             Route::UpdateKey(key) => {
                 let act = |ticket, change| pool.update_key(ticket, key, change);
                 self.with_body(body, wire::parse_update, act, |view| wire::key_bundle(&origin, &view)).await

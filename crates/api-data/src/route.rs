@@ -42,6 +42,7 @@ pub enum Route {
     CreateKey(KeyName),
     ImportKey(KeyName),
     ReadKey(KeyReference),
+    AttestKey(KeyReference),
     UpdateKey(KeyReference),
     ListKeys,
     ListVersions(KeyName),
@@ -109,6 +110,7 @@ route_kinds! {
     CreateKey = "POST" "/keys/{key}/create" "KeyCreate",
     ImportKey = "PUT" "/keys/{key}" "KeyImport",
     ReadKey = "GET" "/keys/{key}/{version}" "KeyGet",
+    AttestKey = "GET" "/keys/{key}/{version}/attestation" "KeyAttestationGet",
     UpdateKey = "PATCH" "/keys/{key}/{version}" "KeyUpdate",
     ListKeys = "GET" "/keys" "KeyList",
     ListVersions = "GET" "/keys/{key}/versions" "KeyListVersions",
@@ -184,6 +186,7 @@ impl Route {
             Route::CreateKey(_) => RouteKind::CreateKey,
             Route::ImportKey(_) => RouteKind::ImportKey,
             Route::ReadKey(_) => RouteKind::ReadKey,
+            Route::AttestKey(_) => RouteKind::AttestKey,
             Route::UpdateKey(_) => RouteKind::UpdateKey,
             Route::ListKeys => RouteKind::ListKeys,
             Route::ListVersions(_) => RouteKind::ListVersions,
@@ -260,6 +263,13 @@ impl Route {
             ("DELETE", []) => Ok(Route::DeleteKey(name)),
             ("PUT", []) => Ok(Route::ImportKey(name)),
             ("GET", [versions]) if is(versions, "versions") => Ok(Route::ListVersions(name)),
+            ("GET", [attestation]) if is(attestation, "attestation") => {
+                Ok(Route::AttestKey(KeyReference { name, version: None }))
+            }
+            ("GET", [version, attestation]) if is(attestation, "attestation") => {
+                let version = version.parse().map_err(malformed)?;
+                Ok(Route::AttestKey(KeyReference { name, version: Some(version) }))
+            }
             ("POST", [create]) if is(create, "create") => Ok(Route::CreateKey(name)),
             ("POST", [backup]) if is(backup, "backup") => Ok(Route::BackupKey(name)),
             ("POST", [rotate]) if is(rotate, "rotate") => Ok(Route::RotateKey(name)),
@@ -399,6 +409,11 @@ mod tests {
             post(&format!("/keys/n/{VERSION}/sign")),
             Ok(Route::UseKey(KeyUse::Sign, key(Some(VERSION))))
         );
+        for path in ["/keys/n//attestation", "/keys/n/attestation", "/Keys/n/Attestation/"] {
+            assert_eq!(Route::parse(&Method::GET, path), Ok(Route::AttestKey(key(None))), "{path}");
+        }
+        let path = format!("/keys/n/{VERSION}/attestation");
+        assert_eq!(Route::parse(&Method::GET, &path), Ok(Route::AttestKey(key(Some(VERSION)))));
         assert_eq!(post("/keys/create/create"), Ok(Route::CreateKey("create".parse().unwrap())));
     }
 
@@ -461,7 +476,7 @@ mod tests {
         for (method, path) in [
             (Method::DELETE, format!("/keys/n/{VERSION}")),
             (Method::POST, "/keys/n/rotationpolicy".to_owned()),
-            (Method::GET, "/keys/n/attestation".to_owned()),
+            (Method::PUT, "/keys/n/attestation".to_owned()),
             (Method::GET, "/rng".to_owned()),
             (Method::GET, "/holdfast".to_owned()),
         ] {

@@ -13,8 +13,9 @@ use domain::time::IntDate;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use service::{
-    DecryptInput, DeletedKeyView, DomainStatus, DownloadRequest, EncryptInput, Error, KeyView, NewAssignment,
-    NewKey, NotBefore, SecretBytes, SettingView, TransferKey, UsedKey,
+    AttestedKey, DecryptInput, DeletedKeyView, DomainStatus, DownloadRequest, EncryptInput, Error,
+    KeyAttestation, KeyView, NewAssignment, NewKey, NotBefore, SecretBytes, SettingView, TransferKey,
+    UsedKey,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -458,6 +459,22 @@ pub(crate) fn key_bundle(origin: &str, view: &KeyView) -> Value {
         PublicKey::Oct => {}
     }
     with_tags(json!({ "key": key, "attributes": attributes(view) }), &version.tags)
+}
+
+/// The bundle with its attestation, in base64url (behaviour section 21).
+pub(crate) fn attested_key(origin: &str, attested: &AttestedKey) -> Value {
+    let KeyAttestation { certificates, private, public } = &attested.attestation;
+    let mut members = json!({
+        "certificatePemFile": encode(certificates.as_bytes()),
+        "privateKeyAttestation": encode(private),
+        "version": service::ATTESTATION_VERSION,
+    });
+    if let Some(public) = public {
+        members["publicKeyAttestation"] = encode(public).into();
+    }
+    let mut bundle = key_bundle(origin, &attested.key);
+    bundle["attributes"]["attestation"] = members;
+    bundle
 }
 
 pub(crate) fn key_backup(blob: &[u8]) -> Value {

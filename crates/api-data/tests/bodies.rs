@@ -105,6 +105,7 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
         | RouteKind::NewTransferKey
         | RouteKind::DomainUploadStatus
         | RouteKind::ReadKey
+        | RouteKind::AttestKey
         | RouteKind::ListKeys
         | RouteKind::ListVersions
         | RouteKind::DeleteKey

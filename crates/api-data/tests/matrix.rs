@@ -67,7 +67,9 @@ fn data_action(kind: RouteKind) -> DataAction {
     match kind {
         RouteKind::CreateKey => DataAction::KeyCreate,
         RouteKind::ImportKey => DataAction::KeyImport,
-        RouteKind::ReadKey | RouteKind::ListKeys | RouteKind::ListVersions => DataAction::KeyRead,
+        RouteKind::ReadKey | RouteKind::AttestKey | RouteKind::ListKeys | RouteKind::ListVersions => {
+            DataAction::KeyRead
+        }
         RouteKind::UpdateKey => DataAction::KeyWrite,
         RouteKind::DeleteKey => DataAction::KeyDelete,
         RouteKind::ReadDeletedKey | RouteKind::ListDeletedKeys => DataAction::DeletedKeyRead,

@@ -18,8 +18,8 @@ use domain::guid::Guid;
 use domain::pool::PoolClass;
 use domain::time::IntDate;
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, PublicKeyData, SanType,
-    SerialNumber, SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
+    PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509Version};
 
@@ -30,6 +30,7 @@ const OID_EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
 const OID_P256: &str = "1.2.840.10045.3.1.7";
 const OID_ECDSA_SHA384: &str = "1.2.840.10045.4.3.3";
 const PEM_LABEL: &str = "PUBLIC KEY";
+const OWNER_NAME: &str = "Holdfast owner";
 /// SubjectPublicKeyInfo of a P-384 point (RFC 5480), up to the point itself.
 const P384_SPKI_PREFIX: [u8; 23] = [
     0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81,
@@ -136,8 +137,7 @@ impl OwnerKey {
     /// DER of an X.509 certificate for `key`.
     pub fn certify(&self, claims: &InstanceClaims, key: &InstanceKey) -> Vec<u8> {
         let mut issuer = CertificateParams::default();
-        issuer.distinguished_name =
-            common_name(&format!("Holdfast owner {}", self.public_key().fingerprint()));
+        issuer.distinguished_name = self.name();
         let issuer = Issuer::from_params(&issuer, CertificateSigner(&self.for_certificates));
         let mut params = CertificateParams::default();
         params.distinguished_name =
@@ -148,18 +148,47 @@ impl OwnerKey {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.not_before = date(claims.not_before);
         params.not_after = date(claims.not_after);
-        let mut serial = [0; 16];
-        random(&mut serial);
-        // Positive, and without a leading zero byte, as DER wants it.
-        serial[0] = (serial[0] & 0x7f) | 0x40;
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.serial_number = Some(fresh_serial());
         let certificate =
             params.signed_by(&SubjectKey(&key.0), &issuer).expect("the parameters are complete");
         certificate.der().to_vec()
     }
+
+    /// DER of the owner key's own certificate, for tools that build chains of them. Nobody trusts it for being there.
+    pub fn self_certify(&self, not_before: IntDate, not_after: IntDate) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = self.name();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = date(not_before);
+        params.not_after = date(not_after);
+        params.serial_number = Some(fresh_serial());
+        let signer = CertificateSigner(&self.for_certificates);
+        params.self_signed(&signer).expect("the parameters are complete").der().to_vec()
+    }
+
+    fn name(&self) -> DistinguishedName {
+        common_name(&format!("{OWNER_NAME} {}", self.public_key().fingerprint()))
+    }
 }
 
 impl OwnerPublicKey {
+    /// The key that a certificate of [`OwnerKey::self_certify`] names, and that signed it. Whose key that is, it does
+    /// not show.
+    pub fn from_certificate(der: &[u8]) -> Result<Self, CertificateError> {
+        let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateError::Malformed)?;
+        let key = certificate.public_key().raw;
+        let point = key.strip_prefix(P384_SPKI_PREFIX.as_slice()).ok_or(CertificateError::Malformed)?;
+        if !rest.is_empty() || point.len() != POINT_BYTES || point[0] != 4 || !certificate.is_ca() {
+            return Err(CertificateError::Malformed);
+        }
+        let signature = certificate.signature_value.data.as_ref();
+        UnparsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, point)
+            .verify(certificate.tbs_certificate.as_ref(), signature)
+            .map_err(|_| CertificateError::WrongIssuer)?;
+        Ok(Self { point: point.to_vec() })
+    }
+
     /// SHA-256 of the point, hex: what people compare.
     pub fn fingerprint(&self) -> String {
         hex(&sha256(&[&self.point]))
@@ -278,6 +307,14 @@ impl SigningKey for CertificateSigner<'_> {
             self.0.sign(&SystemRandom::new(), message).map_err(|_| rcgen::Error::RemoteKeyError)?;
         Ok(signature.as_ref().to_vec())
     }
+}
+
+fn fresh_serial() -> SerialNumber {
+    let mut serial = [0; 16];
+    random(&mut serial);
+    // Positive, and without a leading zero byte, as DER wants it.
+    serial[0] = (serial[0] & 0x7f) | 0x40;
+    SerialNumber::from_slice(&serial)
 }
 
 fn common_name(name: &str) -> DistinguishedName {

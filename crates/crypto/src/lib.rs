@@ -4,6 +4,7 @@
 //! No other crate can name key material: customers' keys are opaque handles ([`LoadedKey`]) or masked bytes
 //! ([`MaskedMaterial`]), the pool's own keys are types without accessors. Synchronous, no I/O.
 
+pub mod attestation;
 pub mod audit_key;
 pub mod certificate;
 pub mod content;

@@ -59,6 +59,15 @@ impl Curve {
         }
     }
 
+    const fn code(self) -> u32 {
+        match self {
+            Curve::P256 => 256,
+            Curve::P256K => 257,
+            Curve::P384 => 384,
+            Curve::P521 => 521,
+        }
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         if text == "SECP256K1" {
             return Some(Curve::P256K);
@@ -109,6 +118,27 @@ impl KeySpec {
             KeySpec::Rsa(_) => "RSA-HSM",
             KeySpec::Ec(_) => "EC-HSM",
             KeySpec::Oct(_) => "oct-HSM",
+        }
+    }
+}
+
+impl KeySpec {
+    /// Type and size as records and statements hold them: 1 RSA, 2 EC, 3 oct; bits, for EC 256, 257 (P-256K), 384, 521.
+    pub const fn code(self) -> (u8, u32) {
+        match self {
+            KeySpec::Rsa(size) => (1, size.bits()),
+            KeySpec::Ec(curve) => (2, curve.code()),
+            KeySpec::Oct(size) => (3, size.bits()),
+        }
+    }
+
+    /// The inverse of [`KeySpec::code`].
+    pub fn from_code(key_type: u8, size: u32) -> Option<Self> {
+        match key_type {
+            1 => RsaSize::from_bits(size).map(KeySpec::Rsa),
+            2 => Curve::ALL.into_iter().find(|curve| curve.code() == size).map(KeySpec::Ec),
+            3 => OctSize::from_bits(size).map(KeySpec::Oct),
+            _ => None,
         }
     }
 }

@@ -28,6 +28,34 @@ pub enum PublicKey {
     Oct,
 }
 
+impl PublicKey {
+    /// As records and statements hold it: RSA modulus and exponent, EC x and y, for oct nothing.
+    pub fn parts(&self) -> (&[u8], &[u8]) {
+        match self {
+            PublicKey::Rsa { modulus, exponent } => (modulus, exponent),
+            PublicKey::Ec { curve: _, x, y } => (x, y),
+            PublicKey::Oct => (&[], &[]),
+        }
+    }
+
+    /// The inverse of [`PublicKey::parts`]; `None` where a coordinate has not its curve's length, or a
+    /// symmetric key shows something.
+    pub fn from_parts(spec: KeySpec, first: Vec<u8>, second: Vec<u8>) -> Option<Self> {
+        match spec {
+            KeySpec::Rsa(_) => Some(PublicKey::Rsa { modulus: first, exponent: second }),
+            KeySpec::Ec(curve) => {
+                let bytes = curve.coordinate_bytes();
+                (first.len() == bytes && second.len() == bytes).then_some(PublicKey::Ec {
+                    curve,
+                    x: first,
+                    y: second,
+                })
+            }
+            KeySpec::Oct(_) => (first.is_empty() && second.is_empty()).then_some(PublicKey::Oct),
+        }
+    }
+}
+
 /// One member of `key_ops`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum KeyOperation {
@@ -221,6 +249,47 @@ pub enum ChangeRefused {
     Window(#[from] EmptyWindow),
 }
 
+/// How the material of a version came into the partition.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Origin {
+    /// Made there.
+    Generated,
+    /// Handed over by its owner, who had it in the clear.
+    Imported,
+    /// Handed over wrapped for a key of the pool (BYOK): in the clear at its maker's alone.
+    Wrapped,
+    /// Made by a release that did not write it down.
+    Unknown,
+}
+
+impl Origin {
+    pub const ALL: [Origin; 4] = [Origin::Unknown, Origin::Generated, Origin::Imported, Origin::Wrapped];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Origin::Generated => "generated",
+            Origin::Imported => "imported",
+            Origin::Wrapped => "wrapped",
+            Origin::Unknown => "unknown",
+        }
+    }
+
+    /// As it is written in records and statements.
+    pub const fn code(self) -> u8 {
+        match self {
+            Origin::Unknown => 0,
+            Origin::Generated => 1,
+            Origin::Imported => 2,
+            Origin::Wrapped => 3,
+        }
+    }
+
+    /// The inverse of [`Origin::code`].
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|origin| origin.code() == code)
+    }
+}
+
 /// One version of a key, without its material.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Version {
@@ -231,6 +300,7 @@ pub struct Version {
     pub operations: KeyOperations,
     pub attributes: Attributes,
     pub tags: Tags,
+    pub origin: Origin,
 }
 
 /// Why a key version may not be used for an operation now.
@@ -438,6 +508,7 @@ mod tests {
                 exportable: false,
             },
             tags: Tags::default(),
+            origin: Origin::Generated,
         };
         change(&mut version);
         version

@@ -62,6 +62,8 @@ enum Command {
     Audit(audit_command::Arguments),
     /// Make, show, use and remove keys, over the wire API.
     Key(client::key::Arguments),
+    /// Get a pool's signed statement about a key, and verify one offline.
+    Attest(client::attest::Arguments),
     /// Give, take and explain rights, over the wire API.
     Role(client::role::Arguments),
     /// Withdraw a principal's tokens, as when one was stolen.
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         Command::Env(arguments) => environment::run(&arguments),
         Command::Audit(arguments) => audit_command::run(arguments),
         Command::Key(arguments) => client::key::run(arguments),
+        Command::Attest(arguments) => client::attest::run(arguments),
         Command::Role(arguments) => client::role::run(arguments),
         Command::Token(arguments) => client::token::run(arguments),
         Command::Setting(arguments) => client::setting::run(arguments),

@@ -15,7 +15,7 @@ use crypto::{
 use domain::access::{Action, Grant, Scope, action};
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
 use domain::guid::Guid;
-use domain::key::{Attributes, Key, KeyOperation, KeyOperations, Version, VersionChange};
+use domain::key::{Attributes, Key, KeyOperation, KeyOperations, Origin, Version, VersionChange};
 use domain::name::{KeyName, KeyVersion};
 use domain::setting::Setting;
 use domain::time::IntDate;
@@ -87,7 +87,7 @@ impl Pool {
         ticket.asks::<action::KeyCreate>(&scope);
         let made = async {
             let grant = ticket.authorize::<action::KeyCreate>(scope)?;
-            self.make_version(&grant, &new, version, generated(&new)).await
+            self.make_version(&grant, &new, version, Origin::Generated, generated(&new)).await
         };
         let made = made.await;
         self.record_made(ticket, made).await
@@ -102,7 +102,7 @@ impl Pool {
         ticket.asks::<action::KeyImport>(&scope);
         let made = async {
             let grant = ticket.authorize::<action::KeyImport>(scope)?;
-            self.make_version(&grant, &new, version, imported(new.spec, parts)).await
+            self.make_version(&grant, &new, version, Origin::Imported, imported(new.spec, parts)).await
         };
         let made = made.await;
         self.record_made(ticket, made).await
@@ -136,7 +136,7 @@ impl Pool {
                 exportable: false,
                 tags: wrapped.tags.clone(),
             };
-            self.make_version(&grant, &new, version, imported(new.spec, parts)).await
+            self.make_version(&grant, &new, version, Origin::Wrapped, imported(new.spec, parts)).await
         };
         let made = made.await;
         self.record_made(ticket, made).await
@@ -501,7 +501,11 @@ impl Pool {
     }
 
     /// The record that a grant is for. The grant names the key, so the check cannot drift from what it protects.
-    fn stored<A: Action>(&self, grant: &Grant<'_, A>, version: Option<KeyVersion>) -> Result<Held, Error> {
+    pub(crate) fn stored<A: Action>(
+        &self,
+        grant: &Grant<'_, A>,
+        version: Option<KeyVersion>,
+    ) -> Result<Held, Error> {
         let name = grant.key().ok_or_else(|| Error::BadParameter("the request names no key".into()))?;
         self.live(name, version)
     }
@@ -531,9 +535,10 @@ impl Pool {
         _grant: &Grant<'_, A>,
         new: &NewKey,
         version: KeyVersion,
+        origin: Origin,
         make: impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + 'static,
     ) -> Result<VersionRecord, Error> {
-        self.generate_version(new, version, make).await
+        self.generate_version(new, version, origin, make).await
     }
 
     /// Likewise without a grant, for what the pool does of its own accord.
@@ -541,6 +546,7 @@ impl Pool {
         &self,
         new: &NewKey,
         version: KeyVersion,
+        origin: Origin,
         make: impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + 'static,
     ) -> Result<VersionRecord, Error> {
         let operations =
@@ -574,6 +580,7 @@ impl Pool {
             operations,
             attributes,
             tags: new.tags.clone(),
+            origin,
         };
         Ok(VersionRecord { version, material: generated.masked })
     }

@@ -4,6 +4,7 @@
 //! durable. In between: authorise (a `Grant` from the role table), decide (`domain`), use the key (the partition) or
 //! commit (`storage`), record (`audit`). No HTTP here, and no strings that were not parsed before.
 
+mod attestation;
 mod clock;
 mod deletion;
 mod error;
@@ -23,9 +24,11 @@ mod ticket;
 mod views;
 mod workers;
 
+pub use attestation::AttestedKey;
 pub use audit::Receipt;
 pub use ceremony::{DownloadRequest, HolderSet, TransferKey};
 pub use clock::{Clock, Random, SystemClock, SystemRandom};
+pub use crypto::attestation::{KeyAttestation, VERSION as ATTESTATION_VERSION};
 pub use crypto::import::{EcParts, PrivateParts, RsaParts, WrappedKind};
 pub use crypto::key_backup::{BackupRefused, MAX_BACKUP_BYTES};
 pub use crypto::{Ciphertext, PartitionError, SecretBytes};

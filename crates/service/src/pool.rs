@@ -11,6 +11,7 @@ use crate::ticket::{Recorded, RequestFacts, Ticket};
 use crate::workers::Workers;
 use audit::event::{Event, EventResult};
 use audit::{AuditConfig, AuditLog, Leaf, Receipt};
+use crypto::attestation::Attestor;
 use crypto::audit_key::AuditSealer;
 use crypto::certificate::{InstanceClaims, InstanceKey, Purpose};
 use crypto::domain_secrets::DomainSecrets;
@@ -139,6 +140,7 @@ pub struct Pool {
     domain: DomainState,
     invocations: Arc<Invocations>,
     key_backups: KeyBackups,
+    attestor: Attestor,
     verifier: TokenVerifier,
     /// The generation of the issuer's key set that the log knows of.
     recorded_keys: AtomicU64,
@@ -224,6 +226,11 @@ impl Pool {
             not_after: IntDate::from_unix_seconds(now.unix_seconds() + CERTIFICATE_DAYS * SECONDS_PER_DAY),
         };
         let certificate = secrets.owner_key().certify(&claims, &checkpoint_key);
+        let attestor = Attestor::new(
+            secrets.owner_key(),
+            InstanceClaims { purpose: Purpose::Attestation, ..claims },
+            genesis.security_domain,
+        );
         let owner = secrets.owner_key().public_key();
         let key_backups = KeyBackups {
             key: secrets.backup_key(),
@@ -285,6 +292,7 @@ impl Pool {
             invocations,
             domain: DomainState::new(secrets, installer),
             key_backups,
+            attestor,
             verifier,
             recorded_keys: AtomicU64::new(0),
             node,
@@ -455,6 +463,10 @@ impl Pool {
 
     pub(crate) fn key_backups(&self) -> &KeyBackups {
         &self.key_backups
+    }
+
+    pub(crate) fn attestor(&self) -> &Attestor {
+        &self.attestor
     }
 
     pub(crate) fn index(&self) -> &Index {

@@ -9,7 +9,7 @@ use crate::ticket::{Recorded, Ticket};
 use crate::views::{KeyView, NewKey};
 use audit::event::{Event, EventResult};
 use domain::access::{Scope, action};
-use domain::key::{Key, PublicKey, Version};
+use domain::key::{Key, Origin, PublicKey, Version};
 use domain::name::KeyName;
 use domain::rotation::{LifetimeAction, Period, RotationPolicy, RotationRefused, Trigger};
 use domain::time::IntDate;
@@ -89,7 +89,7 @@ impl Pool {
         let made = async {
             let grant = ticket.authorize::<action::KeyRotate>(scope)?;
             let new = self.next_of(&self.live(&name, None)?)?;
-            self.make_version(&grant, &new, version, generated(&new)).await
+            self.make_version(&grant, &new, version, Origin::Generated, generated(&new)).await
         };
         let made = match made.await {
             Ok(made) => made,
@@ -128,7 +128,7 @@ impl Pool {
         let before = held.version.value.version.version;
         let new = self.next_of(&held)?;
         let version = self.new_version();
-        let made = self.generate_version(&new, version, generated(&new)).await?;
+        let made = self.generate_version(&new, version, Origin::Generated, generated(&new)).await?;
         let event = Event {
             operation: "KeyRotateIfDue".into(),
             result: EventResult::Success,

@@ -10,9 +10,9 @@ use crate::record::{
 };
 use crypto::{MaskedMaterial, SecretBytes};
 use domain::access::{CustomRole, DataAction, Permission, RoleAssignment, Scope};
-use domain::algorithm::{Curve, KeySpec, OctSize, RsaSize};
+use domain::algorithm::KeySpec;
 use domain::guid::Guid;
-use domain::key::{Attributes, Key, KeyOperations, PublicKey, Tags, Version};
+use domain::key::{Attributes, Key, KeyOperations, Origin, PublicKey, Tags, Version};
 use domain::name::KeyVersion;
 use domain::rotation::{LifetimeAction, Period, RotationPolicy, Trigger};
 use domain::setting::Setting;
@@ -95,6 +95,10 @@ pub(crate) struct VersionV1 {
     tags: BTreeMap<String, String>,
     #[cbor(n(14), with = "minicbor::bytes")]
     material: Vec<u8>,
+    // 15 is kept for the release policy.
+    /// 1 generated, 2 imported, 3 wrapped; absent where a release did not write it down.
+    #[n(16)]
+    origin: Option<u8>,
 }
 
 #[derive(Encode, Decode)]
@@ -411,23 +415,15 @@ pub(crate) fn invocations_from_wire(wire: InvocationsV1) -> Result<InvocationsRe
 
 pub(crate) fn version_to_wire(record: &VersionRecord) -> VersionV1 {
     let version = &record.version;
-    let (key_type, size) = match version.spec {
-        KeySpec::Rsa(size) => (1, size.bits()),
-        KeySpec::Ec(curve) => (2, curve_code(curve)),
-        KeySpec::Oct(size) => (3, size.bits()),
-    };
-    let (public_1, public_2) = match &version.public {
-        PublicKey::Rsa { modulus, exponent } => (modulus.clone(), exponent.clone()),
-        PublicKey::Ec { curve: _, x, y } => (x.clone(), y.clone()),
-        PublicKey::Oct => (Vec::new(), Vec::new()),
-    };
+    let (key_type, size) = version.spec.code();
+    let (public_1, public_2) = version.public.parts();
     VersionV1 {
         name: version.name.to_string(),
         version: version.version.0,
         key_type,
         size,
-        public_1,
-        public_2,
+        public_1: public_1.to_vec(),
+        public_2: public_2.to_vec(),
         operations: version.operations.bits(),
         enabled: version.attributes.enabled,
         not_before: version.attributes.not_before.map(IntDate::unix_seconds),
@@ -437,29 +433,14 @@ pub(crate) fn version_to_wire(record: &VersionRecord) -> VersionV1 {
         exportable: version.attributes.exportable,
         tags: version.tags.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         material: record.material.0.clone(),
+        origin: Some(version.origin).filter(|origin| *origin != Origin::Unknown).map(Origin::code),
     }
 }
 
 pub(crate) fn version_from_wire(wire: VersionV1) -> Result<VersionRecord, UnreadableRecord> {
     let malformed = UnreadableRecord::Malformed;
-    let (spec, public) = match wire.key_type {
-        1 => {
-            let size = RsaSize::from_bits(wire.size).ok_or(malformed)?;
-            (KeySpec::Rsa(size), PublicKey::Rsa { modulus: wire.public_1, exponent: wire.public_2 })
-        }
-        2 => {
-            let curve =
-                Curve::ALL.into_iter().find(|curve| curve_code(*curve) == wire.size).ok_or(malformed)?;
-            if wire.public_1.len() != curve.coordinate_bytes()
-                || wire.public_2.len() != curve.coordinate_bytes()
-            {
-                return Err(malformed);
-            }
-            (KeySpec::Ec(curve), PublicKey::Ec { curve, x: wire.public_1, y: wire.public_2 })
-        }
-        3 => (KeySpec::Oct(OctSize::from_bits(wire.size).ok_or(malformed)?), PublicKey::Oct),
-        _ => return Err(malformed),
-    };
+    let spec = KeySpec::from_code(wire.key_type, wire.size).ok_or(malformed)?;
+    let public = PublicKey::from_parts(spec, wire.public_1, wire.public_2).ok_or(malformed)?;
     Ok(VersionRecord {
         version: Version {
             name: wire.name.parse().map_err(|_| malformed)?,
@@ -476,6 +457,12 @@ pub(crate) fn version_from_wire(wire: VersionV1) -> Result<VersionRecord, Unread
                 exportable: wire.exportable,
             },
             tags: Tags::new(wire.tags).map_err(|_| malformed)?,
+            origin: match wire.origin {
+                None => Origin::Unknown,
+                Some(code) => {
+                    Origin::from_code(code).filter(|origin| *origin != Origin::Unknown).ok_or(malformed)?
+                }
+            },
         },
         material: MaskedMaterial(wire.material),
     })
@@ -510,18 +497,10 @@ fn role_from_wire(wire: RoleV1) -> Result<CustomRole, UnreadableRecord> {
     CustomRole::new(Guid(wire.id), wire.name, wire.description, permissions).map_err(|_| malformed)
 }
 
-fn curve_code(curve: Curve) -> u32 {
-    match curve {
-        Curve::P256 => 256,
-        Curve::P256K => 257,
-        Curve::P384 => 384,
-        Curve::P521 => 521,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use domain::algorithm::{Curve, OctSize, RsaSize};
     use proptest::prelude::*;
 
     fn samples() -> Vec<(&'static str, Record)> {
@@ -533,7 +512,7 @@ mod tests {
             updated: IntDate::from_unix_seconds(1_800_000_001),
             exportable: false,
         };
-        let version = |spec: KeySpec, public: PublicKey| {
+        let version_of = |origin: Origin, spec: KeySpec, public: PublicKey| {
             Record::Version(VersionRecord {
                 version: Version {
                     name: "Payroll-2026".parse().unwrap(),
@@ -543,10 +522,12 @@ mod tests {
                     operations: KeyOperations::default_for(spec),
                     attributes,
                     tags: Tags::new(BTreeMap::from([("team".into(), "pay".into())])).unwrap(),
+                    origin,
                 },
                 material: MaskedMaterial(vec![0xaa; 5]),
             })
         };
+        let version = |spec, public| version_of(Origin::Unknown, spec, public);
         let curve = Curve::P256K;
         vec![
             (
@@ -608,6 +589,7 @@ mod tests {
                 version(KeySpec::Ec(curve), PublicKey::Ec { curve, x: vec![0; 32], y: vec![9; 32] }),
             ),
             ("version-oct", version(KeySpec::Oct(OctSize::Oct256), PublicKey::Oct)),
+            ("version-wrapped", version_of(Origin::Wrapped, KeySpec::Oct(OctSize::Oct128), PublicKey::Oct)),
             (
                 "assignment",
                 Record::Assignment(RoleAssignment {

@@ -80,7 +80,9 @@ mod tests {
     use crypto::MaskedMaterial;
     use crypto::key_backup::MAX_BACKUP_BYTES;
     use domain::algorithm::{Curve, KeySpec, OctSize, RsaSize};
-    use domain::key::{Attributes, KeyOperations, MAX_TAG_CHARACTERS, MAX_TAGS, PublicKey, Tags, Version};
+    use domain::key::{
+        Attributes, KeyOperations, MAX_TAG_CHARACTERS, MAX_TAGS, Origin, PublicKey, Tags, Version,
+    };
     use domain::name::KeyVersion;
     use domain::time::IntDate;
     use proptest::prelude::*;
@@ -103,6 +105,7 @@ mod tests {
                     exportable: false,
                 },
                 tags,
+                origin: Origin::Unknown,
             },
             material: MaskedMaterial(vec![0xaa; material]),
         }

@@ -6,7 +6,7 @@ use crypto::domain_secrets::DomainSecrets;
 use domain::access::{BuiltInRole, RoleAssignment, Scope};
 use domain::algorithm::{KeySpec, OctSize};
 use domain::guid::Guid;
-use domain::key::{Attributes, KeyOperations, PublicKey, Tags, Version};
+use domain::key::{Attributes, KeyOperations, Origin, PublicKey, Tags, Version};
 use domain::name::KeyVersion;
 use domain::pool::{AuditDurability, Genesis, IssuerPin, PoolClass, RetentionDays};
 use domain::principal::TenantId;
@@ -291,6 +291,7 @@ fn put_versions(name: &str, count: u8, bytes: usize) -> Transaction {
             operations: KeyOperations::default_for(spec),
             attributes,
             tags: Tags::default(),
+            origin: Origin::Generated,
         };
         Record::Version(VersionRecord { version, material: MaskedMaterial(vec![0; bytes]) })
     };

@@ -5,7 +5,8 @@ use audit::event::Event;
 use audit::verify::verify;
 use audit::{Leaf, ReceiptText, fuzzing as log};
 use crypto::SecretBytes;
-use crypto::certificate::OwnerPublicKey;
+use crypto::attestation::{AttestationChain, SignedStatement};
+use crypto::certificate::{InstancePublicKey, OwnerPublicKey};
 use crypto::domain_secrets::DomainSecrets;
 use crypto::record::{RecordPlace, WrappedDataKey};
 use domain::guid::Guid;
@@ -160,4 +161,30 @@ pub fn receipt(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(receipt) = text.parse::<ReceiptText>() else { return };
     assert!(receipt.checkpoint.is_none_or(|checkpoint| receipt.index < checkpoint.size));
+}
+
+/// A statement of key attestation, which a verifier gets from anybody. Under one key exactly the known ones are good, to the
+/// byte.
+pub fn key_statement(bytes: &[u8]) {
+    const GOLDEN: [&[u8]; 2] = [
+        golden!("crypto/tests/golden/key-attestation-v1-private.cbor"),
+        golden!("crypto/tests/golden/key-attestation-v1-public.cbor"),
+    ];
+    static KEY: LazyLock<InstancePublicKey> = LazyLock::new(|| {
+        let chain = include_str!("../../../crates/crypto/tests/golden/key-attestation-v1.pem");
+        let chain = AttestationChain::parse(chain).unwrap();
+        chain.owner.unwrap().verify_certificate(&chain.instance).unwrap().1
+    });
+    let good = SignedStatement::parse(bytes).is_ok_and(|signed| signed.is_signed_by(&KEY));
+    assert_eq!(good, GOLDEN.contains(&bytes));
+}
+
+/// The certificates that come with it. An owner's certificate is good for the key that signed it alone.
+pub fn attestation_chain(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(chain) = AttestationChain::parse(text) else { return };
+    if let Some(owner) = chain.owner {
+        assert!(!owner.verify_genesis(b"message", &[7; 96]));
+        assert_eq!(OwnerPublicKey::from_pem(&owner.to_pem()).as_ref(), Ok(&owner));
+    }
 }

@@ -39,6 +39,8 @@ pub const TARGETS: &[Target] = targets![
     tokens::client_certificate,
     disk::certificate,
     disk::owner_pem,
+    disk::key_statement,
+    disk::attestation_chain,
     disk::record,
     disk::pool_state,
     disk::genesis,

@@ -79,6 +79,13 @@ pub fn read_backup(path: &Path) -> Result<Zeroizing<Vec<u8>>, CommandError> {
         .ok_or_else(|| usage(format!("the input has more than {limit} bytes, and no backup of a key has")))
 }
 
+/// A file of at most `limit` bytes.
+pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, CommandError> {
+    let content = read_up_to(Some(path), limit)?;
+    let content = content.ok_or_else(|| usage(format!("{} has more than {limit} bytes", path.display())))?;
+    Ok(content.to_vec())
+}
+
 /// `None` where there is more than `limit`.
 fn read_up_to(path: Option<&Path>, limit: u64) -> Result<Option<Zeroizing<Vec<u8>>>, CommandError> {
     // Room for all of it at once: a vector that grows leaves copies behind.

@@ -1,6 +1,7 @@
-//! The commands `key`, `role`, `setting` and `token`: clients of the wire API, with no way in but the one that every
+//! The commands `key`, `attest`, `role`, `setting` and `token`: clients of the wire API, with no way in but the one that every
 //! client has.
 
+pub mod attest;
 pub mod connection;
 mod document;
 mod explain;
@@ -14,6 +15,7 @@ mod public_key;
 pub mod role;
 pub mod setting;
 pub mod token;
+mod verdict;
 
 use crate::CommandError;
 use connection::{Answer, Unreachable};

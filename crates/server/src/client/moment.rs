@@ -45,7 +45,8 @@ impl FromStr for Moment {
     }
 }
 
-fn parse_length(text: &str) -> Option<Duration> {
+/// `12h`, `90d`, `2w`.
+pub fn parse_length(text: &str) -> Option<Duration> {
     let unit = text.chars().last()?;
     let hours = match unit {
         'h' => 1,
