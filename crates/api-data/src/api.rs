@@ -123,7 +123,13 @@ impl Api {
         if let Ok(route) = &route {
             ticket.operation(route.kind().operation());
         }
-        let route = match parse_head(route, &head, api_version.as_deref()) {
+        let parsed = parse_head(route, &head, api_version.as_deref()).and_then(|route| {
+            if !route.is_test_mode() {
+                self.pool.simulate_load()?;
+            }
+            Ok(route)
+        });
+        let route = match parsed {
             Ok(route) => route,
             Err(error) => {
                 return Answer::refused(ticket, error, full_receipt).await;
@@ -210,6 +216,10 @@ impl Api {
         match self.pool.genesis().class {
             PoolClass::Test => put(headers, "x-holdfast-class", PoolClass::Test.as_str()),
             PoolClass::Production => {}
+        }
+        let test_mode = self.pool.test_mode();
+        if test_mode.alters() {
+            put(headers, "x-holdfast-test-mode", &test_mode.to_string());
         }
         response
     }

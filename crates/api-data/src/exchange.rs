@@ -5,6 +5,7 @@ use crate::key_import::{self, Import};
 use crate::paging::{self, Place};
 use crate::rotation;
 use crate::route::{KeyUse, Route};
+use crate::test_mode;
 use crate::wire;
 use bytes::Bytes;
 use http::{StatusCode, Uri};
@@ -182,6 +183,14 @@ impl Exchange<'_> {
             Route::UpdateSetting(name) => {
                 let act = |ticket, value| pool.update_setting(ticket, name, value);
                 self.with_body(body, wire::parse_setting, act, |held| wire::setting(&held)).await
+            }
+            Route::ReadTestMode => {
+                let recorded = pool.read_test_mode(self.ticket).await;
+                Answer::recorded(recorded, self.full_receipt, |view| test_mode::render(&view))
+            }
+            Route::UpdateTestMode => {
+                let act = |ticket, change| pool.update_test_mode(ticket, change);
+                self.with_body(body, test_mode::parse, act, |view| test_mode::render(&view)).await
             }
             Route::ListNotBefore => {
                 let recorded = pool.list_not_before(self.ticket).await;

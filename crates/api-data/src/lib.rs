@@ -19,6 +19,7 @@ mod paging;
 mod problem;
 mod rotation;
 mod route;
+mod test_mode;
 mod wire;
 
 pub use api::{Api, ApiConfig, Connection};

@@ -27,7 +27,9 @@ impl Problem {
 pub fn problem(error: &Error) -> Problem {
     let retry_after_seconds = match error {
         Error::Busy(_) => Some(1),
-        Error::TooManyFailures { retry_after_seconds, .. } => Some(*retry_after_seconds),
+        Error::TooManyFailures { retry_after_seconds, .. } | Error::Throttled { retry_after_seconds, .. } => {
+            Some(*retry_after_seconds)
+        }
         Error::AuditUnavailable(_) | Error::StoreUnavailable(_) => Some(10),
         _ => None,
     };
@@ -61,6 +63,7 @@ pub(crate) fn show(error: &Error) -> Shown {
         | Error::Scope(_)
         | Error::Window(_)
         | Error::RoleScope
+        | Error::TestMode(_)
         | Error::TestClassOnly(_)
         | Error::BodyIncomplete => plain(400, "BadParameter"),
         Error::UnsupportedApiVersion(_) => inner(400, "BadParameter", "UnsupportedApiVersion"),
@@ -118,6 +121,7 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::LimitReached { .. } => inner(403, "Forbidden", "LimitReached"),
         Error::TooManyConflicts => plain(409, "Conflict"),
         Error::Busy(_) => plain(429, "Throttled"),
+        Error::Throttled { .. } => inner(429, "Throttled", "TestMode"),
         Error::AuditUnavailable(_) | Error::StoreUnavailable(_) => plain(503, "ServiceUnavailable"),
         Error::CallerLeft => plain(499, "ClientClosedRequest"),
     }

@@ -69,6 +69,8 @@ pub enum Route {
     ListSettings,
     ReadSetting(String),
     UpdateSetting(String),
+    ReadTestMode,
+    UpdateTestMode,
     ListNotBefore,
     SetNotBefore(Guid),
     ClearNotBefore(Guid),
@@ -142,6 +144,8 @@ route_kinds! {
     ListSettings = "GET" "/settings" "SettingList",
     ReadSetting = "GET" "/settings/{setting}" "SettingGet",
     UpdateSetting = "PATCH" "/settings/{setting}" "SettingUpdate",
+    ReadTestMode = "GET" "/holdfast/test" "TestModeGet",
+    UpdateTestMode = "PATCH" "/holdfast/test" "TestModeUpdate",
     ListNotBefore = "GET" "/holdfast/tokens" "TokenNotBeforeList",
     SetNotBefore = "PUT" "/holdfast/tokens/{id}" "TokenNotBeforeSet",
     ClearNotBefore = "DELETE" "/holdfast/tokens/{id}" "TokenNotBeforeClear",
@@ -218,6 +222,8 @@ impl Route {
             Route::ListSettings => RouteKind::ListSettings,
             Route::ReadSetting(_) => RouteKind::ReadSetting,
             Route::UpdateSetting(_) => RouteKind::UpdateSetting,
+            Route::ReadTestMode => RouteKind::ReadTestMode,
+            Route::UpdateTestMode => RouteKind::UpdateTestMode,
             Route::ListNotBefore => RouteKind::ListNotBefore,
             Route::SetNotBefore(_) => RouteKind::SetNotBefore,
             Route::ClearNotBefore(_) => RouteKind::ClearNotBefore,
@@ -339,9 +345,21 @@ impl Route {
         matches!(self, Route::DomainDownloadStatus | Route::DomainUploadStatus)
     }
 
+    /// Whether it turns the simulation on and off, and so is not simulated itself.
+    pub const fn is_test_mode(&self) -> bool {
+        matches!(self, Route::ReadTestMode | Route::UpdateTestMode)
+    }
+
     /// What the service does not have.
     fn parse_ours(method: &Method, segments: &[&str]) -> Result<Self, RouteRefused> {
         let rest = match segments.split_first() {
+            Some((test, [])) if test.eq_ignore_ascii_case("test") => {
+                return match method.as_str() {
+                    "GET" => Ok(Route::ReadTestMode),
+                    "PATCH" => Ok(Route::UpdateTestMode),
+                    _ => Err(RouteRefused::Unknown),
+                };
+            }
             Some((tokens, rest)) if tokens.eq_ignore_ascii_case("tokens") => rest,
             Some(_) | None => return Err(RouteRefused::Unknown),
         };

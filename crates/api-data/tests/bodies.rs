@@ -98,6 +98,14 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
             ("/settings/AllowKeyManagementOperationsThroughARM".to_owned(), json!({ "value": "false" }))
         }
         RouteKind::SetNotBefore => (path("/holdfast/tokens/{id}"), json!({ "notBefore": 1_000 })),
+        // No time passes: other bodies are bent by the clock.
+        RouteKind::UpdateTestMode => (
+            "/holdfast/test".to_owned(),
+            json!({
+                "clockAdvanceSeconds": 0, "roleDelaySeconds": 0,
+                "throttle": { "every": 4_000_000_000_u32, "retryAfterSeconds": 1 },
+            }),
+        ),
         RouteKind::DownloadDomain => ("/securitydomain/download".to_owned(), three_holders()),
         // On a pool that is active whatever parses is refused alike.
         RouteKind::UploadDomain
@@ -124,6 +132,7 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
         | RouteKind::ListRoles
         | RouteKind::ListSettings
         | RouteKind::ReadSetting
+        | RouteKind::ReadTestMode
         | RouteKind::ListNotBefore
         | RouteKind::ClearNotBefore => return None,
     };

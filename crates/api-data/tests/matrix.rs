@@ -93,8 +93,8 @@ fn data_action(kind: RouteKind) -> DataAction {
         RouteKind::DefineRole => DataAction::RoleDefinitionWrite,
         RouteKind::ReadRole | RouteKind::ListRoles => DataAction::RoleDefinitionRead,
         RouteKind::DeleteRole => DataAction::RoleDefinitionDelete,
-        RouteKind::ListSettings | RouteKind::ReadSetting => DataAction::SettingRead,
-        RouteKind::UpdateSetting => DataAction::SettingWrite,
+        RouteKind::ListSettings | RouteKind::ReadSetting | RouteKind::ReadTestMode => DataAction::SettingRead,
+        RouteKind::UpdateSetting | RouteKind::UpdateTestMode => DataAction::SettingWrite,
         RouteKind::ListNotBefore => DataAction::PrincipalRead,
         RouteKind::SetNotBefore | RouteKind::ClearNotBefore => DataAction::PrincipalWrite,
         RouteKind::DownloadDomain => DataAction::SecurityDomainDownload,
@@ -379,7 +379,7 @@ impl Stage {
             }}),
             RouteKind::DefineRole => role_body(),
             RouteKind::UpdateSetting => json!({ "value": "false" }),
-            RouteKind::SetNotBefore => json!({}),
+            RouteKind::SetNotBefore | RouteKind::UpdateTestMode => json!({}),
             _ => return None,
         };
         Some(body)

@@ -12,4 +12,5 @@ pub mod pool;
 pub mod principal;
 pub mod rotation;
 pub mod setting;
+pub mod test_mode;
 pub mod time;

@@ -70,6 +70,10 @@ enum Command {
     Token(client::token::Arguments),
     /// Show and change a pool's settings, over the wire API.
     Setting(client::setting::Arguments),
+    /// Let time pass for the keys of a pool of class test.
+    Clock(client::test_mode::Clock),
+    /// Refuse requests and delay roles in a pool of class test, to try its clients.
+    Simulate(client::test_mode::Simulate),
     /// Make holders' keys, and check, restore or re-key a security domain, offline.
     #[command(subcommand)]
     Ceremony(ceremony_command::Arguments),
@@ -101,6 +105,8 @@ fn main() -> ExitCode {
         Command::Role(arguments) => client::role::run(arguments),
         Command::Token(arguments) => client::token::run(arguments),
         Command::Setting(arguments) => client::setting::run(arguments),
+        Command::Clock(arguments) => client::test_mode::clock(arguments),
+        Command::Simulate(arguments) => client::test_mode::simulate(arguments),
         Command::Ceremony(arguments) => ceremony_command::run(arguments),
         Command::Instance => instance_command::run(),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -22,7 +22,7 @@ impl Pool {
         if let Err(denied) = ticket.authorize::<action::KeyDelete>(scope).map(|_| ()) {
             return ticket.record(Err(denied)).await;
         }
-        let now = self.now().int_date();
+        let now = self.key_time().int_date();
         let decide = || {
             let not_found = || Error::KeyNotFound { name: name.clone() };
             let held = self.index().held(&name, None).ok_or_else(not_found)?;
@@ -93,14 +93,14 @@ impl Pool {
         if let Err(denied) = ticket.authorize::<action::DeletedKeyPurge>(scope).map(|_| ()) {
             return ticket.record(Err(denied)).await;
         }
-        let now = self.now().int_date();
+        let now = self.key_time().int_date();
         self.record_change(ticket, || self.decide_purge(&name, now)).await
     }
 
     /// Purges what is due. Returns how many keys that were; the first that fails ends it, to be tried again later.
     pub async fn purge_due_keys(self: &Arc<Self>) -> Result<usize, Error> {
         let genesis = self.genesis();
-        let now = self.now().int_date();
+        let now = self.key_time().int_date();
         let due = self.index().page(None, usize::MAX, |key| key.is_due_for_purge(genesis.retention, now));
         for held in &due {
             let name = &held.key.value.name;

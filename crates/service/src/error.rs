@@ -8,6 +8,7 @@ use domain::name::{KeyName, KeyVersion};
 use domain::pool::PoolClass;
 use domain::principal::ObjectId;
 use domain::rotation::RotationRefused;
+use domain::test_mode::TestModeRefused;
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -85,6 +86,13 @@ pub enum Error {
     /// A bounded queue is full.
     #[error("the pool is busy with {0}; repeat the request later")]
     Busy(&'static str),
+    /// Of a pool of class test that was told to.
+    #[error(
+        "refused on purpose: this pool is in test mode and refuses 1 of {every} requests; repeat it in {retry_after_seconds} seconds"
+    )]
+    Throttled { every: u32, retry_after_seconds: u32 },
+    #[error("{0}")]
+    TestMode(#[from] TestModeRefused),
     /// No audit, no service.
     #[error("the audit log cannot take the event of this request: {0}")]
     AuditUnavailable(String),

@@ -9,6 +9,7 @@ use domain::key::Key;
 use domain::name::{KeyName, KeyVersion};
 use domain::principal::ObjectId;
 use domain::setting::Setting;
+use domain::test_mode::TestMode;
 use domain::time::IntDate;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +30,7 @@ pub(crate) struct Index {
     settings: RwLock<HashMap<Setting, Stamped<bool>>>,
     not_before: RwLock<HashMap<ObjectId, Stamped<IntDate>>>,
     activation: ArcSwapOption<Stamped<ActivationRecord>>,
+    test_mode: ArcSwapOption<Stamped<TestMode>>,
     invocations: RwLock<HashMap<KeyName, Stamped<InvocationsRecord>>>,
 }
 
@@ -96,6 +98,7 @@ impl Index {
                     roles.remove_role(id);
                 }
                 RecordId::RoleNames => stamps.names = None,
+                RecordId::TestMode => self.test_mode.store(None),
                 RecordId::Setting(setting) => {
                     self.settings.write().remove(&setting);
                 }
@@ -143,6 +146,7 @@ impl Index {
             Record::RoleNames(RoleNamesRecord { definitions }) => {
                 stamps.names = Some(Stamped { value: definitions, stamp });
             }
+            Record::TestMode(value) => self.test_mode.store(Some(Arc::new(Stamped { value, stamp }))),
             Record::Setting(SettingRecord { setting, value }) => {
                 self.settings.write().insert(setting, Stamped { value, stamp });
             }
@@ -225,6 +229,11 @@ impl Index {
     /// How often custom roles were defined. Roles that are read after this are no older.
     pub fn role_names(&self) -> Option<Stamped<u64>> {
         self.role_stamps.lock().names.clone()
+    }
+
+    /// `None` where it was never changed.
+    pub fn test_mode(&self) -> Option<Stamped<TestMode>> {
+        self.test_mode.load().as_ref().map(|held| Stamped::clone(held))
     }
 
     /// What a setting was set to, if ever.

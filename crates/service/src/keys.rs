@@ -237,7 +237,7 @@ impl Pool {
         // The version that is current now is the one meant, whatever becomes current meanwhile.
         let version = key.version.or_else(|| self.index().key(&key.name).map(|key| key.value.current()));
         ticket.about_key(&key.name, version);
-        let now = self.now().int_date();
+        let now = self.key_time().int_date();
         let decide = || {
             let held = self.live(&key.name, version)?;
             let changed = VersionRecord {
@@ -477,7 +477,7 @@ impl Pool {
     fn usable<A: KeyUse>(&self, grant: &Grant<'_, A>, version: Option<KeyVersion>) -> Result<Usable, Error> {
         let record = self.stored(grant, version)?.version.value;
         let held = &record.version;
-        held.check_use(A::OPERATION, self.now().int_date())?;
+        held.check_use(A::OPERATION, self.key_time().int_date())?;
         let place = (held.name.clone(), held.version);
         let key = match self.loaded().get(&place) {
             Some(key) => key,
@@ -551,7 +551,7 @@ impl Pool {
     ) -> Result<VersionRecord, Error> {
         let operations =
             new.operations.unwrap_or_else(|| KeyOperations::default_for(new.spec)).check(new.spec)?;
-        let now: IntDate = self.now().int_date();
+        let now: IntDate = self.key_time().int_date();
         let attributes = Attributes {
             enabled: new.enabled,
             not_before: new.not_before,

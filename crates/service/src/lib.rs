@@ -20,6 +20,7 @@ mod rotation;
 mod schedule;
 mod security_domain;
 mod settings;
+mod test_mode;
 mod ticket;
 mod views;
 mod workers;
@@ -42,6 +43,7 @@ pub use schedule::{Schedule, Tick};
 pub use security_domain::{DomainStatus, Installation, Installer};
 pub use settings::SettingView;
 pub use storage::ActivationRecord;
+pub use test_mode::TestModeView;
 pub use ticket::{Recorded, RequestFacts, Shown, Ticket};
 pub use views::{
     DeletedKeyView, ImportedKey, KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey, WrappedKey,

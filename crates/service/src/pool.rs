@@ -7,6 +7,7 @@ use crate::index::Index;
 use crate::invocations::Invocations;
 use crate::key_backup::KeyBackups;
 use crate::security_domain::{DomainState, Installer};
+use crate::test_mode::Simulation;
 use crate::ticket::{Recorded, RequestFacts, Ticket};
 use crate::workers::Workers;
 use audit::event::{Event, EventResult};
@@ -149,6 +150,7 @@ pub struct Pool {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     limits: PoolLimits,
+    simulation: Simulation,
 }
 
 /// A change, decided: what it rests on and what it writes.
@@ -300,7 +302,9 @@ impl Pool {
             clock,
             random,
             limits,
+            simulation: Simulation::default(),
         });
+        pool.note_roles();
         pool.forget_unneeded_secrets();
         pool.record_start(recovered.torn_bytes_dropped).await?;
         Ok(pool)
@@ -372,8 +376,13 @@ impl Pool {
         self.store.genesis().genesis()
     }
 
+    /// The machine's time. What time it is for keys, `key_time` says.
     pub fn now(&self) -> Time {
         self.clock.now()
+    }
+
+    pub(crate) fn simulation(&self) -> &Simulation {
+        &self.simulation
     }
 
     pub(crate) fn monotonic(&self) -> Duration {
@@ -577,6 +586,7 @@ impl Pool {
             },
         };
         self.store.commit(transaction).await?;
+        self.note_roles();
         let receipt = match self.audit.append(leaf).await {
             Ok(receipt) => {
                 self.store.drained(event_id).await;

@@ -68,7 +68,7 @@ impl Pool {
             return ticket.record(Err(denied)).await;
         }
         ticket.details(described(&new));
-        let now = self.now().int_date();
+        let now = self.key_time().int_date();
         let decide = || {
             let held = self.live(&name, None)?.key;
             let created = held.value.rotation().map_or(now, |policy| policy.created);
@@ -122,7 +122,7 @@ impl Pool {
 
     async fn rotate_if_due(self: &Arc<Self>, name: &KeyName) -> Result<bool, Error> {
         let held = self.live(name, None)?;
-        if !is_due(&held.key.value, &held.version.value.version, self.now().int_date()) {
+        if !is_due(&held.key.value, &held.version.value.version, self.key_time().int_date()) {
             return Ok(false);
         }
         let before = held.version.value.version.version;
@@ -164,7 +164,7 @@ impl Pool {
             operations: Some(current.operations),
             enabled: current.attributes.enabled,
             not_before: None,
-            expires: policy.expires(self.now().int_date()),
+            expires: policy.expires(self.key_time().int_date()),
             exportable: current.attributes.exportable,
             tags: current.tags.clone(),
         })

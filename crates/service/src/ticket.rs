@@ -53,6 +53,10 @@ impl<T> Recorded<T> {
         Recorded { result: self.result.map(change), receipt: self.receipt }
     }
 
+    pub(crate) fn is_success(&self) -> bool {
+        self.result.is_ok()
+    }
+
     pub fn into_parts(self) -> (Result<T, Error>, Option<Receipt>) {
         (self.result, self.receipt)
     }
@@ -124,13 +128,13 @@ impl Ticket {
     /// The caller's right to do `A` at `scope`, by the roles of this moment.
     pub(crate) fn authorize<A: Action>(&self, scope: Scope) -> Result<Grant<'_, A>, Error> {
         self.check_activation::<A>()?;
-        Ok(self.pool.roles().authorize(&self.caller, scope)?)
+        Ok(self.pool.roles_in_force().authorize(&self.caller, scope)?)
     }
 
     /// To which keys the caller may do `A`, by the roles of this moment.
     pub(crate) fn sight<A: Action>(&self) -> Result<Sight<A>, Error> {
         self.check_activation::<A>()?;
-        Ok(self.pool.roles().sight(&self.caller)?)
+        Ok(self.pool.roles_in_force().sight(&self.caller)?)
     }
 
     fn check_activation<A: Action>(&self) -> Result<(), Error> {

@@ -16,6 +16,7 @@ use domain::key::{Attributes, Key, KeyOperations, Origin, PublicKey, Tags, Versi
 use domain::name::KeyVersion;
 use domain::rotation::{LifetimeAction, Period, RotationPolicy, Trigger};
 use domain::setting::Setting;
+use domain::test_mode::{TestMode, Throttle};
 use domain::time::IntDate;
 use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
@@ -141,6 +142,19 @@ struct RoleNamesV1 {
 }
 
 #[derive(Encode, Decode)]
+struct TestModeV1 {
+    #[n(0)]
+    clock_offset_seconds: u64,
+    /// 0: no request is refused.
+    #[n(1)]
+    throttle_every: u32,
+    #[n(2)]
+    retry_after_seconds: u32,
+    #[n(3)]
+    role_delay_seconds: u32,
+}
+
+#[derive(Encode, Decode)]
 struct SettingV1 {
     #[n(0)]
     name: String,
@@ -216,6 +230,15 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
         }),
         Record::Role(role) => to_bytes(&role_to_wire(role)),
         Record::RoleNames(record) => to_bytes(&RoleNamesV1 { definitions: record.definitions }),
+        Record::TestMode(mode) => {
+            let throttle = mode.throttle();
+            to_bytes(&TestModeV1 {
+                clock_offset_seconds: mode.clock_offset_seconds(),
+                throttle_every: throttle.map_or(0, |throttle| throttle.every),
+                retry_after_seconds: throttle.map_or(0, |throttle| throttle.retry_after_seconds),
+                role_delay_seconds: mode.role_delay_seconds(),
+            })
+        }
         Record::Setting(record) => {
             to_bytes(&SettingV1 { name: record.setting.name().to_owned(), value: record.value })
         }
@@ -255,6 +278,16 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
         kind::ROLE_NAMES => {
             let wire: RoleNamesV1 = from_bytes(bytes)?;
             Ok(Record::RoleNames(RoleNamesRecord { definitions: wire.definitions }))
+        }
+        kind::TEST_MODE => {
+            let wire: TestModeV1 = from_bytes(bytes)?;
+            let throttle = match (wire.throttle_every, wire.retry_after_seconds) {
+                (0, 0) => None,
+                (every, retry_after_seconds) => Some(Throttle { every, retry_after_seconds }),
+            };
+            TestMode::new(wire.clock_offset_seconds, throttle, wire.role_delay_seconds)
+                .map(Record::TestMode)
+                .map_err(|_| UnreadableRecord::Malformed)
         }
         kind::SETTING => {
             let wire: SettingV1 = from_bytes(bytes)?;
@@ -569,6 +602,13 @@ mod tests {
                 ),
             ),
             ("role-names", Record::RoleNames(RoleNamesRecord { definitions: 300 })),
+            (
+                "test-mode",
+                Record::TestMode(
+                    TestMode::new(7_776_000, Some(Throttle { every: 10, retry_after_seconds: 2 }), 30)
+                        .unwrap(),
+                ),
+            ),
             ("setting", Record::Setting(SettingRecord { setting: Setting::Rsa15Decryption, value: false })),
             (
                 "not-before",

@@ -8,6 +8,7 @@ use domain::key::{Key, Version};
 use domain::name::{KeyName, KeyVersion};
 use domain::principal::ObjectId;
 use domain::setting::Setting;
+use domain::test_mode::TestMode;
 use domain::time::IntDate;
 use std::collections::BTreeMap;
 
@@ -85,6 +86,7 @@ pub enum Record {
     Assignment(RoleAssignment),
     Role(CustomRole),
     RoleNames(RoleNamesRecord),
+    TestMode(TestMode),
     Setting(SettingRecord),
     NotBefore(NotBeforeRecord),
     Activation(ActivationRecord),
@@ -100,6 +102,7 @@ pub enum RecordId {
     Assignment(Guid),
     Role(Guid),
     RoleNames,
+    TestMode,
     Setting(Setting),
     NotBefore(ObjectId),
     Activation,
@@ -124,6 +127,7 @@ pub(crate) mod kind {
     pub const ASSIGNMENT: u8 = b'a';
     pub const ROLE: u8 = b'd';
     pub const ROLE_NAMES: u8 = b'r';
+    pub const TEST_MODE: u8 = b't';
     pub const SETTING: u8 = b's';
     pub const NOT_BEFORE: u8 = b'n';
     pub const ACTIVATION: u8 = b'l';
@@ -141,6 +145,7 @@ impl Record {
             Record::Assignment(record) => RecordId::Assignment(record.name),
             Record::Role(role) => RecordId::Role(role.id()),
             Record::RoleNames(_) => RecordId::RoleNames,
+            Record::TestMode(_) => RecordId::TestMode,
             Record::Setting(record) => RecordId::Setting(record.setting),
             Record::NotBefore(record) => RecordId::NotBefore(record.principal),
             Record::Activation(_) => RecordId::Activation,
@@ -158,6 +163,7 @@ impl RecordId {
             RecordId::Assignment(_) => kind::ASSIGNMENT,
             RecordId::Role(_) => kind::ROLE,
             RecordId::RoleNames => kind::ROLE_NAMES,
+            RecordId::TestMode => kind::TEST_MODE,
             RecordId::Setting(_) => kind::SETTING,
             RecordId::NotBefore(_) => kind::NOT_BEFORE,
             RecordId::Activation => kind::ACTIVATION,
@@ -172,7 +178,7 @@ impl RecordId {
             RecordId::Key(name) | RecordId::Invocations(name) => name.canonical().into_bytes(),
             RecordId::Version(name, version) => [name.canonical().as_bytes(), b"/", &version.0].concat(),
             RecordId::Assignment(id) | RecordId::Role(id) | RecordId::NotBefore(id) => id.0.to_vec(),
-            RecordId::RoleNames => Vec::new(),
+            RecordId::RoleNames | RecordId::TestMode => Vec::new(),
             RecordId::Setting(setting) => setting.name().as_bytes().to_vec(),
             RecordId::Activation => Vec::new(),
             RecordId::Outbox(event_id) => event_id.to_vec(),

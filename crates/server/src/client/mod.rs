@@ -1,4 +1,4 @@
-//! The commands `key`, `attest`, `role`, `setting` and `token`: clients of the wire API, with no way in but the one that every
+//! The commands `key`, `attest`, `role`, `setting`, `token`, `clock` and `simulate`: clients of the wire API, with no way in but the one that every
 //! client has.
 
 pub mod attest;
@@ -14,6 +14,7 @@ pub mod output;
 mod public_key;
 pub mod role;
 pub mod setting;
+pub mod test_mode;
 pub mod token;
 mod verdict;
 
