@@ -1,8 +1,8 @@
 """Published vectors (C2SP/wycheproof) through the API, moved to keys of the pool: `tests/vectors/make.py` says how.
 
-A vector's own key cannot be used, as nothing takes a foreign key in. What runs with the publishers' keys runs below the
-API, in `crates/crypto-software/src/vectors.rs`; the last test here prints those counts and holds docs/testing.md to
-them.
+Nothing takes a foreign public key in. What runs with the publishers' keys runs in `test_wycheproof_http.py` where they are
+private or secret, and below the API in `crates/crypto-software/src/vectors.rs`; the last test here prints those counts and
+holds docs/testing.md to them.
 """
 
 import json

