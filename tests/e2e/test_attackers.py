@@ -114,6 +114,17 @@ def test_every_route_asks_for_a_token(pool, key, kind, method, template):
     assert_error(answer, 401, "Unauthorized")
 
 
+@pytest.mark.parametrize("name", ["X-HTTP-METHOD", "X-HTTP-REQUEST", "X-HTTP-Method-Override", "X-Method-Override"])
+def test_no_header_makes_another_method_of_a_request(pool, name):
+    """The service's documents offer this; a rule by method in front of the pool would be passed by."""
+    path = "/".join(key_path(pool.create("ec")).split("/")[:3])
+    answer = pool.call("POST", path, {}, headers={name: "DELETE"})
+    assert_error(answer, 404, "NotFound")
+    answer = pool.call("GET", path, headers={name: "DELETE"})
+    assert answer.status == 200 and "recoveryId" not in answer.json
+    assert pool.call("GET", path).status == 200
+
+
 @pytest.mark.parametrize(
     "path",
     ["/", "/server-info", "/version", "/metrics", "/openapi.yaml", "/.well-known/jwks.json", "/debug/pprof"]

@@ -246,6 +246,29 @@ def test_a_key_comes_in_a_byok_file(az, names, tmp_path):
     assert x == private.public_key().public_numbers().x
 
 
+def test_a_key_that_byok_pack_wrapped_comes_in(az, az_pool, tmp_path):
+    """For a key-exchange key as `az` downloads it, and as `az` shows it."""
+    names = Names("--hsm-name", az_pool)
+    kek, pem, shown = fresh_name("kek"), tmp_path / "kek.pem", tmp_path / "kek.json"
+    az("keyvault", "key", "create", *names.key(kek), "--kty", "RSA-HSM", "--size", "3072", "--ops", "import")
+    az("keyvault", "key", "download", *names.key(kek), "--file", str(pem), "--encoding", "PEM")
+    bundle = az("keyvault", "key", "show", *names.key(kek))
+    shown.write_text(json.dumps(bundle))
+    of_ec, of_rsa = ec.generate_private_key(ec.SECP521R1()), rsa.generate_private_key(65537, 4096)
+    for private, kty, member, public in [
+        (of_ec, ["EC", "--curve", "P-521"], "x", of_ec.public_key().public_numbers().x),
+        (of_rsa, ["RSA"], "n", of_rsa.public_key().public_numbers().n),
+    ]:
+        key, wrapped, name = tmp_path / "key.pem", tmp_path / f"{member}.byok", fresh_name("byok")
+        key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        to_kek = ["--kek", pem, "--kid", bundle["key"]["kid"]] if member == "x" else ["--kek", shown]
+        words = ["byok", "pack", "--pem", key, *to_kek, "--out", wrapped]
+        packed = subprocess.run([az_pool.program, *words], capture_output=True, text=True, timeout=60)
+        assert packed.returncode == 0, packed
+        brought = az("keyvault", "key", "import", *names.key(name), "--kty", *kty, "--byok-file", str(wrapped))
+        assert int.from_bytes(base64.b64decode(brought["key"][member]), "big") == public
+
+
 def test_keys_are_made_shown_and_used(az, names):
     ec, rsa, aes = fresh_name("ec"), fresh_name("rsa"), fresh_name("aes")
     made = az("keyvault", "key", "create", *names.key(ec), "--kty", "EC-HSM", "--curve", "P-256", "--tags", "a=b")

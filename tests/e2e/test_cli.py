@@ -1033,6 +1033,19 @@ def test_doctor_sees_what_others_could_read(own_pool):
     own_pool.stop()
 
 
+def test_doctor_sees_a_key_that_cannot_rotate(own_pool):
+    own_pool.data.mkdir(mode=0o700)
+    (own_pool.data / "pool.toml").write_text("[limits]\nversions_per_key = 2\n")
+    own_pool.start()
+    full, young = fresh_name("full"), fresh_name("young")
+    for name in (full, young, full):
+        own_pool.create("ec", name)
+    found = report(own_pool)["versions of keys"]
+    assert (found["state"], found["found"]) == ("weak", f"at the limit of 2: {full}")
+    assert_error(own_pool.call("POST", f"/keys/{full}/rotate"), 400)
+    own_pool.stop()
+
+
 def test_doctor_sees_a_flipped_bit_in_the_log(own_pool):
     own_pool.start()
     own_pool.create("ec")

@@ -215,3 +215,26 @@ def test_audit_show_and_verify(own_pool):
     refused = own_pool.run("audit", "show", "--json", check=False)
     assert refused.returncode != 0 and refused.stderr.strip()
     assert os.path.isdir(own_pool.data / "pool")
+
+
+def test_a_start_refuses_an_owner_key_or_a_node_that_was_changed(own_pool, pool):
+    """The key beside the log is what an auditor verifies with: another's would find a forged log in order."""
+    own_pool.start()
+    made = own_pool.create("ec")
+    own_pool.stop()
+    directory = own_pool.data / "pool"
+    for name, content, told in [
+        ("owner.pem", (pool.data / "pool" / "owner.pem").read_bytes(), "is not this pool's owner key"),
+        ("owner.pem", b"nothing", "is not a public key"),
+        ("node", b"nobody", "is damaged"),
+    ]:
+        good = (directory / name).read_bytes()
+        (directory / name).write_bytes(content)
+        with pytest.raises(AssertionError, match=f"{name} {told}"):
+            own_pool.start()
+        (directory / name).write_bytes(good)
+    (directory / "owner.pem").unlink()
+    own_pool.start()
+    assert own_pool.call("GET", key_path(made)).json == made
+    own_pool.verify_audit()
+    own_pool.stop()

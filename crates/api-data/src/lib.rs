@@ -9,7 +9,7 @@
 
 mod api;
 mod api_version;
-mod byok;
+pub mod byok;
 mod exchange;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -179,7 +179,7 @@ fn integer_bytes(number: &SecretBytes) -> usize {
     header_bytes(content) + content
 }
 
-fn header_bytes(length: usize) -> usize {
+pub(crate) fn header_bytes(length: usize) -> usize {
     match length {
         0..=0x7f => 2,
         0x80..=0xff => 3,
@@ -188,7 +188,7 @@ fn header_bytes(length: usize) -> usize {
 }
 
 /// Tag and length; a key's lengths fit in two bytes.
-fn write_header(rest: &mut &mut [u8], tag: u8, length: usize) {
+pub(crate) fn write_header(rest: &mut &mut [u8], tag: u8, length: usize) {
     let [.., high, low] = length.to_be_bytes();
     match header_bytes(length) {
         2 => write(rest, &[tag, low]),
@@ -197,7 +197,7 @@ fn write_header(rest: &mut &mut [u8], tag: u8, length: usize) {
     }
 }
 
-fn write(rest: &mut &mut [u8], bytes: &[u8]) {
+pub(crate) fn write(rest: &mut &mut [u8], bytes: &[u8]) {
     let (place, behind) = std::mem::take(rest).split_at_mut(bytes.len());
     place.copy_from_slice(bytes);
     *rest = behind;

@@ -6,6 +6,7 @@
 
 pub mod arena;
 mod aws_lc;
+mod client_key;
 mod ec;
 mod errors;
 mod import;
@@ -35,6 +36,7 @@ use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, SignatureAlgorithm}
 use domain::key::PublicKey;
 use std::sync::Arc;
 
+pub use crate::client_key::ClientKey;
 pub use crate::oct::MAX_INPUT_BYTES;
 
 /// More than any operation of the library on a private or secret key puts on the stack

@@ -25,6 +25,8 @@ const BLOCK_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
 const ENCRYPTED_LABEL: &str = "ENCRYPTED PRIVATE KEY";
 const PLAIN_LABEL: &str = "PRIVATE KEY";
+const RSA_LABEL: &str = "RSA PRIVATE KEY";
+const EC_LABEL: &str = "EC PRIVATE KEY";
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeyFileError {
@@ -49,6 +51,46 @@ pub enum KeyFile {
 
 /// PKCS#8 EncryptedPrivateKeyInfo in DER.
 pub struct EncryptedKey(Vec<u8>);
+
+/// A private key as any tool writes it.
+pub enum AnyKeyFile {
+    Pkcs8(KeyFile),
+    /// `RSAPrivateKey` (RFC 8017 appendix A.1.2).
+    Pkcs1(SecretBytes),
+    /// `ECPrivateKey` (RFC 5915).
+    Sec1(SecretBytes),
+}
+
+impl AnyKeyFile {
+    /// The first private key in a PEM text. Others may stand before it: OpenSSL writes a curve's parameters first.
+    pub fn read(text: &SecretBytes) -> Result<Self, KeyFileError> {
+        if text.len() > MAX_FILE_BYTES {
+            return Err(KeyFileError::Malformed);
+        }
+        let blocks = pem::parse_many(text.danger_expose()).map_err(|_| KeyFileError::Malformed)?;
+        let mut keys = blocks.into_iter().filter_map(|block| {
+            // The old way to encrypt, with a key from MD5.
+            let encrypted = block.headers().get("Proc-Type").is_some_and(|kind| kind.contains("ENCRYPTED"));
+            let label = block.tag().to_owned();
+            let content = SecretBytes::new(block.into_contents());
+            match label.as_str() {
+                RSA_LABEL | EC_LABEL if encrypted => Some(Err(KeyFileError::UnknownEncryption)),
+                RSA_LABEL => Some(Ok(Self::Pkcs1(content))),
+                EC_LABEL => Some(Ok(Self::Sec1(content))),
+                PLAIN_LABEL => Some(Ok(Self::Pkcs8(KeyFile::Plain(content)))),
+                ENCRYPTED_LABEL => {
+                    let der = content.danger_expose().to_vec();
+                    Some(Ok(Self::Pkcs8(KeyFile::Encrypted(EncryptedKey(der)))))
+                }
+                _ => None,
+            }
+        });
+        let first = keys.next().ok_or(KeyFileError::Malformed)?;
+        // Taken to the end, so that each is wiped.
+        keys.for_each(drop);
+        first
+    }
+}
 
 impl KeyFile {
     pub fn read(pem: &SecretBytes) -> Result<Self, KeyFileError> {
@@ -158,6 +200,25 @@ mod tests {
     }
 
     #[test]
+    fn the_first_private_key_is_taken_whatever_its_kind() {
+        let block = |label: &str, head: &str| {
+            format!("-----BEGIN {label}-----\n{head}YSBrZXk=\n-----END {label}-----\n")
+        };
+        let read = |text: &str| AnyKeyFile::read(&secret(text));
+        let parameters = block("EC PARAMETERS", "");
+        let with = |label| format!("{parameters}{}{}", block(label, ""), block("PRIVATE KEY", ""));
+        assert!(
+            matches!(read(&with(EC_LABEL)), Ok(AnyKeyFile::Sec1(key)) if key.danger_expose() == b"a key")
+        );
+        assert!(matches!(read(&with(RSA_LABEL)), Ok(AnyKeyFile::Pkcs1(_))));
+        assert!(matches!(read(&with(PLAIN_LABEL)), Ok(AnyKeyFile::Pkcs8(KeyFile::Plain(_)))));
+        assert!(matches!(read(&with(ENCRYPTED_LABEL)), Ok(AnyKeyFile::Pkcs8(KeyFile::Encrypted(_)))));
+        assert_eq!(read(&parameters).err(), Some(KeyFileError::Malformed));
+        let old = block(RSA_LABEL, "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n");
+        assert_eq!(read(&old).err(), Some(KeyFileError::UnknownEncryption));
+    }
+
+    #[test]
     fn other_encryption_and_other_files_are_refused_with_the_reason() {
         let refused = |name: &str| {
             let path = format!("{}/tests/certificates/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -172,6 +233,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(KeyFile::read(&SecretBytes::new(bytes.clone())).is_err());
+            prop_assert!(AnyKeyFile::read(&SecretBytes::new(bytes.clone())).is_err());
             prop_assert!(EncryptedKey(bytes).decrypt(&secret("p")).is_err());
         }
     }

@@ -12,6 +12,7 @@ pub mod digest;
 pub mod domain_secrets;
 pub mod import;
 pub mod key_backup;
+pub mod key_exchange;
 pub mod key_file;
 pub mod masking;
 pub mod partition;

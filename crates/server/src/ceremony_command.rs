@@ -339,7 +339,7 @@ fn describe_certificate(certificate: &TransportCertificate) -> Vec<String> {
 }
 
 /// A foreign name: it cannot move the cursor or start a line.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }
 
@@ -363,12 +363,12 @@ fn thumbprint(text: &str) -> Result<Thumbprint, &'static str> {
     if rest.is_empty() { bytes.try_into().map(Thumbprint).map_err(|_| malformed) } else { Err(malformed) }
 }
 
-fn print(lines: &[String]) -> Result<ExitCode, CommandError> {
+pub(crate) fn print(lines: &[String]) -> Result<ExitCode, CommandError> {
     output::line(format_args!("{}", lines.join("\n")))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn in_file<E: std::fmt::Display>(path: &Path) -> impl Fn(E) -> String {
+pub(crate) fn in_file<E: std::fmt::Display>(path: &Path) -> impl Fn(E) -> String {
     let path = path.display().to_string();
     move |error| format!("{path}: {error}")
 }
@@ -381,7 +381,7 @@ fn read(path: &Path) -> Result<Vec<u8>, CommandError> {
     Ok(content)
 }
 
-fn refuse_existing(path: &Path) -> Result<(), CommandError> {
+pub(crate) fn refuse_existing(path: &Path) -> Result<(), CommandError> {
     // Also a link that leads nowhere.
     match fs::symlink_metadata(path) {
         Ok(_) => Err(format!("{} exists and is not overwritten", path.display()).into()),
@@ -390,7 +390,7 @@ fn refuse_existing(path: &Path) -> Result<(), CommandError> {
 }
 
 /// A file of its owner's alone, wholly or not at all.
-fn write_new(path: &Path, content: &[u8]) -> Result<(), CommandError> {
+pub(crate) fn write_new(path: &Path, content: &[u8]) -> Result<(), CommandError> {
     let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());

@@ -17,6 +17,7 @@ use crate::client::output::{self as client_output, Format};
 use crate::environment::word;
 use crate::holders;
 use crate::layout::{self, Layout};
+use crate::limits;
 use crate::output::line;
 use crate::state::{Principals, Settings};
 use domain::setting::Setting;
@@ -397,7 +398,7 @@ fn over_the_wire(layout: &Layout, principal: &str, now: SystemTime) -> Result<Ve
     });
     match keys {
         Ok(keys) => {
-            findings.extend(keys.findings(now));
+            findings.extend(keys.findings(now, limits::read(&layout.limits())?.versions_per_key));
             findings.extend(keys::old_paddings(Some(&keys), rsa15));
         }
         Err(error) => {

@@ -10,6 +10,7 @@ use crate::files;
 use crate::layout::{POOL_NAME, RESOURCE_SUFFIX};
 use crate::pool_listener::PUBLIC_AUDIENCE;
 use crate::root_of_trust::RootOfTrust;
+use crypto::certificate::OwnerPublicKey;
 use crypto::domain_secrets::DomainSecrets;
 use crypto_software::SoftwarePartition;
 use domain::guid::Guid;
@@ -152,9 +153,7 @@ impl Place {
             }
         };
         let owner = secrets.owner_key().public_key();
-        files::read_or_make::<CommandError>(&self.directory.join("owner.pem"), || {
-            Ok(Zeroizing::new(owner.to_pem().into_bytes()))
-        })?;
+        self.check_owner(&owner)?;
         let store = self.directory.join("store");
         let audit = self.directory.join("audit");
         let engine: Arc<dyn Engine> = Arc::new(RedbEngine::open(store.clone(), EngineOptions::default())?);
@@ -200,7 +199,31 @@ impl Place {
         let node = files::read_or_make::<CommandError>(&directory.join("node"), || {
             Ok(Zeroizing::new(SystemRandom.guid().to_string().into_bytes()))
         })?;
-        Ok(std::str::from_utf8(&node)?.trim().parse()?)
+        let text = std::str::from_utf8(&node).ok().map(str::trim);
+        text.and_then(|text| text.parse().ok()).ok_or_else(|| {
+            format!("{} is damaged: it is a GUID as text. Put it back from a copy", directory.join("node").display())
+                .into()
+        })
+    }
+
+    /// Beside the log lies the key by which it is verified: written where it is missing, refused where it is another's. An
+    /// auditor who was handed that one would find a forged log in order.
+    fn check_owner(&self, owner: &OwnerPublicKey) -> Result<(), CommandError> {
+        let path = self.directory.join("owner.pem");
+        let kept = files::read_or_make::<CommandError>(&path, || {
+            Ok(Zeroizing::new(owner.to_pem().into_bytes()))
+        })?;
+        let kept = std::str::from_utf8(&kept).ok().and_then(|text| OwnerPublicKey::from_pem(text).ok());
+        if kept.as_ref() == Some(owner) {
+            return Ok(());
+        }
+        let what = if kept.is_some() { "is not this pool's owner key" } else { "is not a public key" };
+        Err(format!(
+            "{} {what}, whose fingerprint is {}. Whatever was verified with that file was not verified: find out who changed it, then remove it, and the next start writes it again",
+            path.display(),
+            owner.fingerprint()
+        )
+        .into())
     }
 
     /// The pool anew, beside the one there is. Where that fails nothing stays that a start could take.
@@ -363,6 +386,35 @@ mod tests {
                 let replaced = place.beside("replaced-1").join("content");
                 assert_eq!(std::fs::read_to_string(replaced).unwrap(), "old");
             }
+        }
+    }
+
+    #[test]
+    fn a_changed_owner_key_or_node_is_named_and_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = place(directory.path());
+        files::create_directory(&place.directory).unwrap();
+        let owner = |_| DomainSecrets::generate().owner_key().public_key();
+        let [own, other] = [0, 1].map(owner);
+        for _ in 0..2 {
+            place.check_owner(&own).unwrap();
+        }
+        let path = place.directory.join("owner.pem");
+        let refused = |content: &str| {
+            std::fs::write(&path, content).unwrap();
+            place.check_owner(&own).unwrap_err().to_string()
+        };
+        assert!(refused(&other.to_pem()).contains("owner.pem is not this pool's owner key"));
+        assert!(refused("nothing").contains("owner.pem is not a public key"));
+        std::fs::remove_file(&path).unwrap();
+        place.check_owner(&own).unwrap();
+
+        let node = place.node(&place.directory).unwrap();
+        assert_eq!(place.node(&place.directory).unwrap(), node);
+        for damaged in [&b"\xff"[..], b"", b"0123"] {
+            std::fs::write(place.directory.join("node"), damaged).unwrap();
+            let refused = place.node(&place.directory).unwrap_err().to_string();
+            assert!(refused.contains("node is damaged"), "{refused}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod audit_command;
+mod byok_command;
 mod ceremony_command;
 mod certificates;
 mod client;
@@ -24,6 +25,7 @@ mod output;
 mod passphrase;
 mod places;
 mod pool_listener;
+mod private_key_file;
 mod provisioner;
 mod proxy;
 mod quickstart;
@@ -61,22 +63,27 @@ enum Command {
     #[command(subcommand)]
     Audit(audit_command::Arguments),
     /// Make, show, use and remove keys, over the wire API.
-    Key(client::key::Arguments),
+    Key(client::Arguments<client::key::Command>),
     /// Get a pool's signed statement about a key, and verify one offline.
-    Attest(client::attest::Arguments),
+    Attest(client::Arguments<client::attest::Command>),
     /// Give, take and explain rights, over the wire API.
-    Role(client::role::Arguments),
+    Role(client::Arguments<client::role::Command>),
     /// Withdraw a principal's tokens, as when one was stolen.
-    Token(client::token::Arguments),
+    Token(client::Arguments<client::token::Command>),
     /// Show and change a pool's settings, over the wire API.
-    Setting(client::setting::Arguments),
+    Setting(client::Arguments<client::setting::Command>),
+    /// Make a pool what a file says: settings, roles, keys, assignments.
+    Apply(client::apply::Arguments),
     /// Let time pass for the keys of a pool of class test.
-    Clock(client::test_mode::Clock),
+    Clock(client::Arguments<client::test_mode::ClockCommand>),
     /// Refuse requests and delay roles in a pool of class test, to try its clients.
     Simulate(client::test_mode::Simulate),
     /// Make holders' keys, and check, restore or re-key a security domain, offline.
     #[command(subcommand)]
     Ceremony(ceremony_command::Arguments),
+    /// Wrap a key of yours for a pool, and explain a wrapped key that a pool does not take, offline.
+    #[command(subcommand)]
+    Byok(byok_command::Arguments),
     /// Serve one pool of a control plane, which starts this.
     #[command(hide = true)]
     Instance,
@@ -105,9 +112,11 @@ fn main() -> ExitCode {
         Command::Role(arguments) => client::role::run(arguments),
         Command::Token(arguments) => client::token::run(arguments),
         Command::Setting(arguments) => client::setting::run(arguments),
+        Command::Apply(arguments) => client::apply::run(arguments),
         Command::Clock(arguments) => client::test_mode::clock(arguments),
         Command::Simulate(arguments) => client::test_mode::simulate(arguments),
         Command::Ceremony(arguments) => ceremony_command::run(arguments),
+        Command::Byok(arguments) => byok_command::run(arguments),
         Command::Instance => instance_command::run(),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };

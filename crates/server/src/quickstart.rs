@@ -6,6 +6,7 @@
 
 use crate::CommandError;
 use crate::certificates::{CertificateAuthority, app_certificate};
+use crate::client::apply::Desired;
 use crate::environment::word;
 use crate::instance::Place;
 use crate::layout::{self, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
@@ -89,6 +90,10 @@ pub struct Arguments {
     /// Trust the CAs in this PEM file for calls that the pool makes (class test only; no operation makes one yet).
     #[arg(long, value_name = "FILE")]
     trust_ca: Option<PathBuf>,
+    /// Make the pool what this file says before it is said to be ready, as `holdfast apply` does. Given again, nothing is done
+    /// twice.
+    #[arg(long, value_name = "FILE")]
+    seed: Option<PathBuf>,
     /// Print the lines for /etc/hosts, and do nothing else.
     #[arg(long)]
     hosts: bool,
@@ -188,6 +193,7 @@ async fn serve(
         settings.write(layout)?;
     }
 
+    let seed = arguments.seed.as_deref().filter(|_| first).map(Desired::read).transpose()?;
     let federated = arguments.federate.as_deref().map(issuer_federation::read).transpose()?;
     let principals = Principals::open(layout, arguments.with_conformance_principal)?;
     let authority = Arc::new(CertificateAuthority::open(layout)?);
@@ -263,6 +269,9 @@ async fn serve(
     }
     services.spawn(admin::serve(admin::bind(&layout.admin_socket())?, pool.clone(), closing));
 
+    if let Some(seed) = seed {
+        seed.sow(layout).await?;
+    }
     if first {
         // Whoever started this may not listen any more; the pool serves all the same.
         let _ = print_welcome(layout, &settings);
@@ -551,6 +560,9 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     if let Some(path) = &arguments.root_credential {
         words.extend(["--root-credential".into(), std::path::absolute(path)?.into_os_string()]);
+    }
+    if let Some(path) = &arguments.seed {
+        words.extend(["--seed".into(), std::path::absolute(path)?.into_os_string()]);
     }
     if arguments.no_managed_identity {
         words.push("--no-managed-identity".into());

@@ -30,6 +30,16 @@ fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
+/// A single-key backup, as far as it is read before it opens.
+pub fn key_backup(bytes: &[u8]) {
+    storage::fuzz::key_backup(bytes);
+}
+
+/// What is inside one that opens.
+pub fn key_backup_content(bytes: &[u8]) {
+    storage::fuzz::key_backup_content(bytes);
+}
+
 /// DER. Under one owner's key exactly one known certificate is good, to the byte.
 pub fn certificate(bytes: &[u8]) {
     const GOLDEN: &[u8] = golden!("crypto/tests/golden/instance-certificate-v1.der");

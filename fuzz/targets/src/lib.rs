@@ -5,9 +5,11 @@
 //! `cargo xtask soak` (`fuzz/README.md`).
 #![allow(clippy::unwrap_used, clippy::panic)] // a failed check is a finding
 
+mod assertions;
 mod control;
 mod disk;
 mod domain_files;
+mod handed_in;
 mod http_surface;
 mod memory;
 mod requests;
@@ -37,11 +39,20 @@ pub const TARGETS: &[Target] = targets![
     tokens::jwk_set,
     tokens::issuer_state,
     tokens::client_certificate,
+    assertions::assertion,
+    assertions::client_assertion,
+    assertions::federated_token,
+    handed_in::private_key_info,
+    handed_in::private_key_pem,
+    handed_in::key_exchange_key,
+    handed_in::byok_file,
     disk::certificate,
     disk::owner_pem,
     disk::key_statement,
     disk::attestation_chain,
     disk::record,
+    disk::key_backup,
+    disk::key_backup_content,
     disk::pool_state,
     disk::genesis,
     disk::genesis_content,

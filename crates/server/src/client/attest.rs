@@ -1,10 +1,10 @@
 //! `holdfast attest`: gets a pool's statement about a key over the wire API, and verifies one offline.
 
-use super::login::{self, Client, Target};
+use super::login::{Client, Target};
 use super::moment;
 use super::output::{self, Format, Table};
 use super::verdict::{Document, Expectations, Trust, Verdict, verify};
-use super::{run as run_client, usage};
+use super::{Arguments, run as run_client, usage};
 use crate::CommandError;
 use crate::layout::{self, Layout};
 use crate::output::line;
@@ -25,18 +25,8 @@ use time::{Duration, OffsetDateTime};
 /// An answer of a pool is some 6 KiB.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(flatten)]
-    login: login::Arguments,
-    #[command(flatten)]
-    output: output::Arguments,
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     /// Ask the pool for its statement about a key, and keep the answer as it came.
     Get {
         name: KeyName,
@@ -105,7 +95,7 @@ struct TrustArguments {
     domain_file: Option<PathBuf>,
 }
 
-pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
+pub fn run(arguments: Arguments<Command>) -> Result<ExitCode, CommandError> {
     let format = arguments.output.format();
     match arguments.command {
         Command::Get { name, version, out } => run_client(async move {

@@ -23,6 +23,8 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 /// More than the service takes in one call, so that it is the service that says what is too much.
 const MAX_BYTES: u64 = 128 * 1024;
 
+const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;
+
 pub fn encode(bytes: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(BASE64URL.encode(bytes))
 }
@@ -84,6 +86,14 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, CommandError> {
     let content = read_up_to(Some(path), limit)?;
     let content = content.ok_or_else(|| usage(format!("{} has more than {limit} bytes", path.display())))?;
     Ok(content.to_vec())
+}
+
+/// A file of keys: one in the clear, wrapped or public.
+pub fn read_key_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, CommandError> {
+    let small = read_up_to(Some(path), MAX_KEY_FILE_BYTES)?;
+    small.ok_or_else(|| {
+        usage(format!("{} has more than {MAX_KEY_FILE_BYTES} bytes, and no key has", path.display()))
+    })
 }
 
 /// `None` where there is more than `limit`.

@@ -2,10 +2,11 @@
 
 use super::connection::Answer;
 use super::document::{Document, parse_kid};
-use super::login::{self, Client, Target};
+use super::import::Import;
+use super::login::{Client, Target};
 use super::moment::{self, Moment};
 use super::output::{self, Format, Table};
-use super::{input, list, public_key, run as run_client, usage};
+use super::{Arguments, input, list, public_key, run as run_client, usage};
 use crate::CommandError;
 use crate::output::line;
 use bytes::Bytes;
@@ -23,20 +24,12 @@ use std::process::ExitCode;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(flatten)]
-    login: login::Arguments,
-    #[command(flatten)]
-    output: output::Arguments,
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     /// Make a key, or a new version of one.
     Create(Create),
+    /// Hand in a key of yours, or a new version of one: in the clear, or wrapped by `holdfast byok pack` or an HSM.
+    Import(Import),
     /// List the keys.
     List {
         /// Those that were deleted and not purged yet, instead.
@@ -96,7 +89,7 @@ enum Command {
 }
 
 #[derive(clap::Args)]
-struct Create {
+pub struct Create {
     name: KeyName,
     /// RSA-HSM, EC-HSM or oct-HSM.
     #[arg(long = "type", value_name = "TYPE", value_parser = KeyType::parse)]
@@ -114,9 +107,9 @@ struct Create {
     disabled: bool,
 }
 
-/// What `create` and `update` have in common.
+/// What `create`, `import` and `update` have in common.
 #[derive(clap::Args)]
-struct Changes {
+pub struct Changes {
     /// What the key may do, comma-separated: encrypt, decrypt, sign, verify, wrapKey, unwrapKey, import.
     #[arg(long, value_name = "OPERATIONS", value_delimiter = ',', value_parser = parse_operation)]
     ops: Option<Vec<KeyOperation>>,
@@ -132,7 +125,7 @@ struct Changes {
 }
 
 #[derive(clap::Args)]
-struct Show {
+pub struct Show {
     name: KeyName,
     /// The current one otherwise.
     #[arg(long, conflicts_with = "deleted")]
@@ -146,7 +139,7 @@ struct Show {
 }
 
 #[derive(clap::Args)]
-struct Update {
+pub struct Update {
     name: KeyName,
     /// The current one otherwise.
     #[arg(long)]
@@ -165,7 +158,7 @@ struct Update {
 }
 
 #[derive(clap::Args)]
-struct Sign {
+pub struct Sign {
     name: KeyName,
     #[arg(long)]
     version: Option<KeyVersion>,
@@ -180,7 +173,7 @@ struct Sign {
 }
 
 #[derive(clap::Args)]
-struct Verify {
+pub struct Verify {
     name: KeyName,
     #[arg(long)]
     version: Option<KeyVersion>,
@@ -194,7 +187,7 @@ struct Verify {
 
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-struct Signature {
+pub struct Signature {
     #[arg(long, value_name = "BASE64URL", value_parser = input::parse_base64url, allow_hyphen_values = true)]
     signature: Option<input::Bytes>,
     /// The signature itself, as `sign --out` writes it.
@@ -203,7 +196,7 @@ struct Signature {
 }
 
 #[derive(clap::Args)]
-struct Encrypt {
+pub struct Encrypt {
     name: KeyName,
     #[arg(long)]
     version: Option<KeyVersion>,
@@ -225,7 +218,7 @@ struct Encrypt {
 }
 
 #[derive(clap::Args)]
-struct Decrypt {
+pub struct Decrypt {
     name: KeyName,
     /// What to decrypt; `-` or none: standard input.
     #[arg(long, value_name = "FILE")]
@@ -250,7 +243,7 @@ struct Decrypt {
     out: Option<PathBuf>,
 }
 
-pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
+pub fn run(arguments: Arguments<Command>) -> Result<ExitCode, CommandError> {
     let format = arguments.output.format();
     // What a command makes is printed bare, unless JSON was asked for by name.
     let json = arguments.output.wants_json();
@@ -262,6 +255,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
                 let body = create.body(OffsetDateTime::now_utc())?;
                 let path = format!("/keys/{}/create", create.name);
                 show(&client.call(Method::POST, &path, Some(body)).await?, format)
+            }
+            Command::Import(import) => {
+                let path = format!("/keys/{}", import.name());
+                let body = import.body(OffsetDateTime::now_utc())?;
+                show(&client.call(Method::PUT, &path, Some(body)).await?, format)
             }
             Command::List { deleted: false } => print_keys(&list::all(client, "/keys").await?, format),
             Command::List { deleted: true } => {
@@ -349,7 +347,7 @@ impl Update {
 }
 
 impl Changes {
-    fn put_into(&self, body: &mut Value, now: OffsetDateTime) -> Result<(), CommandError> {
+    pub(super) fn put_into(&self, body: &mut Value, now: OffsetDateTime) -> Result<(), CommandError> {
         if let Some(operations) = &self.ops {
             body["key_ops"] = operations.iter().map(|operation| operation.as_str()).collect();
         }
@@ -723,14 +721,14 @@ fn last_segment(id: &Value) -> String {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum KeyType {
+pub enum KeyType {
     Rsa,
     Ec,
     Oct,
 }
 
 impl KeyType {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         match text.to_ascii_lowercase().as_str() {
             "rsa-hsm" | "rsa" => Ok(KeyType::Rsa),
             "ec-hsm" | "ec" => Ok(KeyType::Ec),
@@ -739,7 +737,15 @@ impl KeyType {
         }
     }
 
-    fn spec(self, size: Option<u32>, curve: Option<Curve>) -> Result<KeySpec, CommandError> {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            KeyType::Rsa => "RSA-HSM",
+            KeyType::Ec => "EC-HSM",
+            KeyType::Oct => "oct-HSM",
+        }
+    }
+
+    pub fn spec(self, size: Option<u32>, curve: Option<Curve>) -> Result<KeySpec, CommandError> {
         match (self, size, curve) {
             (KeyType::Ec, None, curve) => Ok(KeySpec::Ec(curve.unwrap_or(Curve::P256))),
             (KeyType::Ec, Some(_), _) => Err(usage("an EC-HSM key has a --curve, not a --size".into())),
@@ -756,12 +762,12 @@ impl KeyType {
     }
 }
 
-fn parse_curve(text: &str) -> Result<Curve, String> {
+pub(super) fn parse_curve(text: &str) -> Result<Curve, String> {
     Curve::parse(&text.to_ascii_uppercase())
         .ok_or_else(|| "expected P-256, P-256K, P-384 or P-521".to_owned())
 }
 
-fn parse_operation(text: &str) -> Result<KeyOperation, String> {
+pub fn parse_operation(text: &str) -> Result<KeyOperation, String> {
     let found = KeyOperation::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(text));
     found.ok_or_else(|| format!("expected some of {}", names(KeyOperation::ALL.map(KeyOperation::as_str))))
 }
@@ -795,7 +801,7 @@ mod tests {
     #[derive(Parser)]
     struct Program {
         #[command(flatten)]
-        arguments: Arguments,
+        arguments: Arguments<Command>,
     }
 
     fn command(words: &str) -> Result<Command, String> {

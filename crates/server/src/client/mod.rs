@@ -1,17 +1,19 @@
-//! The commands `key`, `attest`, `role`, `setting`, `token`, `clock` and `simulate`: clients of the wire API, with no way in but the one that every
-//! client has.
+//! The commands `key`, `attest`, `role`, `setting`, `token`, `apply`, `clock` and `simulate`: clients of the wire API, with
+//! no way in but the one that every client has.
 
+pub mod apply;
 pub mod attest;
 pub mod connection;
 mod document;
 mod explain;
-mod input;
+mod import;
+pub mod input;
 pub mod key;
 pub mod list;
 pub mod login;
 pub mod moment;
 pub mod output;
-mod public_key;
+pub mod public_key;
 pub mod role;
 pub mod setting;
 pub mod test_mode;
@@ -19,6 +21,7 @@ pub mod token;
 mod verdict;
 
 use crate::CommandError;
+use clap::Subcommand;
 use connection::{Answer, Unreachable};
 use http::StatusCode;
 use output::clean;
@@ -26,6 +29,17 @@ use serde::Deserialize;
 use std::fmt;
 use std::future::Future;
 use std::process::ExitCode;
+
+/// What the groups of commands have in common: which pool, as whom, and how it is printed.
+#[derive(clap::Args)]
+pub struct Arguments<C: Subcommand> {
+    #[command(flatten)]
+    login: login::Arguments,
+    #[command(flatten)]
+    output: output::Arguments,
+    #[command(subcommand)]
+    command: C,
+}
 
 /// The command was understood by the parser, and makes no sense all the same. Exit code 2, as the parser's own.
 #[derive(Debug, thiserror::Error)]

@@ -2,9 +2,9 @@
 
 use super::connection::Answer;
 use super::explain::{self, Question, Verdict};
-use super::login::{self, Client, Target};
+use super::login::{Client, Target};
 use super::output::{self, Format, Table};
-use super::{Refused, list, run as run_client, usage};
+use super::{Arguments, Refused, list, run as run_client, usage};
 use crate::CommandError;
 use crate::environment::word;
 use crate::output::line;
@@ -21,20 +21,10 @@ use service::{Random, SystemRandom};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const AUTHORIZATION: &str = "providers/Microsoft.Authorization";
-
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(flatten)]
-    login: login::Arguments,
-    #[command(flatten)]
-    output: output::Arguments,
-    #[command(subcommand)]
-    command: Command,
-}
+pub const AUTHORIZATION: &str = "providers/Microsoft.Authorization";
 
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     /// List the assignments made at a scope itself, not those above or below it.
     List {
         /// `/`, `/keys` or `/keys/NAME`.
@@ -100,7 +90,7 @@ enum Command {
     },
 }
 
-pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
+pub fn run(arguments: Arguments<Command>) -> Result<ExitCode, CommandError> {
     let format = arguments.output.format();
     run_client(async move {
         let mut client = Client::new(Target::find(&arguments.login, "admin")?);
@@ -143,7 +133,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     })
 }
 
-fn path(scope: &Scope, kind: &str) -> String {
+pub fn path(scope: &Scope, kind: &str) -> String {
     match scope {
         Scope::Root => format!("/{AUTHORIZATION}/{kind}"),
         Scope::Keys | Scope::Key(_) => format!("{scope}/{AUTHORIZATION}/{kind}"),
@@ -223,13 +213,13 @@ fn parse_assignment(item: &Value) -> Result<RoleAssignment, CommandError> {
     })
 }
 
-async fn assignments(client: &mut Client, scope: &Scope) -> Result<Vec<RoleAssignment>, CommandError> {
+pub async fn assignments(client: &mut Client, scope: &Scope) -> Result<Vec<RoleAssignment>, CommandError> {
     let items = list::all(client, &path(scope, "roleAssignments")).await?;
     items.iter().map(parse_assignment).collect()
 }
 
 /// The pool's roles. Where they may not be read: those that are built in.
-async fn roles(client: &mut Client) -> Result<RoleTable, CommandError> {
+pub async fn roles(client: &mut Client) -> Result<RoleTable, CommandError> {
     let mut table = RoleTable::default();
     match list::all(client, &path(&Scope::Root, "roleDefinitions")).await {
         Ok(items) => {
@@ -331,7 +321,7 @@ fn print_done(answer: &Answer, format: Format, done: &str) -> Result<ExitCode, C
 }
 
 /// A role by its name, whole or without what the built-in ones all begin with.
-fn role_called(roles: &RoleTable, name: &str) -> Result<Guid, CommandError> {
+pub fn role_called(roles: &RoleTable, name: &str) -> Result<Guid, CommandError> {
     let is = |role: &Role| {
         let bare = role.name().strip_prefix("Managed HSM ").unwrap_or(role.name());
         role.name().eq_ignore_ascii_case(name) || bare.eq_ignore_ascii_case(name)

@@ -1,8 +1,8 @@
 //! `holdfast setting`: what an Administrator may change while a pool runs, over the wire API alone.
 
-use super::login::{self, Client, Target};
+use super::login::{Client, Target};
 use super::output::{self, Format, Table};
-use super::run as run_client;
+use super::{Arguments, run as run_client};
 use crate::CommandError;
 use clap::Subcommand;
 use http::Method;
@@ -11,18 +11,8 @@ use serde::Deserialize;
 use serde_json::json;
 use std::process::ExitCode;
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(flatten)]
-    login: login::Arguments,
-    #[command(flatten)]
-    output: output::Arguments,
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     /// List the settings of a pool.
     List,
     /// Show one setting.
@@ -47,7 +37,7 @@ struct Settings {
     settings: Vec<Setting>,
 }
 
-pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
+pub fn run(arguments: Arguments<Command>) -> Result<ExitCode, CommandError> {
     let format = arguments.output.format();
     run_client(async move {
         let mut client = Client::new(Target::find(&arguments.login, "admin")?);

@@ -4,7 +4,7 @@
 use super::login::{self, Client, Target};
 use super::moment;
 use super::output::{self, Format};
-use super::{run as run_client, usage};
+use super::{Arguments, run as run_client, usage};
 use crate::CommandError;
 use bytes::Bytes;
 use clap::Subcommand;
@@ -17,18 +17,8 @@ use time::Duration;
 const PATH: &str = "/holdfast/test";
 const DEFAULT_RETRY_AFTER_SECONDS: u32 = 1;
 
-#[derive(clap::Args)]
-pub struct Clock {
-    #[command(flatten)]
-    login: login::Arguments,
-    #[command(flatten)]
-    output: output::Arguments,
-    #[command(subcommand)]
-    command: ClockCommand,
-}
-
 #[derive(Subcommand)]
-enum ClockCommand {
+pub enum ClockCommand {
     /// Show what time it is for keys.
     Show,
     /// Let time pass for keys: rotations and purges that are due by then are done. There is no way back.
@@ -59,7 +49,7 @@ pub struct Simulate {
     off: bool,
 }
 
-pub fn clock(arguments: Clock) -> Result<ExitCode, CommandError> {
+pub fn clock(arguments: Arguments<ClockCommand>) -> Result<ExitCode, CommandError> {
     let body = match arguments.command {
         ClockCommand::Show => None,
         ClockCommand::Advance { by } => Some(json!({ "clockAdvanceSeconds": by.whole_seconds() })),

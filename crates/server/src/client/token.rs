@@ -1,10 +1,10 @@
 //! `holdfast token`: withdraws what a principal's tokens allow, over the wire API. The paths are the pool's own; no other
 //! Managed HSM has them.
 
-use super::login::{self, Client, Target};
+use super::login::{Client, Target};
 use super::moment::{self, Moment};
 use super::output::{self, Format, Table};
-use super::{list, role, run as run_client, usage};
+use super::{Arguments, list, role, run as run_client, usage};
 use crate::CommandError;
 use crate::output::line;
 use clap::Subcommand;
@@ -15,18 +15,8 @@ use time::OffsetDateTime;
 
 const PATH: &str = "/holdfast/tokens";
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(flatten)]
-    login: login::Arguments,
-    #[command(flatten)]
-    output: output::Arguments,
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     /// List the principals whose tokens were withdrawn, and up to when.
     List,
     /// Refuse the tokens that a principal got so far. Its roles stay: with a new token it is as before.
@@ -45,7 +35,7 @@ enum Command {
     },
 }
 
-pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
+pub fn run(arguments: Arguments<Command>) -> Result<ExitCode, CommandError> {
     let format = arguments.output.format();
     run_client(async move {
         let mut client = Client::new(Target::find(&arguments.login, "admin")?);

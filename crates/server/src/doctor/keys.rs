@@ -26,6 +26,8 @@ pub struct Keys {
     names: Vec<KeyName>,
     items: Vec<Value>,
     bundles: Vec<Value>,
+    /// How many versions each of them has.
+    versions: Vec<usize>,
 }
 
 impl Keys {
@@ -36,17 +38,35 @@ impl Keys {
             name.and_then(|name| name.parse().ok()).ok_or("the service listed what is no key")
         };
         let names: Vec<KeyName> = items.iter().map(name).collect::<Result<_, _>>()?;
-        let mut bundles = Vec::new();
+        let (mut bundles, mut versions) = (Vec::new(), Vec::new());
         for name in names.iter().take(LOOKED_AT) {
             let answer = client.call(Method::GET, &format!("/keys/{name}"), None).await?;
             bundles.push(serde_json::from_slice(&answer.body)?);
+            versions.push(list::all(client, &format!("/keys/{name}/versions")).await?.len());
         }
-        Ok(Self { names, items, bundles })
+        Ok(Self { names, items, bundles, versions })
     }
 
-    pub fn findings(&self, now: SystemTime) -> [Finding; 2] {
+    pub fn findings(&self, now: SystemTime, versions_per_key: usize) -> [Finding; 3] {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        [self.expiry(i64::try_from(now).unwrap_or(i64::MAX)), self.uses()]
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        [self.expiry(now), self.uses(), self.versions(versions_per_key)]
+    }
+
+    /// A rotation that cannot be made changes nothing that anybody would see until the key ends.
+    fn versions(&self, most: usize) -> Finding {
+        let counted = self.bundles.iter().zip(&self.versions);
+        let full: Vec<_> =
+            counted.filter(|(_, count)| **count >= most).filter_map(|(bundle, _)| name(bundle)).collect();
+        if full.is_empty() {
+            return Finding::ok("versions of keys", "every key that was looked at can still rotate");
+        }
+        Finding::weak(
+            "versions of keys",
+            format!("at the limit of {most}: {}", few(&full)),
+            "Such a key does not rotate any more, neither when somebody asks for it nor by its policy.",
+            "a key of another name; or, below 100, more limits.versions_per_key in pool.toml and a new start",
+        )
     }
 
     fn expiry(&self, now: i64) -> Finding {
@@ -180,6 +200,7 @@ mod tests {
                 .iter()
                 .map(|(name, _, _, end)| json!({"kid": kid(name), "attributes": {"exp": end}}))
                 .collect(),
+            versions: vec![1; keys.len()],
             bundles: keys
                 .iter()
                 .map(|(name, kty, ops, _)| json!({"key": {"kid": kid(name) + "/v", "kty": kty, "key_ops": ops}}))
@@ -200,6 +221,15 @@ mod tests {
         assert_eq!(finding.state, State::Weak);
         assert_eq!(finding.found, "never: forever; already: over; within 30 days: soon");
         assert_eq!(keys(&[("later", "EC-HSM", &[], Some(NOW + 31 * day))]).expiry(NOW).state, State::Ok);
+    }
+
+    #[test]
+    fn keys_that_cannot_rotate_any_more_are_named() {
+        let mut all = keys(&[("full", "EC-HSM", &[], None), ("young", "EC-HSM", &[], None)]);
+        assert_eq!(all.versions(2).state, State::Ok);
+        all.versions = vec![2, 1];
+        let finding = all.versions(2);
+        assert_eq!((finding.state, finding.found.as_str()), (State::Weak, "at the limit of 2: full"));
     }
 
     #[test]

@@ -1,0 +1,283 @@
+//! `holdfast byok`: wraps a key for a pool where the key is, and explains a wrapped key. Offline: it opens no socket, and
+//! writes nothing but the file it is asked for, which it never overwrites.
+
+use crate::CommandError;
+use crate::ceremony_command::{in_file, print, printable, refuse_existing, write_new};
+use crate::client::{input, public_key, usage};
+use crate::hardening::harden;
+use crate::private_key_file;
+use api_data::byok::{Examined, examine};
+use clap::Subcommand;
+use crypto::key_exchange::KeyExchangeKey;
+use domain::algorithm::{KeySpec, RsaSize};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What an import takes behind the first layer.
+const MAX_SECOND_LAYER_BYTES: usize = 4096;
+/// AES key wrap with padding works in half blocks and adds one (RFC 5649).
+const HALF_BLOCK_BYTES: usize = 8;
+
+#[derive(Subcommand)]
+pub enum Arguments {
+    /// Wrap a private or symmetric key for a key-exchange key of a pool. No other key and nobody else can open it.
+    Pack {
+        #[command(flatten)]
+        source: Source,
+        /// The public half of the key-exchange key: PEM, as `az keyvault key download` writes it, or JSON, as `key show`.
+        #[arg(long, value_name = "FILE")]
+        kek: PathBuf,
+        /// Its identifier with its version, https://HOST/keys/NAME/VERSION; JSON has it already.
+        #[arg(long, value_name = "ID")]
+        kid: Option<String>,
+        /// The wrapped key; must not exist.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Of a PEM file that is encrypted: the first line of a file, or of a descriptor as /dev/fd/3, instead of asking.
+        #[arg(long, value_name = "FILE", requires = "pem")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Say what is wrong with a wrapped key, as far as that is seen without a private key. Exit code 1 where something is.
+    Check {
+        file: PathBuf,
+        /// The public half of the key that it should be wrapped for, as for `pack`.
+        #[arg(long, value_name = "FILE")]
+        kek: Option<PathBuf>,
+        /// The identifier of that key.
+        #[arg(long, value_name = "ID")]
+        kid: Option<String>,
+    },
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Source {
+    /// An RSA or EC private key.
+    #[arg(long, value_name = "FILE")]
+    pem: Option<PathBuf>,
+    /// A symmetric key of 16, 24 or 32 bytes, as they are.
+    #[arg(long, value_name = "FILE")]
+    raw: Option<PathBuf>,
+}
+
+pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
+    // No core files, no debugger, no swap, as far as the system allows.
+    for shortfall in harden().shortfalls() {
+        eprintln!("holdfast: {shortfall}");
+    }
+    match arguments {
+        Arguments::Pack { source, kek, kid, out, passphrase_file } => {
+            pack(&source, &kek, kid, &out, passphrase_file.as_ref())
+        }
+        Arguments::Check { file, kek, kid } => check(&file, kek.as_deref(), kid),
+    }
+}
+
+fn pack(
+    source: &Source,
+    kek: &Path,
+    kid: Option<String>,
+    out: &Path,
+    passphrase_file: Option<&PathBuf>,
+) -> Result<ExitCode, CommandError> {
+    refuse_existing(out)?;
+    let kek = Kek::read(kek, kid)?;
+    let kid = kek.kid.as_deref().ok_or_else(|| {
+        usage("the key-exchange key's file does not say which key it is: give --kid, with the version".into())
+    })?;
+    // Before a private key is read: what makes the file useless is known now.
+    let file = |ciphertext: &[u8]| {
+        json!({
+            "schema_version": "1.0.0",
+            "header": { "kid": kid, "alg": "dir", "enc": "CKM_RSA_AES_KEY_WRAP" },
+            "ciphertext": input::encode(ciphertext).as_str(),
+            "generator": concat!("holdfast ", env!("CARGO_PKG_VERSION")),
+        })
+    };
+    if let Some(problem) = examine(file(&[0]).to_string().as_bytes()).problems.first() {
+        return Err(usage(problem.clone()));
+    }
+    let key = match (&source.pem, &source.raw) {
+        (Some(path), _) => private_key_file::read_pem(path, passphrase_file)?,
+        (None, Some(path)) => private_key_file::read_raw(path)?,
+        (None, None) => return Err(usage("a key to wrap was not given".into())),
+    };
+    let spec = key.spec();
+    let wrapped = kek.key.wrap(key.danger_encoding())?;
+    drop(key);
+    let mut text = serde_json::to_string_pretty(&file(&wrapped))?;
+    text.push('\n');
+    write_new(out, text.as_bytes())?;
+    let curve = match spec {
+        KeySpec::Ec(curve) => format!(" --curve {}", curve.as_str()),
+        KeySpec::Rsa(_) | KeySpec::Oct(_) => String::new(),
+    };
+    print(&[
+        format!("key           {spec}"),
+        format!("wrapped for   {kid}"),
+        format!("written       {}", out.display()),
+        format!(
+            "to import it  holdfast key import NAME --byok-file {} --type {}{curve}",
+            out.display(),
+            spec.key_type()
+        ),
+    ])
+}
+
+fn check(path: &Path, kek: Option<&Path>, kid: Option<String>) -> Result<ExitCode, CommandError> {
+    let content = input::read_key_file(path)?;
+    let kek = kek.map(|kek| Kek::read(kek, kid.clone())).transpose()?;
+    let expected = kek.as_ref().map_or(kid.as_deref(), |kek| kek.kid.as_deref());
+    let examined = examine(&content);
+    let mut lines = describe(&examined);
+    let problems = problems(&examined, kek.as_ref().map(|kek| &kek.key), expected);
+    lines.extend(problems.iter().map(|problem| format!("PROBLEM       {}", printable(problem))));
+    if problems.is_empty() {
+        lines.push(
+            "NO PROBLEM    that is seen without the private key; whether it opens, the pool will say"
+                .to_owned(),
+        );
+    }
+    print(&lines)?;
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn describe(examined: &Examined) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(kid) = &examined.kid {
+        lines.push(format!("wrapped for   {}", printable(kid)));
+    }
+    if let Some(generator) = &examined.generator {
+        lines.push(format!("made by       {}", printable(generator)));
+    }
+    if let Some(ciphertext) = &examined.ciphertext {
+        lines.push(format!("ciphertext    {} bytes", ciphertext.len()));
+        for size in RsaSize::ALL {
+            if let Some(content) = content_bytes(ciphertext, size) {
+                lines.push(format!(
+                    "              for a KEK of {} bits: {}",
+                    size.bits(),
+                    by_length(content)
+                ));
+            }
+        }
+    }
+    lines
+}
+
+/// What an import would refuse, and what speaks against `key` and `kid`, where they are known.
+fn problems(examined: &Examined, key: Option<&KeyExchangeKey>, kid: Option<&str>) -> Vec<String> {
+    let mut problems = examined.problems.clone();
+    if let (Some(found), Some(expected)) = (&examined.kid, kid)
+        && !same_version(found, expected)
+    {
+        problems.push(format!("header.kid is `{found}`, and the key-exchange key is `{expected}`"));
+    }
+    let Some(ciphertext) = &examined.ciphertext else { return problems };
+    let Some(key) = key else {
+        if RsaSize::ALL.iter().all(|size| content_bytes(ciphertext, *size).is_none()) {
+            problems.push(format!(
+                "ciphertext has {} bytes: whatever the size of the KEK, what is behind its first layer is not from AES \
+                 key wrap with padding, 16 to {MAX_SECOND_LAYER_BYTES} bytes and a multiple of {HALF_BLOCK_BYTES}",
+                ciphertext.len()
+            ));
+        }
+        return problems;
+    };
+    let size = key.size();
+    match ciphertext.split_at_checked(size.bytes()) {
+        Some((first, _)) if content_bytes(ciphertext, size).is_some() => {
+            if !key.admits(first) {
+                problems.push(format!(
+                    "the first {} bytes of ciphertext are a number beyond the modulus of this KEK: made for another key",
+                    size.bytes()
+                ));
+            }
+        }
+        _ => problems.push(format!(
+            "ciphertext has {} bytes; for a KEK of {} bits it has {}, and 16 to {MAX_SECOND_LAYER_BYTES} more, a multiple of \
+             {HALF_BLOCK_BYTES}",
+            ciphertext.len(),
+            size.bits(),
+            size.bytes()
+        )),
+    }
+    problems
+}
+
+/// Pools have several names; a name and version are one key of one security domain.
+fn same_version(left: &str, right: &str) -> bool {
+    let end = |kid: &str| {
+        let mut segments = kid.rsplit('/');
+        [segments.next(), segments.next()].map(|segment| segment.unwrap_or_default().to_ascii_lowercase())
+    };
+    end(left) == end(right)
+}
+
+/// The most bytes that the second layer can hold; `None` where it is none, for a KEK of this size.
+fn content_bytes(ciphertext: &[u8], size: RsaSize) -> Option<usize> {
+    let second = ciphertext.len().checked_sub(size.bytes())?;
+    let fits = (2 * HALF_BLOCK_BYTES..=MAX_SECOND_LAYER_BYTES).contains(&second);
+    (fits && second.is_multiple_of(HALF_BLOCK_BYTES)).then_some(second - HALF_BLOCK_BYTES)
+}
+
+fn by_length(content: usize) -> String {
+    let what = match content {
+        16 | 24 | 32 => "a symmetric key",
+        40..=304 => "an EC key",
+        1160..=1264 => "an RSA key of 2048 bits",
+        1704..=1840 => "an RSA key of 3072 bits",
+        2280..=2440 => "an RSA key of 4096 bits",
+        _ => "no key that a pool takes",
+    };
+    format!("{what}, by the length of {content} bytes or up to 7 fewer")
+}
+
+/// The public half of a key-exchange key, and which it is.
+struct Kek {
+    key: KeyExchangeKey,
+    kid: Option<String>,
+}
+
+impl Kek {
+    /// A public key in PEM, or a key as the service or `az` shows it. `kid` is what the command line says.
+    fn read(path: &Path, kid: Option<String>) -> Result<Self, CommandError> {
+        let content = input::read_key_file(path)?;
+        if !content.trim_ascii_start().starts_with(b"{") {
+            return Ok(Self { key: KeyExchangeKey::from_file(&content).map_err(in_file(path))?, kid });
+        }
+        let shown: Value = serde_json::from_slice(&content).map_err(in_file(path))?;
+        let mut key = if shown["key"].is_object() { shown["key"].clone() } else { shown };
+        // `az` shows numbers in the other alphabet.
+        for member in ["n", "e"] {
+            if let Value::String(text) = &mut key[member] {
+                *text = text.trim_end_matches('=').replace('+', "-").replace('/', "_");
+            }
+        }
+        let operations = key["key_ops"].as_array();
+        if operations.is_some_and(|operations| !matches!(operations.as_slice(), [only] if only == "import")) {
+            return Err(format!(
+                "{}: its key_ops are not `import` alone, so no pool takes what is wrapped for this key",
+                path.display()
+            )
+            .into());
+        }
+        let shown = key["kid"].as_str().map(str::to_owned);
+        if let (Some(shown), Some(given)) = (&shown, &kid)
+            && !same_version(shown, given)
+        {
+            return Err(usage(format!(
+                "{} is the key {}, and --kid says {}",
+                path.display(),
+                printable(shown),
+                printable(given)
+            )));
+        }
+        let pem = public_key::pem(&key).map_err(in_file(path))?;
+        Ok(Self {
+            key: KeyExchangeKey::from_file(pem.as_bytes()).map_err(in_file(path))?,
+            kid: kid.or(shown),
+        })
+    }
+}

@@ -1,0 +1,179 @@
+//! Client assertions, as the embedded issuer takes them at its token endpoint: from a client with a certificate, and from
+//! another issuer that was pinned for a client.
+
+use crate::tokens::{Issuer as ForeignIssuer, TENANT};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use domain::principal::TenantId;
+use domain::time::Time;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use identity::Audiences;
+use identity::issuer::{
+    ClientCertificate, ClientRegistration, DEFAULT_TOKEN_LIFETIME, FEDERATION_AUDIENCE, FederatedCredential,
+    Issuer, IssuerConfig, MAX_ASSERTION_LIFETIME_SECONDS, MAX_FEDERATED_LIFETIME_SECONDS, SigningKey,
+};
+use serde_json::Value;
+use std::sync::{Arc, LazyLock};
+use tokio::runtime::Runtime;
+use tower::ServiceExt as _;
+
+const BASE: &str = "https://localhost:8446";
+/// Has a certificate, whose key is known here.
+const CLIENT: &str = "22222222-2222-4222-8222-222222222222";
+/// Has a federated credential.
+const WORKLOAD: &str = "33333333-3333-4333-8333-333333333333";
+const OTHER_ISSUER: &str = "https://kubernetes.example";
+const SUBJECT: &str = "system:serviceaccount:default:app";
+const NOW: i64 = 1_700_000_000;
+const LEEWAY_SECONDS: i64 = 300;
+const KEY: &str = include_str!("../../../crates/identity/tests/golden/client-key.pem");
+const CERTIFICATE: &[u8] = include_bytes!("../../../crates/identity/tests/golden/client-certificate.der");
+
+struct Bench {
+    issuer: Arc<Issuer>,
+    runtime: Runtime,
+    client: RsaKeyPair,
+    foreign: ForeignIssuer,
+}
+
+static BENCH: LazyLock<Bench> = LazyLock::new(|| {
+    let lines = KEY.lines().filter(|line| !line.starts_with('-')).collect::<String>();
+    let foreign = ForeignIssuer::new();
+    let key_set = String::from_utf8(foreign.key_set()).unwrap();
+    let registration = |id: &str| ClientRegistration {
+        client_id: id.parse().unwrap(),
+        object_id: id.parse().unwrap(),
+        display_name: "fuzz".into(),
+        secret_sha256: None,
+        certificates: Vec::new(),
+        federated: Vec::new(),
+    };
+    let certified = ClientRegistration {
+        certificates: vec![ClientCertificate::from_der(CERTIFICATE).unwrap()],
+        ..registration(CLIENT)
+    };
+    let credential = FederatedCredential::new(
+        OTHER_ISSUER.into(),
+        SUBJECT.into(),
+        FEDERATION_AUDIENCE.into(),
+        key_set,
+    );
+    let workload =
+        ClientRegistration { federated: vec![credential.unwrap()], ..registration(WORKLOAD) };
+    let config = IssuerConfig {
+        base_url: BASE.into(),
+        issuer: None,
+        tenant: TenantId::parse(TENANT).unwrap(),
+        alias_tenant: None,
+        audiences: Audiences::new(["managedhsm.localhost"], Vec::<String>::new()).unwrap(),
+        clients: vec![certified, workload],
+        token_lifetime: DEFAULT_TOKEN_LIFETIME,
+    };
+    let clock = Arc::new(|| Time::from_unix_milliseconds(NOW * 1000));
+    Bench {
+        issuer: Arc::new(Issuer::new(config, SigningKey::generate().unwrap(), clock).unwrap()),
+        runtime: tokio::runtime::Builder::new_current_thread().build().unwrap(),
+        client: RsaKeyPair::from_pkcs8(&STANDARD.decode(lines).unwrap()).unwrap(),
+        foreign,
+    }
+});
+
+impl Bench {
+    /// Whether an access token is given for `assertion`. Whatever it is, it is a client's mistake and not the server's.
+    fn accepts(&self, client: Option<&str>, assertion: &str) -> bool {
+        let client = client.map(|id| format!("client_id={id}&")).unwrap_or_default();
+        let body = format!(
+            "{client}grant_type=client_credentials&scope=https%3A%2F%2Fmanagedhsm.localhost%2F.default\
+             &client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer\
+             &client_assertion={assertion}"
+        );
+        let request = Request::post(format!("/{TENANT}/oauth2/v2.0/token"))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        self.runtime.block_on(async {
+            let answer = self.issuer.clone().router().oneshot(request).await.unwrap();
+            let status = answer.status().as_u16();
+            assert!(status == 200 || (400..500).contains(&status), "{status}");
+            let body: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
+            assert_eq!(status == 200, body["access_token"].is_string(), "{body}");
+            status == 200
+        })
+    }
+}
+
+/// Any text in the place of an assertion, as a form has it: nobody's signature is in it.
+pub fn assertion(bytes: &[u8]) {
+    let text: String = bytes.iter().map(|byte| format!("%{byte:02x}")).collect();
+    assert!(!BENCH.accepts(Some(CLIENT), &text));
+    assert!(!BENCH.accepts(None, &text));
+}
+
+/// Header and claims, a line feed between them, signed by the client. Whoever is let in said so in the claims.
+pub fn client_assertion(bytes: &[u8]) {
+    let Some((header, claims)) = parts(bytes) else { return };
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let key = &BENCH.client;
+    let mut signature = vec![0; key.public_modulus_len()];
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).unwrap();
+    if !BENCH.accepts(Some(CLIENT), &format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))) {
+        return;
+    }
+    let (header, claims) = read(header, claims);
+    assert_eq!(header["alg"], "RS256");
+    for member in ["iss", "sub"] {
+        assert!(claims[member].as_str().unwrap().eq_ignore_ascii_case(CLIENT), "{claims}");
+    }
+    assert!(only_audience(&claims).to_ascii_lowercase().starts_with("https://localhost"), "{claims}");
+    assert!(!claims["jti"].as_str().unwrap().is_empty());
+    within_time(&claims, MAX_ASSERTION_LIFETIME_SECONDS);
+}
+
+/// Likewise, signed by the issuer that is pinned for a client.
+pub fn federated_token(bytes: &[u8]) {
+    let Some((header, claims)) = parts(bytes) else { return };
+    if !BENCH.accepts(Some(WORKLOAD), &BENCH.foreign.sign(header, claims)) {
+        return;
+    }
+    let (header, claims) = read(header, claims);
+    assert_eq!(header["alg"], "ES256");
+    assert_eq!((claims["iss"].as_str(), claims["sub"].as_str()), (Some(OTHER_ISSUER), Some(SUBJECT)));
+    assert_eq!(only_audience(&claims), FEDERATION_AUDIENCE);
+    within_time(&claims, MAX_FEDERATED_LIFETIME_SECONDS);
+}
+
+fn parts(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut parts = bytes.splitn(2, |byte| *byte == b'\n');
+    Some((parts.next()?, parts.next()?))
+}
+
+/// As another reader of JSON understands them.
+fn read(header: &[u8], claims: &[u8]) -> (Value, Value) {
+    let header: Value = serde_json::from_slice(header).unwrap();
+    assert!(header.get("crit").is_none());
+    (header, serde_json::from_slice(claims).unwrap())
+}
+
+fn only_audience(claims: &Value) -> &str {
+    match &claims["aud"] {
+        Value::Array(several) => {
+            assert_eq!(several.len(), 1, "{claims}");
+            several[0].as_str().unwrap()
+        }
+        one => one.as_str().unwrap(),
+    }
+}
+
+fn within_time(claims: &Value, longest_seconds: i64) {
+    let expires = claims["exp"].as_f64().unwrap();
+    assert!(expires > NOW as f64, "{claims}");
+    assert!(expires <= (NOW + longest_seconds + LEEWAY_SECONDS + 1) as f64, "{claims}");
+    for begins in ["nbf", "iat"] {
+        let begins = claims.get(begins).filter(|value| !value.is_null());
+        assert!(begins.is_none_or(|begins| begins.as_f64().unwrap() <= (NOW + LEEWAY_SECONDS + 1) as f64));
+    }
+}
