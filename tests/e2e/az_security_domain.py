@@ -77,10 +77,24 @@ def make_file(data, master, certificates, required, holdfast):
     }
 
 
+def many(requests):
+    """The answers, each on its own: what went wrong is a text. Loading the CLI takes longer than most work."""
+    answers = []
+    for request in requests:
+        try:
+            answers.append(answer(request))
+        except Exception as error:  # whatever the CLI raises
+            answers.append(f"{type(error).__name__}: {error}")
+    return answers
+
+
+def answer(request):
+    work = {"open-file": open_file, "open-blob": open_blob, "make-file": make_file, "many": many}
+    return work[request.pop("work")](**request)
+
+
 def main():
-    request = json.load(sys.stdin)
-    work = {"open-file": open_file, "open-blob": open_blob, "make-file": make_file}[request.pop("work")]
-    json.dump(work(**request), sys.stdout)
+    json.dump(answer(json.load(sys.stdin)), sys.stdout)
 
 
 if __name__ == "__main__":

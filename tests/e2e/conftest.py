@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+import azurite
 import holdfast
 
 
@@ -27,6 +28,13 @@ def pool(tmp_path_factory):
     """One running pool for all tests that leave it running."""
     with holdfast.Pool(tmp_path_factory.mktemp("pool")) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory):
+    """One storage emulator for all tests; each makes containers of its own."""
+    with azurite.Azurite(tmp_path_factory.mktemp("azurite")) as storage:
+        yield storage
 
 
 @pytest.fixture

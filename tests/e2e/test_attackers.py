@@ -27,6 +27,8 @@ def holder(number):
     return {"kid": str(number), "use": "enc", "x5c": ["".join(certificate.split("-----")[2].split())]}
 
 
+STORAGE = {"storageResourceUri": "https://storage.example/container", "token": "sv=1&sig=c2ln"}
+
 # A good body for each route that has one, so that what is refused is the caller.
 GOOD_BODIES = {
     "CreateKey": {"kty": "EC-HSM"},
@@ -47,6 +49,12 @@ GOOD_BODIES = {
     "SetRotationPolicy": {},
     "DownloadDomain": {"certificates": [holder(1), holder(2), holder(3)], "required": 2},
     "UploadDomain": {"value": "x"},
+    "StartBackup": STORAGE,
+    "CheckBackup": STORAGE,
+    "StartRestore": {"sasTokenParameters": STORAGE, "folderToRestore": "f"},
+    "CheckRestore": {"sasTokenParameters": STORAGE, "folderToRestore": "f"},
+    "RestoreOneKey": {"sasTokenParameters": STORAGE, "folder": "f"},
+    "PreviewRestore": {"sasTokenParameters": STORAGE, "folderToRestore": "f"},
 }
 
 

@@ -8,14 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use crate::e2e;
 use crate::process::{Failure, Workspace, output, read, run as run_command};
+use crate::{e2e, setup};
 
-const DEFAULT_SUITES: [&str; 2] = ["keys", "securitydomain"];
+const DEFAULT_SUITES: [&str; 3] = ["keys", "administration", "securitydomain"];
 /// Of the security domain suite: it takes a pool's domain into another, once for each of its two halves.
 const BLANK_POOLS: [&str; 4] = ["source", "target", "source2", "target2"];
-/// From a quickstart's port to that of its last blank pool.
-const PORTS: u16 = 14;
+/// What pytest takes of the default suites: the other half of the first is for vaults, and the rest of the others passes
+/// without a server.
+const LIVE: &str = "mhsm or security_domain_download or TestAccessControl or TestBackupClientTests or TestExamplesTests or TestSettings";
+/// From a quickstart's port to that of its last blank pool, and one more for the storage emulator.
+const PORTS: u16 = 15;
 
 pub fn run(workspace: &Workspace, words: &[String]) -> Result<(), Failure> {
     let allow_missing = words.iter().any(|word| word == "--allow-missing");
@@ -53,7 +56,9 @@ pub fn run(workspace: &Workspace, words: &[String]) -> Result<(), Failure> {
     install.arg(harness.join("python-sdk").join("run.sh")).args(&suites);
     install.env("COLLECT_ONLY", "1").env("HARNESS_TMP", &temporary);
     run_command(install)?;
-    let pool = Pool::start(workspace, &harness, &data, &temporary)?;
+    install_azurite(workspace, &temporary)?;
+    let port = free_ports(PORTS)?;
+    let pool = Pool::start(workspace, &harness, &data, &temporary, port)?;
     let mut script = workspace.command("bash");
     script
         .args(["-c", r#"eval "$("$0" env --conformance --data "$1")" && shift && exec bash "$@""#])
@@ -61,10 +66,10 @@ pub fn run(workspace: &Workspace, words: &[String]) -> Result<(), Failure> {
         .arg(&data)
         .arg(harness.join("python-sdk").join("run.sh"))
         .args(&suites)
-        .env("HARNESS_TMP", &temporary);
+        .env("HARNESS_TMP", &temporary)
+        .env("AZURITE_PORT", azurite_port(port).to_string());
     if std::env::var_os("PYTEST_K").is_none() && suites.iter().all(|suite| DEFAULT_SUITES.contains(suite)) {
-        // The other half of the first suite is for vaults, and the rest of the second passes without a server.
-        script.env("PYTEST_K", "mhsm or security_domain_download");
+        script.env("PYTEST_K", LIVE);
     }
     // The harness fails where any test does; which ones must pass is for the list to say.
     let finished = script.status();
@@ -145,6 +150,23 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.xml")):
         print(outcome, f"{path.stem}::{case.get('classname')}::{case.get('name')}", sep="\t")
 "#;
 
+/// The storage emulator, where the harness would install one of its own.
+fn install_azurite(workspace: &Workspace, temporary: &Path) -> Result<(), Failure> {
+    setup::azurite(workspace)?;
+    let place = temporary.join("azurite");
+    let modules = place.join("node_modules");
+    std::fs::create_dir_all(&place)
+        .map(|()| std::fs::remove_file(&modules))
+        .and_then(|_| {
+            std::os::unix::fs::symlink(workspace.azurite_directory().join("node_modules"), &modules)
+        })
+        .map_err(|error| Failure::new(format!("cannot make {}: {error}", modules.display())))
+}
+
+fn azurite_port(port: u16) -> u16 {
+    port + PORTS - 1
+}
+
 /// A running pool, stopped when it goes out of scope.
 struct Pool<'a> {
     workspace: &'a Workspace,
@@ -157,16 +179,17 @@ impl<'a> Pool<'a> {
         harness: &Path,
         data: &Path,
         temporary: &Path,
+        port: u16,
     ) -> Result<Self, Failure> {
         // The release and backup tests make the pool call services of the harness, under its own root.
         let certificates = temporary.join("certs");
         let mut make = workspace.command("bash");
         make.arg(harness.join("common").join("certs.sh")).arg(&certificates);
         run_command(make)?;
-        let port = free_ports(PORTS)?;
         let mut command = workspace.command(e2e::binary(workspace));
         command.args(["quickstart", "--detach", "--with-conformance-principal", "--port", &port.to_string()]);
         command.arg("--data").arg(data).arg("--trust-ca").arg(certificates.join("ca.pem"));
+        command.args(["--blob-endpoint", &format!("127.0.0.1:{}", azurite_port(port))]);
         command.args(BLANK_POOLS.iter().flat_map(|name| ["--blank-pool", name]));
         run_command(command)?;
         Ok(Self { workspace, data: data.to_owned() })

@@ -38,7 +38,7 @@ pub fn run_with(
     let mut command = workspace.command(workspace.python());
     command.args(["-m", "pytest", "-p", "no:cacheprovider", "-ra", "tests/e2e"]).args(words);
     command.env("HOLDFAST_BIN", binary(workspace)).env("PYTHONDONTWRITEBYTECODE", "1");
-    command.env("HOLDFAST_AZ", workspace.az());
+    command.env("HOLDFAST_AZ", workspace.az()).env("HOLDFAST_AZURITE", workspace.azurite());
     // A switch of the person's shell must not reach the server under test.
     command.env_remove("HOLDFAST_DANGER_NO_SEALING").env_remove("HOLDFAST_BIN_UNSEALED");
     if control_binary(workspace).is_file() {

@@ -75,6 +75,16 @@ impl Workspace {
         self.target.join(Self::PYTHON_ENVIRONMENT).join("bin").join("python")
     }
 
+    /// Where `setup` installs the storage emulator, which runs on node.
+    pub fn azurite_directory(&self) -> PathBuf {
+        self.target.join("azurite")
+    }
+
+    /// The storage emulator that backups go to.
+    pub fn azurite(&self) -> PathBuf {
+        self.azurite_directory().join("node_modules").join(".bin").join("azurite-blob")
+    }
+
     /// The Azure CLI that they call.
     pub fn az(&self) -> PathBuf {
         self.target.join(Self::AZ_ENVIRONMENT).join("bin").join("az")

@@ -41,6 +41,18 @@ const TOOLS: &[Tool] = &[
         works: |workspace| answers(workspace, "bash", &["--version"]),
         packages: &["bash"],
     },
+    Tool {
+        name: "node",
+        used_for: "the storage emulator of the end-to-end tests",
+        works: |workspace| answers(workspace, "node", &["--version"]),
+        packages: &["nodejs"],
+    },
+    Tool {
+        name: "npm",
+        used_for: "installing the storage emulator",
+        works: |workspace| answers(workspace, "npm", &["--version"]),
+        packages: &["npm"],
+    },
 ];
 
 pub fn run(workspace: &Workspace) -> Result<(), Failure> {
@@ -57,6 +69,7 @@ pub fn run(workspace: &Workspace) -> Result<(), Failure> {
     for environment in [&TESTS, &AZURE_CLI] {
         virtual_environment(workspace, environment)?;
     }
+    azurite(workspace)?;
     println!("setup: everything is here");
     Ok(())
 }
@@ -170,6 +183,44 @@ fn virtual_environment(workspace: &Workspace, environment: &Environment) -> Resu
     pip.args(environment.pip).arg("-r").arg(&requirements);
     run_command(pip)?;
     write(&stamp, &wanted)
+}
+
+/// The emulator of Azure Storage, as `tests/e2e/azurite` pins it with all that it needs. Made once for each content of
+/// the lock file.
+pub fn azurite(workspace: &Workspace) -> Result<(), Failure> {
+    let pinned = workspace.root.join("tests").join("e2e").join("azurite");
+    let directory = workspace.azurite_directory();
+    let stamp = directory.join("installed.txt");
+    let lock = read(&pinned.join("package-lock.json"))?;
+    let answers = || {
+        let mut command = workspace.command(workspace.azurite());
+        command.arg("--version");
+        succeeds(command)
+    };
+    if std::fs::read_to_string(&stamp).is_ok_and(|found| found == lock) && answers() {
+        return Ok(());
+    }
+    println!("setup: the storage emulator into {}", directory.display());
+    std::fs::create_dir_all(&directory)
+        .map_err(|error| Failure::new(format!("cannot make {}: {error}", directory.display())))?;
+    write(&directory.join("package.json"), &read(&pinned.join("package.json"))?)?;
+    write(&directory.join("package-lock.json"), &lock)?;
+    let mut npm = workspace.command("npm");
+    // No script of a package runs.
+    npm.args([
+        "ci",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--no-update-notifier",
+        "--loglevel=error",
+    ]);
+    npm.current_dir(&directory);
+    run_command(npm)?;
+    if !answers() {
+        return Err(Failure::new(format!("{} does not start", workspace.azurite().display())));
+    }
+    write(&stamp, &lock)
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

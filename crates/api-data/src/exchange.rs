@@ -1,6 +1,7 @@
 //! One authenticated request on a known route: reads the body, calls the use case, writes the answer's body.
 
 use crate::api::{Answer, query};
+use crate::backup;
 use crate::key_import::{self, Import};
 use crate::paging::{self, Place};
 use crate::rotation;
@@ -12,6 +13,7 @@ use http::{StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use serde_json::Value;
+use service::backup::JobView;
 use service::{EncryptInput, Error, KeyReference, Page, PageRequest, Pool, Recorded, Ticket};
 use std::error::Error as StdError;
 use std::future::Future;
@@ -228,6 +230,38 @@ impl Exchange<'_> {
                 let recorded = pool.upload_status(self.ticket).await;
                 Answer::recorded(recorded, self.full_receipt, wire::domain_status).ask_again_soon()
             }
+            Route::StartBackup => {
+                let act = |ticket, location| pool.start_backup(ticket, location);
+                self.beginning(body, backup::parse_location, act, "backup").await
+            }
+            Route::CheckBackup => {
+                let act = |ticket, location| pool.check_backup(ticket, location);
+                self.beginning(body, backup::parse_location, act, "backup").await
+            }
+            Route::BackupStatus(id) => {
+                let recorded = pool.backup_job(self.ticket, id).await;
+                Answer::recorded(recorded, self.full_receipt, |view| backup::job(&view)).ask_again_soon()
+            }
+            Route::StartRestore => {
+                let act = |ticket, source| pool.start_restore(ticket, source);
+                self.beginning(body, backup::parse_restore, act, "restore").await
+            }
+            Route::CheckRestore => {
+                let act = |ticket, source| pool.check_restore_from(ticket, source);
+                self.beginning(body, backup::parse_restore, act, "restore").await
+            }
+            Route::RestoreStatus(id) => {
+                let recorded = pool.restore_job(self.ticket, id).await;
+                Answer::recorded(recorded, self.full_receipt, |view| backup::job(&view)).ask_again_soon()
+            }
+            Route::RestoreOneKey(name) => {
+                let act = |ticket, source| pool.start_selective_restore(ticket, name, source);
+                self.beginning(body, backup::parse_selective, act, "restore").await
+            }
+            Route::PreviewRestore => {
+                let act = |ticket, source| pool.preview_restore(ticket, source);
+                self.with_body(body, backup::parse_restore, act, |made| backup::difference(&made)).await
+            }
             Route::ClearNotBefore(principal) => {
                 let recorded = pool.clear_not_before(self.ticket, principal).await;
                 Answer::recorded(recorded, self.full_receipt, |held| wire::not_before(&held))
@@ -296,6 +330,30 @@ impl Exchange<'_> {
             Ok(parsed) => Answer::recorded(act(self.ticket, parsed).await, self.full_receipt, render),
             Err(error) => Answer::refused(self.ticket, error, self.full_receipt).await,
         }
+    }
+
+    /// Likewise, for what goes on as a job: answered with 202 and where to ask for it.
+    async fn beginning<B, P, F>(
+        mut self,
+        body: B,
+        parse: impl FnOnce(&[u8]) -> Result<P, Error>,
+        act: impl FnOnce(Ticket, P) -> F,
+        what: &str,
+    ) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+        F: Future<Output = Recorded<JobView>>,
+    {
+        self.ticket.succeeds_with(StatusCode::ACCEPTED.as_u16());
+        let origin = self.origin.clone();
+        let mut status_address = String::new();
+        let render = |view: JobView| {
+            status_address = format!("{origin}/{what}/{}/pending", view.0.id);
+            backup::job(&view)
+        };
+        let answer = self.with_body(body, parse, act, render).await;
+        answer.begun(status_address)
     }
 
     /// Likewise, answered with 201.

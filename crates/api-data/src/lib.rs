@@ -9,6 +9,7 @@
 
 mod api;
 mod api_version;
+mod backup;
 pub mod byok;
 mod exchange;
 #[cfg(feature = "fuzzing")]

@@ -3,7 +3,8 @@
 use domain::access::CustomRoleRefused;
 use domain::key::{KeyRefused, UseRefused};
 use domain::rotation::RotationRefused;
-use service::{BackupRefused, Error, Shown};
+use service::backup::TargetError;
+use service::{BackupRefused, Error, FullBackupRefused, Shown};
 
 /// An error answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,7 +27,7 @@ impl Problem {
 
 pub fn problem(error: &Error) -> Problem {
     let retry_after_seconds = match error {
-        Error::Busy(_) => Some(1),
+        Error::Busy(_) | Error::Restoring => Some(1),
         Error::TooManyFailures { retry_after_seconds, .. } | Error::Throttled { retry_after_seconds, .. } => {
             Some(*retry_after_seconds)
         }
@@ -116,6 +117,27 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::AlreadyActive => inner(409, "Conflict", "HsmAlreadyActivated"),
         Error::NoTransferKey => inner(400, "BadParameter", "NoTransferKey"),
         Error::BlobNotOpened => inner(400, "BadParameter", "RestoreBlobNotOpened"),
+        Error::FullBackup(FullBackupRefused::Foreign(_)) => {
+            inner(400, "BadParameter", "BackupOfOtherSecurityDomain")
+        }
+        Error::FullBackup(_) => inner(400, "BadParameter", "BackupRefused"),
+        Error::BackupTarget(error) => match error {
+            TargetError::NotAllowed(_) => inner(400, "BadParameter", "StorageNotAllowed"),
+            TargetError::Refused { .. } => inner(400, "BadParameter", "StorageRefused"),
+            TargetError::Missing(_) => inner(404, "NotFound", "BackupNotFound"),
+            TargetError::Exists(_) => inner(409, "Conflict", "BackupExists"),
+            TargetError::Unreachable(_) | TargetError::Io(_) => {
+                inner(502, "BadGateway", "StorageUnavailable")
+            }
+        },
+        Error::NoBackupTargets => inner(400, "BadParameter", "StorageNotAllowed"),
+        Error::JobRunning { .. } => inner(409, "Conflict", "JobRunning"),
+        Error::JobNotFound(_) => plain(404, "JobNotFound"),
+        Error::JobInterrupted => plain(500, "Interrupted"),
+        Error::NotBackedUp => inner(409, "Conflict", "BackupRequired"),
+        Error::Restoring => inner(503, "ServiceUnavailable", "HsmRestoring"),
+        Error::RestoreDestroys { .. } => inner(403, "Forbidden", "PurgeProtectionEnabled"),
+        Error::NotInBackup { .. } | Error::DeletedInBackup { .. } => plain(404, "KeyNotFound"),
         Error::SettingNotFound(_) => plain(404, "SettingNotFound"),
         Error::NotBeforeNotFound(_) => plain(404, "PrincipalNotFound"),
         Error::LimitReached { .. } => inner(403, "Forbidden", "LimitReached"),

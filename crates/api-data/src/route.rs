@@ -79,6 +79,14 @@ pub enum Route {
     NewTransferKey,
     UploadDomain,
     DomainUploadStatus,
+    StartBackup,
+    CheckBackup,
+    BackupStatus(Guid),
+    StartRestore,
+    CheckRestore,
+    RestoreStatus(Guid),
+    RestoreOneKey(KeyName),
+    PreviewRestore,
 }
 
 macro_rules! route_kinds {
@@ -154,6 +162,14 @@ route_kinds! {
     NewTransferKey = "GET" "/securitydomain/upload" "SecurityDomainTransferKeyGet",
     UploadDomain = "POST" "/securitydomain/upload" "SecurityDomainRestore",
     DomainUploadStatus = "GET" "/securitydomain/upload/pending" "SecurityDomainRestoreStatusGet",
+    StartBackup = "POST" "/backup" "BackupCreate",
+    CheckBackup = "POST" "/prebackup" "BackupCheck",
+    BackupStatus = "GET" "/backup/{id}/pending" "BackupStatusGet",
+    StartRestore = "PUT" "/restore" "RestoreCreate",
+    CheckRestore = "PUT" "/prerestore" "RestoreCheck",
+    RestoreStatus = "GET" "/restore/{id}/pending" "RestoreStatusGet",
+    RestoreOneKey = "PUT" "/keys/{key}/restore" "SelectiveRestoreCreate",
+    PreviewRestore = "PUT" "/holdfast/restorepreview" "RestorePreview",
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -179,6 +195,10 @@ impl Route {
             Some((first, rest)) if is(first, "deletedkeys") => Self::parse_deleted(method, rest),
             Some((first, rest)) if is(first, "settings") => Self::parse_setting(method, rest),
             Some((first, rest)) if is(first, "securitydomain") => Self::parse_domain(method, rest),
+            Some((first, rest)) if is(first, "backup") => Self::parse_backup(method, rest),
+            Some((first, rest)) if is(first, "restore") => Self::parse_restore(method, rest),
+            Some((first, [])) if is(first, "prebackup") && method == Method::POST => Ok(Route::CheckBackup),
+            Some((first, [])) if is(first, "prerestore") && method == Method::PUT => Ok(Route::CheckRestore),
             Some((first, rest)) if is(first, "holdfast") => Self::parse_ours(method, rest),
             Some((first, [])) if is(first, "rng") && method == Method::POST => Ok(Route::RandomBytes),
             Some(_) | None => Err(RouteRefused::Unknown),
@@ -232,6 +252,14 @@ impl Route {
             Route::NewTransferKey => RouteKind::NewTransferKey,
             Route::UploadDomain => RouteKind::UploadDomain,
             Route::DomainUploadStatus => RouteKind::DomainUploadStatus,
+            Route::StartBackup => RouteKind::StartBackup,
+            Route::CheckBackup => RouteKind::CheckBackup,
+            Route::BackupStatus(_) => RouteKind::BackupStatus,
+            Route::StartRestore => RouteKind::StartRestore,
+            Route::CheckRestore => RouteKind::CheckRestore,
+            Route::RestoreStatus(_) => RouteKind::RestoreStatus,
+            Route::RestoreOneKey(_) => RouteKind::RestoreOneKey,
+            Route::PreviewRestore => RouteKind::PreviewRestore,
         }
     }
 
@@ -278,6 +306,7 @@ impl Route {
             }
             ("POST", [create]) if is(create, "create") => Ok(Route::CreateKey(name)),
             ("POST", [backup]) if is(backup, "backup") => Ok(Route::BackupKey(name)),
+            ("PUT", [restore]) if is(restore, "restore") => Ok(Route::RestoreOneKey(name)),
             ("POST", [rotate]) if is(rotate, "rotate") => Ok(Route::RotateKey(name)),
             ("GET", [policy]) if is(policy, "rotationpolicy") => Ok(Route::ReadRotationPolicy(name)),
             ("PUT", [policy]) if is(policy, "rotationpolicy") => Ok(Route::SetRotationPolicy(name)),
@@ -342,7 +371,33 @@ impl Route {
 
     /// Whether the service's clients call it without an api-version: they follow the address of a status as it stands.
     pub const fn is_status(&self) -> bool {
-        matches!(self, Route::DomainDownloadStatus | Route::DomainUploadStatus)
+        matches!(
+            self,
+            Route::DomainDownloadStatus
+                | Route::DomainUploadStatus
+                | Route::BackupStatus(_)
+                | Route::RestoreStatus(_)
+        )
+    }
+
+    fn parse_backup(method: &Method, segments: &[&str]) -> Result<Self, RouteRefused> {
+        match (method.as_str(), segments) {
+            ("POST", []) => Ok(Route::StartBackup),
+            ("GET", [job, pending]) if pending.eq_ignore_ascii_case("pending") => {
+                Ok(Route::BackupStatus(job.parse().map_err(malformed)?))
+            }
+            _ => Err(RouteRefused::Unknown),
+        }
+    }
+
+    fn parse_restore(method: &Method, segments: &[&str]) -> Result<Self, RouteRefused> {
+        match (method.as_str(), segments) {
+            ("PUT", []) => Ok(Route::StartRestore),
+            ("GET", [job, pending]) if pending.eq_ignore_ascii_case("pending") => {
+                Ok(Route::RestoreStatus(job.parse().map_err(malformed)?))
+            }
+            _ => Err(RouteRefused::Unknown),
+        }
     }
 
     /// Whether it turns the simulation on and off, and so is not simulated itself.
@@ -361,6 +416,11 @@ impl Route {
                 };
             }
             Some((tokens, rest)) if tokens.eq_ignore_ascii_case("tokens") => rest,
+            Some((preview, []))
+                if preview.eq_ignore_ascii_case("restorepreview") && method == Method::PUT =>
+            {
+                return Ok(Route::PreviewRestore);
+            }
             Some(_) | None => return Err(RouteRefused::Unknown),
         };
         match (method.as_str(), rest) {

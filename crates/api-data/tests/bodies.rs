@@ -107,8 +107,16 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
             }),
         ),
         RouteKind::DownloadDomain => ("/securitydomain/download".to_owned(), three_holders()),
-        // On a pool that is active whatever parses is refused alike.
+        // On a pool that is active whatever parses is refused alike. What begins a job is in `backup.rs`.
         RouteKind::UploadDomain
+        | RouteKind::StartBackup
+        | RouteKind::CheckBackup
+        | RouteKind::BackupStatus
+        | RouteKind::StartRestore
+        | RouteKind::CheckRestore
+        | RouteKind::RestoreStatus
+        | RouteKind::RestoreOneKey
+        | RouteKind::PreviewRestore
         | RouteKind::DomainDownloadStatus
         | RouteKind::NewTransferKey
         | RouteKind::DomainUploadStatus

@@ -102,6 +102,13 @@ fn data_action(kind: RouteKind) -> DataAction {
         RouteKind::NewTransferKey => DataAction::SecurityDomainTransferKeyRead,
         RouteKind::UploadDomain => DataAction::SecurityDomainUpload,
         RouteKind::DomainUploadStatus => DataAction::SecurityDomainUploadRead,
+        RouteKind::StartBackup | RouteKind::CheckBackup => DataAction::BackupStart,
+        RouteKind::BackupStatus => DataAction::BackupStatus,
+        RouteKind::StartRestore
+        | RouteKind::CheckRestore
+        | RouteKind::RestoreOneKey
+        | RouteKind::PreviewRestore => DataAction::RestoreStart,
+        RouteKind::RestoreStatus => DataAction::RestoreStatus,
     }
 }
 
@@ -380,6 +387,12 @@ impl Stage {
             RouteKind::DefineRole => role_body(),
             RouteKind::UpdateSetting => json!({ "value": "false" }),
             RouteKind::SetNotBefore | RouteKind::UpdateTestMode => json!({}),
+            // To a place that this pool does not have: which jobs there are must not depend on the order of requests.
+            RouteKind::StartBackup | RouteKind::CheckBackup => common::storage_location(),
+            RouteKind::StartRestore
+            | RouteKind::CheckRestore
+            | RouteKind::RestoreOneKey
+            | RouteKind::PreviewRestore => common::restore_source(),
             _ => return None,
         };
         Some(body)

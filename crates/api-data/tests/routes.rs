@@ -5,7 +5,7 @@
 mod common;
 
 use api_data::{Route, RouteKind};
-use common::{Bench, ROOT, private_key, rotation_policy, three_holders};
+use common::{Bench, ROOT, private_key, restore_source, rotation_policy, storage_location, three_holders};
 use domain::guid::Guid;
 use http::Method;
 use serde_json::json;
@@ -182,6 +182,11 @@ fn body(kind: RouteKind) -> serde_json::Value {
         }
         RouteKind::DownloadDomain => three_holders(),
         RouteKind::SetRotationPolicy => rotation_policy(),
+        RouteKind::StartBackup | RouteKind::CheckBackup => storage_location(),
+        RouteKind::StartRestore
+        | RouteKind::CheckRestore
+        | RouteKind::RestoreOneKey
+        | RouteKind::PreviewRestore => restore_source(),
         _ => json!({}),
     }
 }

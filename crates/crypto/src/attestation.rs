@@ -91,14 +91,15 @@ impl Attestor {
         Self { key, claims, security_domain, owner_fingerprint, certificates }
     }
 
-    pub fn attest(
+    /// What there is to say.
+    pub fn statement(
         &self,
         version: &Version,
         material: &MaskedMaterial,
         release_policy: Option<[u8; 32]>,
         at: IntDate,
-    ) -> KeyAttestation {
-        let statement = KeyStatement {
+    ) -> KeyStatement {
+        KeyStatement {
             pool: self.claims.pool,
             security_domain: self.security_domain,
             class: self.claims.class,
@@ -117,12 +118,16 @@ impl Attestor {
             exportable: version.attributes.exportable,
             release_policy,
             material: sha256(&[MATERIAL_LABEL, &material.0]),
-        };
-        let is_symmetric = matches!(version.spec, KeySpec::Oct(_));
+        }
+    }
+
+    /// Says it. The signatures are other ones each time.
+    pub fn attest(&self, statement: &KeyStatement) -> KeyAttestation {
+        let is_symmetric = matches!(statement.spec, KeySpec::Oct(_));
         KeyAttestation {
             certificates: self.certificates.clone(),
-            private: self.sign(&statement, Part::Private),
-            public: (!is_symmetric).then(|| self.sign(&statement, Part::Public)),
+            private: self.sign(statement, Part::Private),
+            public: (!is_symmetric).then(|| self.sign(statement, Part::Public)),
         }
     }
 
@@ -420,7 +425,8 @@ mod tests {
         {
             let owner = OwnerKey::generate();
             let attestor = Attestor::new(&owner, claims(), Guid([5; 16]));
-            let made = attestor.attest(&ec, &MaskedMaterial(vec![6; 60]), Some([7; 32]), AT);
+            let statement = attestor.statement(&ec, &MaskedMaterial(vec![6; 60]), Some([7; 32]), AT);
+            let made = attestor.attest(&statement);
             std::fs::write(&certificates, made.certificates).unwrap();
             std::fs::write(format!("{directory}/key-attestation-v1-private.cbor"), made.private).unwrap();
             std::fs::write(format!("{directory}/key-attestation-v1-public.cbor"), made.public.unwrap())
@@ -452,7 +458,7 @@ mod tests {
         let owner = OwnerKey::generate();
         let attestor = Attestor::new(&owner, claims(), Guid([5; 16]));
         for version in samples() {
-            let made = attestor.attest(&version, &MaskedMaterial(vec![6; 60]), None, AT);
+            let made = attestor.attest(&attestor.statement(&version, &MaskedMaterial(vec![6; 60]), None, AT));
             let chain = AttestationChain::parse(&made.certificates).unwrap();
             let (_, key) = owner.public_key().verify_certificate(&chain.instance).unwrap();
             let private = SignedStatement::parse(&made.private).unwrap();

@@ -56,16 +56,20 @@ pub enum Purpose {
     AuditCheckpoint,
     Attestation,
     Release,
+    /// Signs the manifests of full backups.
+    Backup,
 }
 
 impl Purpose {
-    const ALL: [Purpose; 3] = [Purpose::AuditCheckpoint, Purpose::Attestation, Purpose::Release];
+    const ALL: [Purpose; 4] =
+        [Purpose::AuditCheckpoint, Purpose::Attestation, Purpose::Release, Purpose::Backup];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Purpose::AuditCheckpoint => "audit-checkpoint",
             Purpose::Attestation => "attestation",
             Purpose::Release => "release",
+            Purpose::Backup => "backup",
         }
     }
 }

@@ -8,6 +8,7 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// SHA-2 (FIPS 180-4) over input that need not be in memory at once.
+#[derive(Clone)]
 pub struct RunningHash(aws_lc_rs::digest::Context);
 
 impl RunningHash {

@@ -107,7 +107,7 @@ impl DomainSecrets {
         NameKey::new(&self.name)
     }
 
-    /// Seals backups of single keys.
+    /// Seals backups, of single keys and full ones.
     pub fn backup_key(&self) -> BackupKey {
         BackupKey::new(&self.backup)
     }

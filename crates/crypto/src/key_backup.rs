@@ -19,12 +19,16 @@ const LABEL: &[u8] = b"holdfast key backup v1";
 /// with 15 tags of the longest, are 1.1 MB where the tags are ASCII.
 pub const MAX_BACKUP_BYTES: usize = 5 << 18;
 
-/// Seals backups of single keys. Kept by a pool while it runs, as the other secrets of its domain are not.
+/// Seals backups. Kept by a pool while it runs, as the other secrets of its domain are not.
 pub struct BackupKey(SecretBytes);
 
 impl BackupKey {
     pub(crate) fn new(key: &SecretBytes) -> Self {
         Self(SecretBytes::new(key.danger_expose().to_vec()))
+    }
+
+    pub(crate) fn danger_expose(&self) -> &[u8] {
+        self.0.danger_expose()
     }
 }
 
@@ -40,6 +44,22 @@ pub struct BackupDomain {
 impl BackupDomain {
     pub fn new(security_domain: Guid, owner: &OwnerPublicKey, class: PoolClass) -> Self {
         Self { security_domain, owner_fingerprint: sha256(&[&owner.point]), class }
+    }
+
+    /// That what was made in `made_in` may be restored here.
+    pub(crate) fn check(&self, made_in: &BackupDomain) -> Result<(), BackupRefused> {
+        if made_in.owner_fingerprint != self.owner_fingerprint
+            || made_in.security_domain != self.security_domain
+        {
+            return Err(BackupRefused::OtherDomain {
+                theirs: hex(&made_in.owner_fingerprint),
+                ours: hex(&self.owner_fingerprint),
+            });
+        }
+        if made_in.class != self.class {
+            return Err(BackupRefused::OtherClass { theirs: made_in.class, ours: self.class });
+        }
+        Ok(())
     }
 }
 
@@ -144,18 +164,7 @@ impl BackupKey {
         blob: &[u8],
     ) -> Result<(BackupHeader, SecretBytes), BackupRefused> {
         let header = header(blob)?;
-        let made_in = &header.domain;
-        if made_in.owner_fingerprint != here.owner_fingerprint
-            || made_in.security_domain != here.security_domain
-        {
-            return Err(BackupRefused::OtherDomain {
-                theirs: hex(&made_in.owner_fingerprint),
-                ours: hex(&here.owner_fingerprint),
-            });
-        }
-        if made_in.class != here.class {
-            return Err(BackupRefused::OtherClass { theirs: made_in.class, ours: here.class });
-        }
+        here.check(&header.domain)?;
         let (associated, sealed) = blob.split_at(HEADER_BYTES);
         let content = single_use::open(self.0.danger_expose(), LABEL, associated, sealed);
         content.map(|content| (header, content)).ok_or(BackupRefused::DoesNotOpen)

@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod content;
 pub mod digest;
 pub mod domain_secrets;
+pub mod full_backup;
 pub mod import;
 pub mod key_backup;
 pub mod key_exchange;

@@ -1,44 +1,60 @@
 //! Outgoing TCP connections to destinations fixed at start. No proxies, no redirects, no TLS: the core
 //! speaks TLS over the socket and checks the peer itself.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
 use async_trait::async_trait;
-use host::{Dial, DialError, Socket};
+use host::{Destination, Dial, DialError, Socket, is_reachable_by_name};
+use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Connects to an allow-list of (host, port) pairs, and to nothing else.
+/// Connects to what is on its list, and to nothing else.
 #[derive(Debug)]
 pub struct TcpDial {
-    allowed: BTreeSet<(String, u16)>,
+    allowed: Vec<Destination>,
     connect_timeout: Duration,
 }
 
 impl TcpDial {
-    /// Host names compare without regard to case. `connect_timeout` covers name resolution and every address
-    /// that the name has.
-    pub fn new(allowed: impl IntoIterator<Item = (String, u16)>, connect_timeout: Duration) -> Self {
-        let allowed = allowed.into_iter().map(|(host, port)| (host.to_ascii_lowercase(), port)).collect();
-        Self { allowed, connect_timeout }
+    /// `connect_timeout` covers name resolution and every address that the name has.
+    pub fn new(allowed: impl IntoIterator<Item = Destination>, connect_timeout: Duration) -> Self {
+        Self { allowed: allowed.into_iter().collect(), connect_timeout }
     }
+
+    async fn connect(
+        &self,
+        destination: &Destination,
+        host: &str,
+        port: u16,
+    ) -> Result<TcpStream, DialError> {
+        let failed = |source| DialError::Failed { host: host.to_owned(), port, source };
+        let addresses: Vec<SocketAddr> = match destination.address() {
+            Some(address) => vec![(address, port).into()],
+            None => {
+                let found: Vec<_> = tokio::net::lookup_host((host, port)).await.map_err(failed)?.collect();
+                allowed(found).ok_or_else(|| DialError::Forbidden { host: host.to_owned() })?
+            }
+        };
+        let stream = TcpStream::connect(addresses.as_slice()).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        Ok(stream)
+    }
+}
+
+/// What may be connected to of what a name leads to; `None` if that is nothing, though it leads somewhere.
+fn allowed(mut found: Vec<SocketAddr>) -> Option<Vec<SocketAddr>> {
+    let some = !found.is_empty();
+    found.retain(|address| is_reachable_by_name(address.ip()));
+    (!(some && found.is_empty())).then_some(found)
 }
 
 #[async_trait]
 impl Dial for TcpDial {
     async fn dial(&self, host: &str, port: u16) -> Result<Box<dyn Socket>, DialError> {
-        let destination = (host.to_ascii_lowercase(), port);
-        if !self.allowed.contains(&destination) {
+        let Some(destination) = self.allowed.iter().find(|destination| destination.admits(host, port)) else {
             return Err(DialError::NotAllowed { host: host.to_owned(), port });
-        }
-        let connect = async {
-            let stream = TcpStream::connect((destination.0.as_str(), port)).await?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
         };
-        match tokio::time::timeout(self.connect_timeout, connect).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(source)) => Err(DialError::Failed { host: host.to_owned(), port, source }),
+        match tokio::time::timeout(self.connect_timeout, self.connect(destination, host, port)).await {
+            Ok(connected) => Ok(Box::new(connected?)),
             Err(_elapsed) => Err(DialError::TimedOut {
                 host: host.to_owned(),
                 port,
@@ -53,6 +69,10 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    fn dial<const N: usize>(allowed: [&str; N], port: u16, limit: Duration) -> TcpDial {
+        TcpDial::new(allowed.map(|host| Destination::exactly(host, port).unwrap()), limit)
+    }
+
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
     }
@@ -62,10 +82,7 @@ mod tests {
         runtime().block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            let dial = TcpDial::new(
-                [("LocalHost".into(), port), ("127.0.0.1".into(), port)],
-                Duration::from_secs(5),
-            );
+            let dial = dial(["LocalHost", "127.0.0.1"], port, Duration::from_secs(5));
 
             let mut socket = dial.dial("127.0.0.1", port).await.unwrap();
             let (mut peer, _) = listener.accept().await.unwrap();
@@ -90,7 +107,7 @@ mod tests {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
             drop(listener);
-            let dial = TcpDial::new([("127.0.0.1".into(), port)], Duration::from_secs(5));
+            let dial = dial(["127.0.0.1"], port, Duration::from_secs(5));
             assert!(matches!(dial.dial("127.0.0.1", port).await, Err(DialError::Failed { .. })));
         });
     }
@@ -103,7 +120,7 @@ mod tests {
             listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
             let listener = listener.listen(1).unwrap();
             let port = listener.local_addr().unwrap().port();
-            let dial = TcpDial::new([("127.0.0.1".into(), port)], Duration::from_millis(100));
+            let dial = dial(["127.0.0.1"], port, Duration::from_millis(100));
             let mut queued = Vec::new();
             let error = loop {
                 match dial.dial("127.0.0.1", port).await {
@@ -114,5 +131,14 @@ mod tests {
             };
             assert!(matches!(error, DialError::TimedOut { limit_ms: 100, .. }), "{error}");
         });
+    }
+
+    #[test]
+    fn of_what_a_name_leads_to_only_what_is_elsewhere_is_tried() {
+        let parse =
+            |addresses: &[&str]| addresses.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(allowed(parse(&["127.0.0.1:443", "20.0.0.1:443"])), Some(parse(&["20.0.0.1:443"])));
+        assert_eq!(allowed(parse(&["127.0.0.1:443", "[::1]:443", "169.254.169.254:443"])), None);
+        assert_eq!(allowed(vec![]), Some(vec![]));
     }
 }

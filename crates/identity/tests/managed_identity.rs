@@ -6,12 +6,13 @@ mod common;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use common::{NOW, at};
 use domain::principal::TenantId;
 use domain::time::Time;
 use identity::issuer::{
     APP_SERVICE_PATH, ClientRegistration, DEFAULT_TOKEN_LIFETIME, INSTANCE_METADATA_PATH, Issuer,
-    IssuerConfig, ManagedClient, ManagedIdentity, ManagedIdentityError, SigningKey,
+    IssuerConfig, ManagedClient, ManagedIdentity, ManagedIdentityError, STORAGE_AUDIENCE, SigningKey,
 };
 use identity::{Audiences, TokenVerifier, VerifierConfig};
 use serde_json::{Value, json};
@@ -52,7 +53,7 @@ static ISSUER: LazyLock<Arc<Issuer>> = LazyLock::new(|| {
 });
 
 fn audiences() -> Audiences {
-    Audiences::new(["managedhsm.localhost"], [""; 0]).unwrap()
+    Audiences::new(["managedhsm.localhost"], [STORAGE_AUDIENCE]).unwrap()
 }
 
 fn router() -> Router {
@@ -92,16 +93,19 @@ fn app_service_query() -> String {
     format!("api-version=2019-08-01&resource={RESOURCE}")
 }
 
-/// The object id in a token that verifies.
-fn caller(answer: &Value) -> String {
+fn verifier() -> TokenVerifier {
     let config = VerifierConfig {
         issuers: vec![ISSUER.issuer()],
         tenant: TenantId::parse(TENANT).unwrap(),
         audiences: audiences(),
         cached_tokens: 10,
     };
-    let verifier = TokenVerifier::new(config, ISSUER.key_set());
-    verifier.verify(answer["access_token"].as_str().unwrap(), at(NOW)).unwrap().object_id.to_string()
+    TokenVerifier::new(config, ISSUER.key_set())
+}
+
+/// The object id in a token that verifies.
+fn caller(answer: &Value) -> String {
+    verifier().verify(answer["access_token"].as_str().unwrap(), at(NOW)).unwrap().object_id.to_string()
 }
 
 #[tokio::test]
@@ -120,6 +124,22 @@ async fn both_forms_give_the_system_assigned_identity_in_strings() {
         assert_eq!(answer["expires_in"], "3599");
         assert_eq!(answer["expires_on"], (NOW + 3600).to_string());
     }
+}
+
+/// As Entra ID has them: of its first version, from an issuer that is none of a pool's.
+#[tokio::test]
+async fn tokens_for_storage_have_another_issuer_and_no_pool_takes_them() {
+    let query = "api-version=2018-02-01&resource=https%3A%2F%2Fstorage.azure.com%2F";
+    let (status, answer) = send(empty(metadata(query).header("metadata", "true"))).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let token = answer["access_token"].as_str().unwrap();
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    assert_eq!(claims["aud"], STORAGE_AUDIENCE);
+    assert_eq!(claims["iss"], format!("https://sts.windows.net/{TENANT}/"));
+    assert_eq!((&claims["ver"], &claims["oid"]), (&json!("1.0"), &json!(SYSTEM)));
+    let refused = verifier().verify(token, at(NOW)).unwrap_err().to_string();
+    assert!(refused.contains("issuer"), "{refused}");
 }
 
 #[tokio::test]

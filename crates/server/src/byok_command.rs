@@ -35,7 +35,7 @@ pub enum Arguments {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
         /// Of a PEM file that is encrypted: the first line of a file, or of a descriptor as /dev/fd/3, instead of asking.
-        #[arg(long, value_name = "FILE", requires = "pem")]
+        #[arg(long, value_name = "FILE", conflicts_with = "raw")]
         passphrase_file: Option<PathBuf>,
     },
     /// Say what is wrong with a wrapped key, as far as that is seen without a private key. Exit code 1 where something is.
@@ -219,7 +219,7 @@ fn same_version(left: &str, right: &str) -> bool {
 fn content_bytes(ciphertext: &[u8], size: RsaSize) -> Option<usize> {
     let second = ciphertext.len().checked_sub(size.bytes())?;
     let fits = (2 * HALF_BLOCK_BYTES..=MAX_SECOND_LAYER_BYTES).contains(&second);
-    (fits && second.is_multiple_of(HALF_BLOCK_BYTES)).then_some(second - HALF_BLOCK_BYTES)
+    (fits && second.is_multiple_of(HALF_BLOCK_BYTES)).then(|| second - HALF_BLOCK_BYTES)
 }
 
 fn by_length(content: usize) -> String {
@@ -279,5 +279,56 @@ impl Kek {
             key: KeyExchangeKey::from_file(pem.as_bytes()).map_err(in_file(path))?,
             kid: kid.or(shown),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn found(ciphertext: usize) -> Examined {
+        let file = json!({
+            "schema_version": "1.0.0",
+            "header": {
+                "kid": "https://h/keys/kek/0123456789abcdef0123456789abcdef", "alg": "dir", "enc": "CKM_RSA_AES_KEY_WRAP",
+            },
+            "ciphertext": input::encode(&vec![0; ciphertext]).as_str(),
+        });
+        examine(file.to_string().as_bytes())
+    }
+
+    /// Lengths at which a layer begins, ends or does not fit.
+    #[test]
+    fn a_second_layer_is_whole_half_blocks_of_a_bounded_length() {
+        for (bytes, content) in [
+            (255, None),
+            (256, None),
+            (264, None),
+            (272, Some(8)),
+            (273, None),
+            (280, Some(16)),
+            (4352, Some(4088)),
+            (4360, None),
+        ] {
+            assert_eq!(content_bytes(&vec![0; bytes], RsaSize::Rsa2048), content, "{bytes}");
+        }
+        assert!(problems(&found(288), None, None).is_empty());
+        assert!(problems(&found(200), None, None)[0].contains("whatever the size"));
+    }
+
+    #[test]
+    fn one_version_has_a_name_at_every_host() {
+        assert!(same_version("https://a/keys/k/0F", "https://b:1/keys/k/0f"));
+        assert!(!same_version("https://a/keys/k/0f", "https://a/keys/k/1f"));
+        assert!(!same_version("https://a/keys/k/0f", "https://a/keys/l/0f"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_ciphertext_panics(bytes in 0_usize..9000) {
+            let examined = found(bytes);
+            let _ = (describe(&examined), problems(&examined, None, Some("k")));
+        }
     }
 }

@@ -8,6 +8,7 @@
 use crate::CommandError;
 use crate::files;
 use crate::layout::{POOL_NAME, RESOURCE_SUFFIX};
+use crate::outgoing::Outgoing;
 use crate::pool_listener::PUBLIC_AUDIENCE;
 use crate::root_of_trust::RootOfTrust;
 use crypto::certificate::OwnerPublicKey;
@@ -139,6 +140,7 @@ impl Place {
         &self,
         founding: impl FnOnce() -> Result<Founding, CommandError>,
         limits: PoolLimits,
+        outgoing: &Outgoing,
         switch: watch::Sender<bool>,
     ) -> Result<Arc<Pool>, CommandError> {
         files::create_directory(&self.directory)?;
@@ -181,6 +183,7 @@ impl Place {
             limits,
             resource_suffixes: vec![RESOURCE_SUFFIX.to_owned()],
             installer: Some(Arc::new(Next { place: self.clone(), switch })),
+            backup_targets: Some(outgoing.backup_targets()?),
         };
         Ok(Pool::open(parts).await?)
     }
@@ -201,8 +204,11 @@ impl Place {
         })?;
         let text = std::str::from_utf8(&node).ok().map(str::trim);
         text.and_then(|text| text.parse().ok()).ok_or_else(|| {
-            format!("{} is damaged: it is a GUID as text. Put it back from a copy", directory.join("node").display())
-                .into()
+            format!(
+                "{} is damaged: it is a GUID as text. Put it back from a copy",
+                directory.join("node").display()
+            )
+            .into()
         })
     }
 
@@ -210,9 +216,8 @@ impl Place {
     /// auditor who was handed that one would find a forged log in order.
     fn check_owner(&self, owner: &OwnerPublicKey) -> Result<(), CommandError> {
         let path = self.directory.join("owner.pem");
-        let kept = files::read_or_make::<CommandError>(&path, || {
-            Ok(Zeroizing::new(owner.to_pem().into_bytes()))
-        })?;
+        let kept =
+            files::read_or_make::<CommandError>(&path, || Ok(Zeroizing::new(owner.to_pem().into_bytes())))?;
         let kept = std::str::from_utf8(&kept).ok().and_then(|text| OwnerPublicKey::from_pem(text).ok());
         if kept.as_ref() == Some(owner) {
             return Ok(());

@@ -9,6 +9,7 @@ use crate::CommandError;
 use crate::certificates::ListenerKey;
 use crate::instance::{Founding, Parameters, Place};
 use crate::listener::Shared;
+use crate::outgoing::{self, Outgoing};
 use crate::places::Capacity;
 use crate::quickstart::{self, Ended};
 use crate::root_of_trust::RootOfTrust;
@@ -41,6 +42,7 @@ pub struct Start {
     /// Of the issuer, in challenges.
     pub authority: String,
     pub issuer_port: u16,
+    pub outgoing: outgoing::Given,
     pub genesis: Parameters,
 }
 
@@ -98,7 +100,8 @@ async fn serve(
     place.finish_switch()?;
     let (switch, mut switching) = watch::channel(false);
     let found = || Ok(Founding { genesis: start.genesis.genesis(&place.name)?, activation: None });
-    let pool = place.open(found, limits::read(&start.limits)?, switch).await?;
+    let outgoing = Outgoing::read(&start.limits, &start.outgoing)?;
+    let pool = place.open(found, limits::read(&start.limits)?, &outgoing, switch).await?;
     pool.connect_key_source(|source| issuer_key_source::connect(source, start.issuer_port))?;
     let (close, closing) = watch::channel(false);
     let shared = Shared::new(tls.clone(), capacity.pool, closing.clone());

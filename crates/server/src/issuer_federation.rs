@@ -1,6 +1,7 @@
 //! The file of `quickstart --federate`: whose tokens stand for `app`. Format: `docs/formats/federated-credentials.md`.
 
 use crate::CommandError;
+use crate::output::chain;
 use identity::issuer::{FEDERATION_AUDIENCE, FederatedCredential, MAX_FEDERATED_CREDENTIALS};
 use serde::Deserialize;
 use std::path::Path;
@@ -53,16 +54,6 @@ fn parse(content: &[u8]) -> Result<Vec<FederatedCredential>, CommandError> {
             .map_err(|error| format!("federated credential {index}: {}", chain(&error)).into())
     };
     file.federated.into_iter().enumerate().map(credential).collect()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
-//! A pool's limits, from a TOML file that its operator may write: what is not named has the service's default.
+//! A TOML file that a pool's operator may write: its limits, and whom it may call. What is not named has the service's
+//! default.
 
 use crate::CommandError;
+use crate::azure_blob::IdentityEndpoint;
+use host::Destination;
 use serde::Deserialize;
 use service::PoolLimits;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Above these a pool's start, or one of its commits, would take long.
 const MAX_KEYS: usize = 100_000;
@@ -17,6 +20,18 @@ const MAX_CACHED: usize = 1_000_000;
 struct File {
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    outgoing: OutgoingTable,
+}
+
+/// See `outgoing`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutgoingTable {
+    pub trust_ca: Option<PathBuf>,
+    pub blob_endpoints: Vec<Destination>,
+    pub identity_endpoint: Option<IdentityEndpoint>,
+    pub backup_folder: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -34,16 +49,24 @@ struct Limits {
 
 /// The limits in `path`; the defaults where there is no such file.
 pub fn read(path: &Path) -> Result<PoolLimits, CommandError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(PoolLimits::default()),
-        Err(error) => return Err(format!("cannot read {}: {error}", path.display()).into()),
-    };
-    parse(&text).map_err(|reason| format!("{}: {reason}", path.display()).into())
+    limits(read_file(path)?.limits).map_err(|reason| format!("{}: {reason}", path.display()).into())
 }
 
-fn parse(text: &str) -> Result<PoolLimits, String> {
-    let File { limits } = toml::from_str(text).map_err(|error| error.to_string())?;
+/// Whom the pool may call by what is in `path`.
+pub fn read_outgoing(path: &Path) -> Result<OutgoingTable, CommandError> {
+    Ok(read_file(path)?.outgoing)
+}
+
+fn read_file(path: &Path) -> Result<File, CommandError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
+        Err(error) => return Err(format!("cannot read {}: {error}", path.display()).into()),
+    };
+    toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+fn limits(limits: Limits) -> Result<PoolLimits, String> {
     let default = PoolLimits::default();
     let within = |name: &str, value: Option<usize>, default: usize, most: usize| match value {
         None => Ok(default),
@@ -82,6 +105,10 @@ fn parse(text: &str) -> Result<PoolLimits, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str) -> Result<PoolLimits, String> {
+        limits(toml::from_str::<File>(text).map_err(|error| error.to_string())?.limits)
+    }
 
     #[test]
     fn what_is_not_named_has_its_default_and_what_is_unknown_is_refused() {

@@ -2,6 +2,8 @@
 
 mod admin;
 mod audit_command;
+mod azure_blob;
+mod backup_folder;
 mod byok_command;
 mod ceremony_command;
 mod certificates;
@@ -13,6 +15,7 @@ mod environment;
 mod files;
 mod hardening;
 mod holders;
+mod https;
 mod instance;
 mod instance_command;
 mod issuer_federation;
@@ -21,6 +24,7 @@ mod layout;
 mod limits;
 mod listener;
 mod managed_identity;
+mod outgoing;
 mod output;
 mod passphrase;
 mod places;
@@ -70,6 +74,8 @@ enum Command {
     Role(client::Arguments<client::role::Command>),
     /// Withdraw a principal's tokens, as when one was stolen.
     Token(client::Arguments<client::token::Command>),
+    /// Back up a whole pool and restore it, over the wire API.
+    Backup(client::backup::Arguments),
     /// Show and change a pool's settings, over the wire API.
     Setting(client::Arguments<client::setting::Command>),
     /// Make a pool what a file says: settings, roles, keys, assignments.
@@ -111,6 +117,7 @@ fn main() -> ExitCode {
         Command::Attest(arguments) => client::attest::run(arguments),
         Command::Role(arguments) => client::role::run(arguments),
         Command::Token(arguments) => client::token::run(arguments),
+        Command::Backup(arguments) => client::backup::run(arguments),
         Command::Setting(arguments) => client::setting::run(arguments),
         Command::Apply(arguments) => client::apply::run(arguments),
         Command::Clock(arguments) => client::test_mode::clock(arguments),

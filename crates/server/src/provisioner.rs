@@ -9,6 +9,7 @@ use crate::files;
 use crate::instance::Parameters as Genesis;
 use crate::instance_command::{Certified, MAX_LINE_BYTES, Said, Start};
 use crate::layout::{Layout, RESOURCE_SUFFIX};
+use crate::outgoing;
 use crate::root_of_trust::RootOfTrust;
 use async_trait::async_trait;
 use domain::name::PoolName;
@@ -50,6 +51,7 @@ pub struct Children {
     pub issuer_port: u16,
     /// In challenges.
     pub challenged: String,
+    pub outgoing: outgoing::Given,
     /// What all pools are founded with; what differs is filled in.
     pub founding: Genesis,
     pub ports: Ports,
@@ -121,6 +123,7 @@ impl Children {
             limits: std::path::absolute(self.layout.limits())?,
             authority: self.challenged.clone(),
             issuer_port: self.issuer_port,
+            outgoing: self.outgoing.absolute()?,
             genesis,
         })
     }

@@ -5,12 +5,14 @@
 //! the next one goes on from there.
 
 use crate::CommandError;
+use crate::azure_blob::IdentityEndpoint;
 use crate::certificates::{CertificateAuthority, app_certificate};
 use crate::client::apply::Desired;
 use crate::environment::word;
 use crate::instance::Place;
 use crate::layout::{self, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, Peer, Shared};
+use crate::outgoing::{self, Outgoing};
 use crate::places::Capacity;
 use crate::pool_listener::PUBLIC_AUDIENCE;
 use crate::provisioner::{Children, Ports};
@@ -28,9 +30,9 @@ use domain::time::Time;
 use hyper_util::service::TowerToHyperService;
 use identity::Audiences;
 use identity::issuer::{
-    ClientCertificate, CloudConfig, DEFAULT_TOKEN_LIFETIME, FederatedCredential, GRAPH_AUDIENCE, Issuer,
-    IssuerConfig, IssuerState, ManagedClient, ManagedIdentity, PoolView, RESOURCE_MANAGER_AUDIENCES,
-    generate_client_secret,
+    ClientCertificate, CloudConfig, DEFAULT_TOKEN_LIFETIME, FederatedCredential, GRAPH_AUDIENCE,
+    INSTANCE_METADATA_PATH, Issuer, IssuerConfig, IssuerState, ManagedClient, ManagedIdentity, PoolView,
+    RESOURCE_MANAGER_AUDIENCES, STORAGE_AUDIENCE, generate_client_secret,
 };
 use service::{ActivationRecord, Clock, Pool, SystemClock};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -87,9 +89,8 @@ pub struct Arguments {
     /// but the issuer here.
     #[arg(long)]
     adfs: bool,
-    /// Trust the CAs in this PEM file for calls that the pool makes (class test only; no operation makes one yet).
-    #[arg(long, value_name = "FILE")]
-    trust_ca: Option<PathBuf>,
+    #[command(flatten)]
+    outgoing: outgoing::Given,
     /// Make the pool what this file says before it is said to be ready, as `holdfast apply` does. Given again, nothing is done
     /// twice.
     #[arg(long, value_name = "FILE")]
@@ -118,15 +119,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         output::line(format_args!("127.0.0.1 {POOL_NAME}.{RESOURCE_SUFFIX}"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(path) = &arguments.trust_ca {
-        let pem = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        let count = rustls_pki_types::pem::PemObject::pem_slice_iter(&pem)
-            .filter(|read: &Result<rustls_pki_types::CertificateDer<'_>, _>| read.is_ok())
-            .count();
-        if count == 0 {
-            return Err(format!("{} holds no certificate in PEM", path.display()).into());
-        }
-    }
+    // Before anything is made, and by the process that its user sees.
+    Outgoing::read(&Layout::new(arguments.data.clone()).limits(), &arguments.outgoing)?;
     if arguments.detach {
         return detach(&arguments);
     }
@@ -199,7 +193,12 @@ async fn serve(
     let authority = Arc::new(CertificateAuthority::open(layout)?);
     let issuer = open_issuer(layout, &settings, &principals, federated)?;
     let (switch, mut switching) = watch::channel(false);
-    let opening = Opening { layout, issuer: &issuer, principals: &principals, switch };
+    let given = outgoing::Given {
+        identity: (!arguments.no_managed_identity).then(|| identity_endpoint(&settings)).transpose()?,
+        ..arguments.outgoing.clone()
+    };
+    let outgoing = Outgoing::read(&layout.limits(), &given)?;
+    let opening = Opening { layout, issuer: &issuer, principals: &principals, outgoing: &outgoing, switch };
     let pool = opening.first_pool(arguments.founding).await?;
     let mut blank_pools = Vec::new();
     for name in &settings.blank_pools {
@@ -236,6 +235,7 @@ async fn serve(
         port: settings.port,
         issuer_port,
         challenged,
+        outgoing: given,
         founding: control::founding(layout, &issuer, &principals.tenant)?,
         ports: ports.clone(),
         running: Default::default(),
@@ -403,6 +403,7 @@ fn open_issuer(
         &base_url,
         &control_url,
         PUBLIC_AUDIENCE,
+        STORAGE_AUDIENCE,
     ]);
     let config = IssuerConfig {
         base_url: base_url.clone(),
@@ -428,6 +429,12 @@ fn open_managed_identity(
     })?;
     let clients = vec![ManagedClient { client_id: principals.app.client_id.parse()?, resource_id: None }];
     Ok(Arc::new(ManagedIdentity::new(issuer.clone(), clients, std::str::from_utf8(&header)?)?))
+}
+
+/// Where the pools themselves are who `app` is.
+fn identity_endpoint(settings: &Settings) -> Result<IdentityEndpoint, CommandError> {
+    let address = (Ipv4Addr::LOCALHOST, settings.managed_identity_port()).into();
+    Ok(IdentityEndpoint::new(address, INSTANCE_METADATA_PATH)?)
 }
 
 /// Where challenges send a client. It has to name the tenant as the client's own settings do, or SDKs refuse it.
@@ -480,6 +487,7 @@ struct Opening<'a> {
     layout: &'a Layout,
     issuer: &'a Issuer,
     principals: &'a Principals,
+    outgoing: &'a Outgoing,
     switch: watch::Sender<bool>,
 }
 
@@ -498,7 +506,8 @@ impl Opening<'_> {
             };
             Ok(instance::Founding { genesis, activation: Some(activation) })
         };
-        let pool = place.open(found, limits::read(&self.layout.limits())?, self.switch.clone()).await?;
+        let limits = limits::read(&self.layout.limits())?;
+        let pool = place.open(found, limits, self.outgoing, self.switch.clone()).await?;
         // Made before there was a state of activation, it was in use.
         pool.bootstrap_activation().await?;
         let principals = self.principals;
@@ -519,7 +528,7 @@ impl Opening<'_> {
         }
         place.finish_switch()?;
         let found = || Ok(instance::Founding { genesis: self.genesis(&place, founding)?, activation: None });
-        place.open(found, limits::read(&self.layout.limits())?, self.switch.clone()).await
+        place.open(found, limits::read(&self.layout.limits())?, self.outgoing, self.switch.clone()).await
     }
 
     fn genesis(&self, place: &Place, founding: Founding) -> Result<Genesis, CommandError> {
@@ -573,9 +582,7 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     if arguments.adfs {
         words.push("--adfs".into());
     }
-    if let Some(path) = &arguments.trust_ca {
-        words.extend(["--trust-ca".into(), std::path::absolute(path)?.into_os_string()]);
-    }
+    words.extend(arguments.outgoing.words()?);
     detach::start(words.iter().map(std::ffi::OsString::as_os_str), &layout)
 }
 

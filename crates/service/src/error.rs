@@ -1,8 +1,11 @@
 //! Why a request was refused. Only an API crate knows which HTTP status that is.
 
+use crate::backup::TargetError;
 use crypto::PartitionError;
+use crypto::full_backup::FullBackupRefused;
 use crypto::key_backup::BackupRefused;
 use domain::access::{CustomRoleRefused, Denied, MalformedScope};
+use domain::guid::Guid;
 use domain::key::{ChangeRefused, EmptyWindow, KeyOperationsRefused, KeyRefused, TagsRefused, UseRefused};
 use domain::name::{KeyName, KeyVersion};
 use domain::pool::PoolClass;
@@ -122,6 +125,32 @@ pub enum Error {
     NoTransferKey,
     #[error("the restore blob does not open with this pool's exchange key")]
     BlobNotOpened,
+    #[error("{0}")]
+    FullBackup(#[from] FullBackupRefused),
+    #[error("{0}")]
+    BackupTarget(#[from] TargetError),
+    #[error("this pool has no place for full backups: its operator has named none")]
+    NoBackupTargets,
+    #[error("a {what} is under way as job {id}, and only one is at a time")]
+    JobRunning { what: &'static str, id: Guid },
+    #[error("no such job is known: {0}")]
+    JobNotFound(Guid),
+    #[error("the pool was stopped while the job was under way; nothing of it was kept")]
+    JobInterrupted,
+    #[error(
+        "this pool holds keys and was never backed up: a restore replaces them, so make a full backup of it first"
+    )]
+    NotBackedUp,
+    #[error("a restore is under way: until it has ended, nothing works but asking how it goes")]
+    Restoring,
+    #[error(
+        "the restore would destroy {what}, which the backup does not hold, and this pool has purge protection; restore into a pool without keys instead"
+    )]
+    RestoreDestroys { what: String },
+    #[error("the backup holds no key named {name}")]
+    NotInBackup { name: KeyName },
+    #[error("key {name} was deleted when the backup was made")]
+    DeletedInBackup { name: KeyName },
     #[error("this is for pools of class test; this one is of class {}", .0.as_str())]
     TestClassOnly(PoolClass),
 }

@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use storage::{
-    ActivationRecord, InvocationsRecord, NotBeforeRecord, Record, RecordId, RoleNamesRecord, SettingRecord,
-    Stamp, Stamped, VersionRecord,
+    ActivationRecord, InvocationsRecord, JobsRecord, NotBeforeRecord, Record, RecordId, RoleNamesRecord,
+    SettingRecord, Stamp, Stamped, VersionRecord,
 };
 
 #[derive(Default)]
@@ -32,6 +32,7 @@ pub(crate) struct Index {
     activation: ArcSwapOption<Stamped<ActivationRecord>>,
     test_mode: ArcSwapOption<Stamped<TestMode>>,
     invocations: RwLock<HashMap<KeyName, Stamped<InvocationsRecord>>>,
+    jobs: ArcSwapOption<Stamped<JobsRecord>>,
 }
 
 #[derive(Default)]
@@ -109,12 +110,27 @@ impl Index {
                     self.invocations.write().remove(&name);
                 }
                 // Never undone.
-                RecordId::Activation | RecordId::Outbox(_) => {}
+                RecordId::Activation | RecordId::Jobs | RecordId::Outbox(_) => {}
             }
         }
         if let Some(table) = table {
             self.roles.store(Arc::new(table));
         }
+    }
+
+    /// `records` in the place of all keys, versions, roles, assignments and counts. Readers see all of it in keys, or
+    /// none; and likewise in roles.
+    pub fn replace(&self, records: Vec<Stamped<Record>>) {
+        let mut keys = self.keys.write();
+        let mut stamps = self.role_stamps.lock();
+        keys.clear();
+        *stamps = RoleStamps { names: stamps.names.take(), ..RoleStamps::default() };
+        self.invocations.write().clear();
+        let mut table = RoleTable::default();
+        for Stamped { value, stamp } in records {
+            self.put(&mut keys, &mut stamps, &mut table, value, stamp);
+        }
+        self.roles.store(Arc::new(table));
     }
 
     fn put(
@@ -159,6 +175,7 @@ impl Index {
             Record::Activation(record) => {
                 self.activation.store(Some(Arc::new(Stamped { value: record, stamp })));
             }
+            Record::Jobs(record) => self.jobs.store(Some(Arc::new(Stamped { value: record, stamp }))),
             Record::Outbox(_) => {}
         }
     }
@@ -252,6 +269,21 @@ impl Index {
     /// `None` in a pool that waits for activation.
     pub fn activation(&self) -> Option<Arc<Stamped<ActivationRecord>>> {
         self.activation.load_full()
+    }
+
+    /// Absent until there was a job.
+    pub fn jobs(&self) -> Option<Arc<Stamped<JobsRecord>>> {
+        self.jobs.load_full()
+    }
+
+    /// All keys, live and deleted, each with its versions.
+    pub fn outline(&self) -> Vec<(Arc<Key>, Vec<Arc<VersionRecord>>)> {
+        let keys = self.keys.read();
+        let whole = |entry: &KeyEntry| {
+            let key = entry.key.as_ref()?.value.clone();
+            Some((key, entry.versions.values().map(|held| held.value.clone()).collect()))
+        };
+        keys.values().filter_map(whole).collect()
     }
 
     pub fn not_before(&self, principal: ObjectId) -> Option<Stamped<IntDate>> {

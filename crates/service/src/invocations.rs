@@ -82,6 +82,12 @@ impl Invocations {
         }
     }
 
+    /// After a restore of everything: `held` is all that there is, and counts as used.
+    pub fn replace<'a>(&self, held: impl IntoIterator<Item = &'a InvocationsRecord>) {
+        self.counters.lock().clear();
+        held.into_iter().for_each(|record| self.restored(record));
+    }
+
     /// A purged key's versions come back by a restore alone, with their count.
     pub fn forget(&self, name: &KeyName) {
         self.counters.lock().retain(|(held, _), _| held != name);

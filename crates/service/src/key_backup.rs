@@ -88,7 +88,7 @@ impl Pool {
     }
 
     /// That the name is free, and within the limits.
-    fn check_restore(&self, backup: &KeyBackup) -> Result<(), Error> {
+    pub(crate) fn check_restore(&self, backup: &KeyBackup) -> Result<(), Error> {
         let limits = self.limits();
         let key = backup.key();
         match self.index().key(&key.name) {
@@ -105,7 +105,7 @@ impl Pool {
         Ok(())
     }
 
-    fn decide_restore(
+    pub(crate) fn decide_restore(
         &self,
         backup: &KeyBackup,
         versions: &[VersionRecord],

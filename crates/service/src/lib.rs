@@ -5,6 +5,7 @@
 //! commit (`storage`), record (`audit`). No HTTP here, and no strings that were not parsed before.
 
 mod attestation;
+pub mod backup;
 mod clock;
 mod deletion;
 mod error;
@@ -30,6 +31,7 @@ pub use audit::Receipt;
 pub use ceremony::{DownloadRequest, HolderSet, TransferKey};
 pub use clock::{Clock, Random, SystemClock, SystemRandom};
 pub use crypto::attestation::{KeyAttestation, VERSION as ATTESTATION_VERSION};
+pub use crypto::full_backup::FullBackupRefused;
 pub use crypto::import::{EcParts, PrivateParts, RsaParts, WrappedKind};
 pub use crypto::key_backup::{BackupRefused, MAX_BACKUP_BYTES};
 pub use crypto::{Ciphertext, PartitionError, SecretBytes};
@@ -42,7 +44,7 @@ pub use rotation::{NewRotationPolicy, RotationView};
 pub use schedule::{Schedule, Tick};
 pub use security_domain::{DomainStatus, Installation, Installer};
 pub use settings::SettingView;
-pub use storage::ActivationRecord;
+pub use storage::{ActivationRecord, Job, JobEnd, JobKind};
 pub use test_mode::TestModeView;
 pub use ticket::{Recorded, RequestFacts, Shown, Ticket};
 pub use views::{

@@ -1,5 +1,7 @@
 //! A pool in operation: its parts, how it opens, and how it changes.
 
+use crate::attestation::Attestations;
+use crate::backup::{BackupTargets, Backups};
 use crate::clock::{Clock, Random};
 use crate::error::Error;
 use crate::failures::FailureLimiter;
@@ -34,7 +36,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use storage::{
-    ActivationRecord, CheckpointMark, Contents, OutboxRecord, Record, RecordId, Store, Transaction,
+    ActivationRecord, CheckpointMark, Contents, OutboxRecord, Record, RecordId, Staging, Stamped, Store,
+    Transaction,
 };
 
 /// The audit key of a pool's first years; a later one comes with key rotation.
@@ -98,6 +101,8 @@ pub struct PoolParts {
     pub resource_suffixes: Vec<String>,
     /// Makes this pool anew around an uploaded domain; without one it takes none.
     pub installer: Option<Arc<dyn Installer>>,
+    /// Where full backups may go and come from; without any the pool makes none.
+    pub backup_targets: Option<Arc<dyn BackupTargets>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +119,8 @@ pub enum OpenPoolError {
     KeySet(#[from] KeySetError),
     #[error("a name of the pool is unusable")]
     Suffix(#[from] MalformedSuffix),
+    #[error("how a job ended cannot be written down")]
+    Job(#[source] Box<Error>),
     #[error("key {0} is incomplete in the store: a release with a fault wrote it")]
     IncompleteKey(KeyName),
 }
@@ -141,7 +148,8 @@ pub struct Pool {
     domain: DomainState,
     invocations: Arc<Invocations>,
     key_backups: KeyBackups,
-    attestor: Attestor,
+    attestations: Attestations,
+    backups: Backups,
     verifier: TokenVerifier,
     /// The generation of the issuer's key set that the log knows of.
     recorded_keys: AtomicU64,
@@ -203,6 +211,7 @@ impl Pool {
             limits,
             resource_suffixes,
             installer,
+            backup_targets,
         } = parts;
         partition.self_test()?;
 
@@ -233,11 +242,15 @@ impl Pool {
             InstanceClaims { purpose: Purpose::Attestation, ..claims },
             genesis.security_domain,
         );
+        let backup_key = InstanceKey::generate();
+        let claims = InstanceClaims { purpose: Purpose::Backup, ..claims };
+        let backup_certificate = secrets.owner_key().certify(&claims, &backup_key);
         let owner = secrets.owner_key().public_key();
         let key_backups = KeyBackups {
             key: secrets.backup_key(),
             domain: BackupDomain::new(genesis.security_domain, &owner, genesis.class),
         };
+        let backups = Backups::new(backup_targets, owner.clone(), backup_key, backup_certificate);
         let config = AuditConfig::new(genesis.pool, store.genesis().hash(), node, incarnation, owner);
         let expected =
             audit::CheckpointMark { size: contents.checkpoint.size, root: contents.checkpoint.root };
@@ -294,7 +307,8 @@ impl Pool {
             invocations,
             domain: DomainState::new(secrets, installer),
             key_backups,
-            attestor,
+            attestations: Attestations::new(attestor),
+            backups,
             verifier,
             recorded_keys: AtomicU64::new(0),
             node,
@@ -307,6 +321,7 @@ impl Pool {
         pool.note_roles();
         pool.forget_unneeded_secrets();
         pool.record_start(recovered.torn_bytes_dropped).await?;
+        pool.end_interrupted_job().await.map_err(|error| OpenPoolError::Job(Box::new(error)))?;
         Ok(pool)
     }
 
@@ -452,6 +467,7 @@ impl Pool {
 
     /// Stops taking changes, writes what is due, and closes the log. Requests must have ended by then.
     pub async fn close(self: Arc<Self>) {
+        self.stop_job().await;
         self.audit.close().await;
         if let Some(pool) = Arc::into_inner(self) {
             pool.store.close().await;
@@ -474,8 +490,21 @@ impl Pool {
         &self.key_backups
     }
 
-    pub(crate) fn attestor(&self) -> &Attestor {
-        &self.attestor
+    pub(crate) fn attestations(&self) -> &Attestations {
+        &self.attestations
+    }
+
+    /// Whether genesis gives this assignment.
+    pub(crate) fn is_of_genesis(&self, assignment: &RoleAssignment) -> bool {
+        initial_assignments(self.genesis()).contains(assignment)
+    }
+
+    pub(crate) fn backups(&self) -> &Backups {
+        &self.backups
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     pub(crate) fn index(&self) -> &Index {
@@ -539,11 +568,16 @@ impl Pool {
         decide: impl Fn() -> Result<Change<T>, Error>,
     ) -> Result<Changed<T>, Error> {
         for tried in 0..COMMIT_TRIES {
+            // Held until the commit is made, whatever becomes of the caller: a restore waits for it.
+            let open = self.backups.changes.clone().try_read_owned().map_err(|_| Error::Restoring)?;
             let change = decide()?;
             let pool = self.clone();
             let leaf = leaf.clone();
             // A task of its own: dropping the request's future must not stop it between commit and index.
-            let attempt = tokio::spawn(async move { pool.commit(change, leaf).await });
+            let attempt = tokio::spawn(async move {
+                let _open = open;
+                pool.commit(change, leaf).await
+            });
             match attempt.await.map_err(|_| Error::StoreUnavailable("the commit was interrupted".into()))? {
                 Ok(changed) => return Ok(changed),
                 Err(storage::CommitError::Conflict) => self.wait_before_trying_again(tried).await,
@@ -574,20 +608,51 @@ impl Pool {
 
     async fn commit<T>(&self, change: Change<T>, leaf: Leaf) -> Result<Changed<T>, storage::CommitError> {
         let Change { expectations, puts, deletes, value } = change;
-        let event_id = leaf.event_id();
-        let transaction = Transaction {
-            expectations,
-            puts,
-            deletes,
-            event: OutboxRecord {
-                event_id,
-                not_before_index: self.audit.latest().size,
-                leaf: leaf.as_bytes().to_vec(),
-            },
-        };
+        let transaction = Transaction { expectations, puts, deletes, event: self.outbox(&leaf) };
         self.store.commit(transaction).await?;
         self.note_roles();
-        let receipt = match self.audit.append(leaf).await {
+        Ok(Changed { value, receipt: self.log_committed(leaf).await })
+    }
+
+    /// Commits a restore: what was staged becomes all the keys and roles that there are, in the store and in memory, and
+    /// `puts` and the event go with it.
+    pub(crate) async fn commit_switch(
+        &self,
+        staging: Staging<'_>,
+        staged: Vec<Stamped<Record>>,
+        expectations: Vec<(RecordId, Option<storage::Stamp>)>,
+        puts: Vec<Record>,
+        leaf: Leaf,
+    ) -> Result<(), Error> {
+        let transaction = Transaction { expectations, puts, deletes: vec![], event: self.outbox(&leaf) };
+        let (index, loaded, invocations) =
+            (self.index.clone(), self.loaded.clone(), self.invocations.clone());
+        let applied = move |_| {
+            let counts = staged.iter().filter_map(|record| match &record.value {
+                Record::Invocations(counts) => Some(counts),
+                _ => None,
+            });
+            invocations.replace(counts);
+            index.replace(staged);
+            loaded.clear();
+        };
+        staging.switch(transaction, applied).await?;
+        self.note_roles();
+        // Where the log fails now, the next start brings the event into it.
+        self.log_committed(leaf).await.map(|_| ())
+    }
+
+    fn outbox(&self, leaf: &Leaf) -> OutboxRecord {
+        OutboxRecord {
+            event_id: leaf.event_id(),
+            not_before_index: self.audit.latest().size,
+            leaf: leaf.as_bytes().to_vec(),
+        }
+    }
+
+    async fn log_committed(&self, leaf: Leaf) -> Result<Receipt, Error> {
+        let event_id = leaf.event_id();
+        match self.audit.append(leaf).await {
             Ok(receipt) => {
                 self.store.drained(event_id).await;
                 Ok(receipt)
@@ -595,8 +660,7 @@ impl Pool {
             // The change stands and its event is in the outbox; the next start brings it into the log. The caller is
             // told that the service is not available, which is the truth.
             Err(error) => Err(Error::AuditUnavailable(error.to_string())),
-        };
-        Ok(Changed { value, receipt })
+        }
     }
 
     async fn record_start(&self, torn_bytes_dropped: u64) -> Result<(), audit::AuditError> {
@@ -614,20 +678,21 @@ impl Pool {
 
 /// The assignments that genesis gives, under names that follow from it, so that founding again finds the same.
 fn initial_assignments(genesis: &Genesis) -> Vec<RoleAssignment> {
-    let name = |principal: &ObjectId| {
-        let digest =
-            crypto::digest::sha256(&[b"holdfast initial administrator v1", &genesis.pool.0, &principal.0]);
-        let mut name = [0; 16];
-        name.copy_from_slice(&digest[..16]);
-        Guid::from_random(name)
-    };
     let assignment = |principal: &ObjectId| RoleAssignment {
-        name: name(principal),
+        name: initial_name(genesis, principal),
         scope: Scope::Root,
         role: BuiltInRole::Administrator.id(),
         principal: *principal,
     };
     genesis.initial_administrators.iter().map(assignment).collect()
+}
+
+fn initial_name(genesis: &Genesis, principal: &ObjectId) -> Guid {
+    let digest =
+        crypto::digest::sha256(&[b"holdfast initial administrator v1", &genesis.pool.0, &principal.0]);
+    let mut name = [0; 16];
+    name.copy_from_slice(&digest[..16]);
+    Guid::from_random(name)
 }
 
 /// Keeps the index, and drops the clear keys that may not be used any more.

@@ -61,6 +61,9 @@ impl Schedule {
                 Err(error) => Err(Error::AuditUnavailable(error.to_string())),
             };
         }
+        if pool.is_restoring() {
+            return Ok(Tick::Done { purged: 0, rotated: 0 });
+        }
         let purged = pool.purge_due_keys().await?;
         let rotated = pool.rotate_due_keys().await?;
         Ok(Tick::Done { purged, rotated })

@@ -8,7 +8,7 @@ use crate::pool::Pool;
 use crate::security_domain::works_before_activation;
 use audit::event::{CallerIdentity, Event, EventResult};
 use audit::{Leaf, Receipt};
-use domain::access::{Action, Grant, Scope, Sight};
+use domain::access::{Action, DataAction, Grant, Scope, Sight};
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
 use domain::principal::Caller;
@@ -95,6 +95,15 @@ impl Ticket {
         &self.caller
     }
 
+    /// How the API shows a refusal, for what outlives the request.
+    pub(crate) fn show(&self) -> fn(&Error) -> Shown {
+        self.facts.show
+    }
+
+    pub(crate) fn received_at(&self) -> Time {
+        self.facts.received_at
+    }
+
     /// Names the operation (behaviour section 18.3), once the route is known.
     pub fn operation(&mut self, name: &'static str) {
         self.subject.operation = name;
@@ -127,18 +136,20 @@ impl Ticket {
 
     /// The caller's right to do `A` at `scope`, by the roles of this moment.
     pub(crate) fn authorize<A: Action>(&self, scope: Scope) -> Result<Grant<'_, A>, Error> {
-        self.check_activation::<A>()?;
+        self.check_open::<A>()?;
         Ok(self.pool.roles_in_force().authorize(&self.caller, scope)?)
     }
 
     /// To which keys the caller may do `A`, by the roles of this moment.
     pub(crate) fn sight<A: Action>(&self) -> Result<Sight<A>, Error> {
-        self.check_activation::<A>()?;
+        self.check_open::<A>()?;
         Ok(self.pool.roles_in_force().sight(&self.caller)?)
     }
 
-    fn check_activation<A: Action>(&self) -> Result<(), Error> {
-        if self.pool.is_active() || works_before_activation::<A>() {
+    fn check_open<A: Action>(&self) -> Result<(), Error> {
+        if self.pool.is_restoring() && A::DATA_ACTION != DataAction::RestoreStatus {
+            Err(Error::Restoring)
+        } else if self.pool.is_active() || works_before_activation::<A>() {
             Ok(())
         } else {
             Err(Error::NotActivated)

@@ -191,6 +191,7 @@ impl Sample {
             limits: self.bench.limits,
             resource_suffixes: vec![],
             installer: None,
+            backup_targets: None,
         };
         Pool::open(parts).await.map_err(|error| chain(&error))
     }

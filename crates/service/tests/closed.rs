@@ -30,6 +30,7 @@ async fn a_pool_whose_issuer_has_no_usable_key_stays_closed() {
             limits: bench.limits,
             resource_suffixes: vec![],
             installer: None,
+            backup_targets: None,
         };
         let opened = Pool::open(parts).await.map(drop);
         assert!(matches!(opened, Err(OpenPoolError::KeySet(_))), "{key_set}: {opened:?}");

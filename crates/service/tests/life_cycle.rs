@@ -10,7 +10,7 @@ use common::*;
 use domain::access::{BuiltInRole, CustomRole, DataAction, Permission, RoleAssignment, Scope};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use domain::guid::Guid;
-use domain::key::{KeyRefused, VersionChange};
+use domain::key::{KeyOperation, KeyRefused, VersionChange};
 use domain::name::KeyName;
 use domain::pool::{Genesis, PoolClass, RetentionDays};
 use domain::time::IntDate;
@@ -388,4 +388,26 @@ async fn a_not_before_in_the_future_is_refused() {
     ok(pool.clear_not_before(ticket(&pool, ADMIN), APP).await);
     let gone = refused(pool.clear_not_before(ticket(&pool, ADMIN), APP).await);
     assert!(matches!(gone, Error::NotBeforeNotFound(_)));
+}
+
+/// For an hour, and as long as it says what is so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_is_repeated_while_it_holds() {
+    let bench = Bench::new();
+    let pool = bench.open().await;
+    create(&pool, "k", EC).await;
+    let attest = async || ok(pool.attest_key(ticket(&pool, APP), current("k")).await).attestation;
+    let first = attest().await;
+    bench.clock.pass(3_599_000);
+    let tags = domain::key::Tags::new([("a".into(), "b".into())].into()).unwrap();
+    let tagged = VersionChange { tags: Some(tags), ..VersionChange::default() };
+    ok(pool.update_key(ticket(&pool, APP), current("k"), tagged).await);
+    assert_eq!(attest().await, first);
+    let operations = Some([KeyOperation::Sign].into_iter().collect());
+    let narrowed = VersionChange { operations, ..VersionChange::default() };
+    ok(pool.update_key(ticket(&pool, APP), current("k"), narrowed).await);
+    let second = attest().await;
+    assert_ne!(second.private, first.private);
+    bench.clock.pass(3_600_000);
+    assert_ne!(attest().await.private, second.private);
 }

@@ -88,6 +88,7 @@ async fn provisioned(bench: &Bench, installer: Arc<NotedInstaller>) -> Arc<Pool>
         limits: bench.limits,
         resource_suffixes: vec!["managedhsm.localhost".into()],
         installer: Some(installer),
+        backup_targets: None,
     };
     Pool::open(parts).await.unwrap()
 }

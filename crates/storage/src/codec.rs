@@ -5,8 +5,8 @@
 
 use crate::pool_state::{CheckpointMark, Digest, PoolState};
 use crate::record::{
-    ActivationRecord, InvocationsRecord, KeyRecord, NotBeforeRecord, OutboxRecord, Record, RoleNamesRecord,
-    SettingRecord, UnreadableRecord, VersionRecord, kind,
+    ActivationRecord, InvocationsRecord, Job, JobEnd, JobKind, JobsRecord, KeyRecord, NotBeforeRecord,
+    OutboxRecord, Record, RoleNamesRecord, SettingRecord, UnreadableRecord, VersionRecord, kind,
 };
 use crypto::{MaskedMaterial, SecretBytes};
 use domain::access::{CustomRole, DataAction, Permission, RoleAssignment, Scope};
@@ -195,6 +195,47 @@ struct ActivationV1 {
 }
 
 #[derive(Encode, Decode)]
+struct JobsV1 {
+    #[n(0)]
+    last_backup: Option<i64>,
+    #[n(1)]
+    jobs: Vec<JobV1>,
+}
+
+#[derive(Encode, Decode)]
+struct JobV1 {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    id: [u8; 16],
+    /// 1 backup, 2 restore, 3 of one key, 4 checks of a backup, 5 checks of a restore.
+    #[n(1)]
+    kind: u8,
+    #[n(2)]
+    container: String,
+    #[n(3)]
+    folder: Option<String>,
+    #[n(4)]
+    key: Option<String>,
+    #[n(5)]
+    started: i64,
+    /// Absent while it is under way.
+    #[n(6)]
+    end: Option<JobEndV1>,
+}
+
+#[derive(Encode, Decode)]
+struct JobEndV1 {
+    #[n(0)]
+    at: i64,
+    #[n(1)]
+    detail: String,
+    /// Both absent for a success.
+    #[n(2)]
+    code: Option<String>,
+    #[n(3)]
+    message: Option<String>,
+}
+
+#[derive(Encode, Decode)]
 struct OutboxV1 {
     #[cbor(n(0), with = "minicbor::bytes")]
     event_id: [u8; 16],
@@ -216,6 +257,11 @@ struct PoolStateV1 {
     log_size: u64,
     #[cbor(n(4), with = "minicbor::bytes")]
     log_root: [u8; 32],
+    /// Both absent until something was staged.
+    #[n(5)]
+    space: Option<u32>,
+    #[n(6)]
+    last_space: Option<u32>,
 }
 
 pub(crate) fn encode(record: &Record) -> SecretBytes {
@@ -253,6 +299,7 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
             holders: record.holders.concat(),
             required: record.required,
         }),
+        Record::Jobs(record) => to_bytes(&jobs_to_wire(record)),
         Record::Outbox(record) => to_bytes(&OutboxV1 {
             event_id: record.event_id,
             not_before_index: record.not_before_index,
@@ -315,6 +362,7 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
                 required: wire.required,
             }))
         }
+        kind::JOBS => jobs_from_wire(from_bytes(bytes)?).map(Record::Jobs),
         kind::OUTBOX => {
             let wire: OutboxV1 = from_bytes(bytes)?;
             Ok(Record::Outbox(OutboxRecord {
@@ -334,6 +382,8 @@ pub(crate) fn encode_pool_state(state: &PoolState) -> SecretBytes {
         digest: state.digest.0,
         log_size: state.checkpoint.size,
         log_root: state.checkpoint.root,
+        space: Some(state.space).filter(|_| state.last_space > 0),
+        last_space: Some(state.last_space).filter(|last| *last > 0),
     })
 }
 
@@ -344,6 +394,8 @@ pub(crate) fn decode_pool_state(bytes: &SecretBytes) -> Result<PoolState, Unread
         records: wire.records,
         digest: Digest(wire.digest),
         checkpoint: CheckpointMark { size: wire.log_size, root: wire.log_root },
+        space: wire.space.unwrap_or_default(),
+        last_space: wire.last_space.unwrap_or_default(),
     })
 }
 
@@ -530,6 +582,66 @@ fn role_from_wire(wire: RoleV1) -> Result<CustomRole, UnreadableRecord> {
     CustomRole::new(Guid(wire.id), wire.name, wire.description, permissions).map_err(|_| malformed)
 }
 
+fn jobs_to_wire(record: &JobsRecord) -> JobsV1 {
+    let end = |end: &JobEnd| {
+        let (code, message) = end.failure.clone().unzip();
+        JobEndV1 { at: end.at.unix_seconds(), detail: end.detail.clone(), code, message }
+    };
+    let job = |job: &Job| JobV1 {
+        id: job.id.0,
+        kind: match job.kind {
+            JobKind::Backup => 1,
+            JobKind::Restore => 2,
+            JobKind::SelectiveRestore => 3,
+            JobKind::PreBackup => 4,
+            JobKind::PreRestore => 5,
+        },
+        container: job.container.clone(),
+        folder: job.folder.clone(),
+        key: job.key.as_ref().map(ToString::to_string),
+        started: job.started.unix_seconds(),
+        end: job.end.as_ref().map(end),
+    };
+    JobsV1 {
+        last_backup: record.last_backup.map(IntDate::unix_seconds),
+        jobs: record.jobs.iter().map(job).collect(),
+    }
+}
+
+fn jobs_from_wire(wire: JobsV1) -> Result<JobsRecord, UnreadableRecord> {
+    let malformed = UnreadableRecord::Malformed;
+    let end = |wire: JobEndV1| {
+        let failure = match (wire.code, wire.message) {
+            (Some(code), Some(message)) => Some((code, message)),
+            (None, None) => None,
+            _ => return Err(malformed),
+        };
+        Ok(JobEnd { at: IntDate::from_unix_seconds(wire.at), failure, detail: wire.detail })
+    };
+    let job = |wire: JobV1| {
+        Ok(Job {
+            id: Guid(wire.id),
+            kind: match wire.kind {
+                1 => JobKind::Backup,
+                2 => JobKind::Restore,
+                3 => JobKind::SelectiveRestore,
+                4 => JobKind::PreBackup,
+                5 => JobKind::PreRestore,
+                _ => return Err(malformed),
+            },
+            container: wire.container,
+            folder: wire.folder,
+            key: wire.key.map(|name| name.parse().map_err(|_| malformed)).transpose()?,
+            started: IntDate::from_unix_seconds(wire.started),
+            end: wire.end.map(end).transpose()?,
+        })
+    };
+    Ok(JobsRecord {
+        last_backup: wire.last_backup.map(IntDate::from_unix_seconds),
+        jobs: wire.jobs.into_iter().map(job).collect::<Result<_, _>>()?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -659,6 +771,13 @@ mod tests {
                 }),
             ),
             (
+                "jobs",
+                Record::Jobs(JobsRecord {
+                    last_backup: Some(IntDate::from_unix_seconds(1_800_000_000)),
+                    jobs: jobs(),
+                }),
+            ),
+            (
                 "outbox",
                 Record::Outbox(OutboxRecord {
                     event_id: [3; 16],
@@ -666,6 +785,29 @@ mod tests {
                     leaf: vec![1, 2, 3],
                 }),
             ),
+        ]
+    }
+
+    fn jobs() -> Vec<Job> {
+        let at = IntDate::from_unix_seconds;
+        let job = |kind, end| Job {
+            id: Guid([9; 16]),
+            kind,
+            container: "https://store.example/container".into(),
+            folder: Some("mhsm-demo-20270115080000".into()),
+            key: None,
+            started: at(1_800_000_000),
+            end,
+        };
+        let end = |failure| Some(JobEnd { at: at(1_800_000_001), failure, detail: "3 keys".into() });
+        let failure = Some(("Conflict".into(), "Somebody else was there.".into()));
+        vec![
+            job(JobKind::Backup, end(None)),
+            Job {
+                key: Some("Payroll-2026".parse().unwrap()),
+                ..job(JobKind::SelectiveRestore, end(failure))
+            },
+            job(JobKind::Restore, None),
         ]
     }
 

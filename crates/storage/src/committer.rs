@@ -4,13 +4,15 @@
 
 use crate::codec;
 use crate::pool_state::{CheckpointMark, PoolState};
-use crate::record::{Record, RecordId, Stamp, engine_key, kind};
+use crate::record::{Place, Record, RecordId, Stamp, engine_key, kind, parse_key};
 use crate::store::{CommitError, Committed, Observer, Sealing, Table, Transaction};
 use crypto::SecretBytes;
 use host::{Commit, CommitOutcome, Engine, EngineError, Expectation, Mutation, OperationId, Revision};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::sync::oneshot;
 
 /// Mutations in one engine commit, pool state included; etcd's limit is 128.
 const MAX_MUTATIONS: usize = 120;
@@ -25,7 +27,25 @@ const SETTLE_TRIES: u32 = 5;
 pub(crate) enum Request {
     Commit { transaction: Transaction, answer: oneshot::Sender<Result<Committed, CommitError>> },
     Drained { event_id: [u8; 16] },
+    Special(Special),
 }
+
+type Answer = oneshot::Sender<Result<Committed, CommitError>>;
+
+/// What a restore asks for. Rare, and never in a group with anything else.
+pub(crate) enum Special {
+    /// A space that was never used, by its number.
+    NewSpace { answer: oneshot::Sender<Result<u32, CommitError>> },
+    /// Writes records that nobody sees.
+    Stage { space: u32, records: Vec<Record>, answer: Answer },
+    /// Makes what was staged all that there is of what a restore replaces, together with a transaction on the rest.
+    Switch { space: u32, transaction: Transaction, applied: Applying, answer: Answer },
+    /// What was staged is not wanted.
+    Discard { space: u32 },
+}
+
+/// Called between the commit and its acknowledgement.
+pub(crate) type Applying = Box<dyn FnOnce(Stamp) + Send + Sync>;
 
 struct Waiting {
     transaction: Transaction,
@@ -34,7 +54,7 @@ struct Waiting {
 
 pub(crate) struct Committer {
     engine: Arc<dyn Engine>,
-    sealing: Sealing,
+    sealing: Arc<Sealing>,
     table: Table,
     state: PoolState,
     state_revision: Revision,
@@ -43,6 +63,11 @@ pub(crate) struct Committer {
     observer: Observer,
     waiting: VecDeque<Waiting>,
     drained: Vec<[u8; 16]>,
+    specials: VecDeque<Special>,
+    /// What was replaced, or staged for nothing: removed when there is nothing else to do.
+    garbage: Vec<(Vec<u8>, Revision)>,
+    /// As in `state`, for whoever reads a snapshot.
+    space: Arc<AtomicU32>,
     /// Set once the store cannot be trusted to be ours any more; everything afterwards is refused with it.
     failed: Option<String>,
 }
@@ -63,6 +88,7 @@ struct Group {
     bytes: usize,
     /// Nothing joins what is large by itself.
     alone: bool,
+    applied: Option<Applying>,
     changes: Vec<Applied>,
     answers: Vec<oneshot::Sender<Result<Committed, CommitError>>>,
 }
@@ -70,14 +96,15 @@ struct Group {
 impl Committer {
     pub fn new(
         engine: Arc<dyn Engine>,
-        sealing: Sealing,
-        table: Table,
-        state: PoolState,
-        state_revision: Revision,
+        sealing: Arc<Sealing>,
+        read: (Table, Vec<(Vec<u8>, Revision)>),
+        (state, state_revision): (PoolState, Revision),
+        space: Arc<AtomicU32>,
         checkpoint: Arc<dyn Fn() -> CheckpointMark + Send + Sync>,
         observer: Observer,
     ) -> Self {
         let state_mac = sealing.names.mac(kind::POOL_STATE, b"");
+        let (table, garbage) = read;
         Self {
             engine,
             sealing,
@@ -89,22 +116,40 @@ impl Committer {
             observer,
             waiting: VecDeque::new(),
             drained: Vec::new(),
+            specials: VecDeque::new(),
+            garbage,
+            space,
             failed: None,
         }
     }
 
     pub async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         loop {
-            if self.waiting.is_empty() {
-                match queue.recv().await {
-                    Some(request) => self.take(request),
-                    None => break,
+            if self.waiting.is_empty() && self.specials.is_empty() {
+                let swept = !self.garbage.is_empty() && self.failed.is_none();
+                let next = if swept {
+                    queue.try_recv()
+                } else {
+                    queue.recv().await.ok_or(TryRecvError::Disconnected)
+                };
+                match next {
+                    Ok(request) => self.take(request),
+                    Err(TryRecvError::Empty) => {
+                        self.sweep().await;
+                        continue;
+                    }
+                    // What is left of the garbage is found at the next start.
+                    Err(TryRecvError::Disconnected) => break,
                 }
             }
             while let Ok(request) = queue.try_recv() {
                 self.take(request);
             }
-            self.commit_group().await;
+            if let Some(special) = self.specials.pop_front() {
+                self.serve(special).await;
+            } else {
+                self.commit_group().await;
+            }
         }
         while !self.drained.is_empty() && self.failed.is_none() {
             let before = self.drained.len();
@@ -122,6 +167,7 @@ impl Committer {
                 self.waiting.push_back(Waiting { transaction, answer })
             }
             Request::Drained { event_id } => self.drained.push(event_id),
+            Request::Special(special) => self.specials.push_back(special),
         }
     }
 
@@ -166,6 +212,7 @@ impl Committer {
             mutations: Vec::new(),
             bytes: 0,
             alone: false,
+            applied: None,
             changes: Vec::new(),
             answers: Vec::new(),
         }
@@ -178,7 +225,7 @@ impl Committer {
     }
 
     fn key(&self, id: &RecordId) -> Vec<u8> {
-        engine_key(id.kind(), &id.mac(&self.sealing.names))
+        id.place(&self.sealing.names, self.state.space).key
     }
 
     fn touched_keys(&self, transaction: &Transaction) -> Vec<Vec<u8>> {
@@ -211,27 +258,115 @@ impl Committer {
     }
 
     fn put(&self, group: &mut Group, record: &Record) {
-        let id = record.id();
-        let name_mac = id.mac(&self.sealing.names);
-        let key = engine_key(id.kind(), &name_mac);
+        let Place { kind, mac, key } = record.id().place(&self.sealing.names, self.state.space);
         self.expect_unchanged(group, &key);
         if let Some((old, _)) = self.table.get(&key) {
-            group.state.remove(&self.sealing.names, id.kind(), &name_mac, old.0);
+            group.state.remove(&self.sealing.names, kind, &mac, old.0);
         }
-        group.state.insert(&self.sealing.names, id.kind(), &name_mac, group.generation);
+        group.state.insert(&self.sealing.names, kind, &mac, group.generation);
+        self.write_record(group, Place { kind, mac, key }, record);
+    }
+
+    fn write_record(&self, group: &mut Group, place: Place, record: &Record) {
+        let Place { kind, mac, key } = place;
         let content = codec::encode(record);
-        clear_copy(group, &name_mac, &content);
-        let value = self.sealing.seal(id.kind(), &name_mac, group.generation, &content);
+        clear_copy(group, &mac, &content);
+        let value = self.sealing.seal(kind, &mac, group.generation, &content);
         group.bytes += value.len();
         group.mutations.push(Mutation::Put { key, value });
     }
 
+    async fn serve(&mut self, special: Special) {
+        match special {
+            Special::NewSpace { answer } => {
+                let mut group = self.new_group();
+                group.state.last_space += 1;
+                let space = group.state.last_space;
+                let (noted, written) = oneshot::channel();
+                group.answers.push(noted);
+                self.write(group).await;
+                let written = written
+                    .await
+                    .unwrap_or_else(|_| Err(CommitError::Unavailable("the pool is closing".into())));
+                let _ = answer.send(written.map(|_| space));
+            }
+            Special::Stage { space, records, answer } => {
+                let mut group = self.new_group();
+                for record in &records {
+                    let place = record.id().place(&self.sealing.names, space);
+                    self.expect_unchanged(&mut group, &place.key);
+                    self.write_record(&mut group, place, record);
+                }
+                group.answers.push(answer);
+                self.write(group).await;
+            }
+            Special::Switch { space, transaction, applied, answer } => {
+                self.switch(space, transaction, applied, answer).await;
+            }
+            Special::Discard { space } => self.discard(|held| held == space),
+        }
+    }
+
+    /// One commit: the pool state names another space, and its digest is over what is in use then.
+    async fn switch(&mut self, space: u32, transaction: Transaction, applied: Applying, answer: Answer) {
+        let of_the_pool = |id: &RecordId| !kind::is_replaceable(id.kind());
+        let fits = transaction.puts.iter().all(|record| of_the_pool(&record.id()))
+            && transaction.deletes.iter().all(of_the_pool);
+        if !fits || !self.expectations_hold(&transaction) {
+            let _ = answer.send(Err(CommitError::Conflict));
+            return;
+        }
+        let mut group = self.new_group();
+        let names = &self.sealing.names;
+        for (key, (stamp, _)) in &self.table {
+            match parse_key(key) {
+                Some((kind, mac, held)) if kind::is_replaceable(kind) && held == space => {
+                    group.state.insert(names, kind, mac, stamp.0);
+                }
+                Some((kind, mac, held)) if kind::is_replaceable(kind) && held == self.state.space => {
+                    group.state.remove(names, kind, mac, stamp.0);
+                }
+                Some(_) | None => {}
+            }
+        }
+        group.state.space = space;
+        group.applied = Some(applied);
+        let touched = self.touched_keys(&transaction);
+        self.add(&mut group, Waiting { transaction, answer }, touched);
+        self.write(group).await;
+        if self.state.space == space {
+            self.space.store(space, Ordering::Release);
+            self.discard(|held| held != space);
+        }
+    }
+
+    /// Forgets the replaceable records of some spaces; they are removed later.
+    fn discard(&mut self, unwanted: impl Fn(u32) -> bool) {
+        let garbage = &mut self.garbage;
+        self.table.retain(|key, (_, revision)| match parse_key(key) {
+            Some((kind, _, held)) if kind::is_replaceable(kind) && unwanted(held) => {
+                garbage.push((key.clone(), *revision));
+                false
+            }
+            Some(_) | None => true,
+        });
+    }
+
+    async fn sweep(&mut self) {
+        let mut group = self.new_group();
+        let at = self.garbage.len().saturating_sub(MAX_MUTATIONS - 1);
+        for (key, revision) in self.garbage.split_off(at) {
+            group.expectations.push(Expectation { key: key.clone(), revision: Some(revision) });
+            group.mutations.push(Mutation::Delete { key });
+        }
+        self.write(group).await;
+    }
+
     fn delete(&self, group: &mut Group, id: &RecordId) {
-        let name_mac = id.mac(&self.sealing.names);
-        let key = engine_key(id.kind(), &name_mac);
+        let Place { kind, mac, key } = id.place(&self.sealing.names, self.state.space);
         let Some((old, _)) = self.table.get(&key) else { return };
         self.expect_unchanged(group, &key);
-        group.state.remove(&self.sealing.names, id.kind(), &name_mac, old.0);
+        group.state.remove(&self.sealing.names, kind, &mac, old.0);
         group.mutations.push(Mutation::Delete { key });
     }
 
@@ -268,6 +403,9 @@ impl Committer {
             Ok(CommitOutcome::Committed(revision)) => {
                 self.applied(group.generation, group.state, revision, &group.mutations);
                 let stamp = Stamp(group.generation);
+                if let Some(applied) = group.applied {
+                    applied(stamp);
+                }
                 // Here, where commits have their order, and before anybody hears of them: what the observer shows is
                 // never older than what was acknowledged, and a purge is never overtaken by what it purged.
                 for change in group.changes {
@@ -306,7 +444,7 @@ impl Committer {
         let table = &self.table;
         self.drained.retain(|event_id| {
             let id = RecordId::Outbox(*event_id);
-            table.contains_key(&engine_key(id.kind(), &id.mac(&sealing.names)))
+            table.contains_key(&id.place(&sealing.names, 0).key)
         });
     }
 

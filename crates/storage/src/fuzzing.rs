@@ -5,7 +5,7 @@ use crate::{codec, genesis};
 use crypto::SecretBytes;
 
 /// First bytes of engine keys whose records are read by [`record`].
-pub const KINDS: [u8; 11] = *b"kvadsnorlct";
+pub const KINDS: [u8; 12] = *b"kvadsnorlctj";
 
 pub fn record(kind: u8, bytes: &[u8]) -> Option<(Record, Vec<u8>)> {
     let record = codec::decode(kind, &SecretBytes::new(bytes.to_vec())).ok()?;

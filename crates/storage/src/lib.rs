@@ -8,6 +8,7 @@
 
 mod codec;
 mod committer;
+mod full_backup;
 pub mod fuzz;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -18,13 +19,15 @@ mod pool_state;
 mod record;
 mod store;
 
+pub use full_backup::{ChunkBuilder, Counts, Manifest, is_backed_up, read_chunk};
 pub use genesis::{SignedGenesis, UnreadableGenesis};
 pub use key_backup::KeyBackup;
 pub use pool_state::CheckpointMark;
 pub use record::{
-    ActivationRecord, InvocationsRecord, KeyRecord, NotBeforeRecord, OutboxRecord, Record, RecordId,
-    RoleNamesRecord, SettingRecord, Stamp, UnreadableRecord, VersionRecord,
+    ActivationRecord, InvocationsRecord, Job, JobEnd, JobKind, JobsRecord, KeyRecord, NotBeforeRecord,
+    OutboxRecord, Record, RecordId, RoleNamesRecord, SettingRecord, Stamp, UnreadableRecord, VersionRecord,
 };
 pub use store::{
-    CommitError, Committed, Contents, Observer, OpenError, Stamped, Store, Transaction, found, read_genesis,
+    CommitError, Committed, Contents, Observer, OpenError, Snapshot, Staging, Stamped, Store, Transaction,
+    found, read_genesis,
 };

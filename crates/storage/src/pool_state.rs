@@ -16,6 +16,10 @@ pub(crate) struct PoolState {
     pub records: u64,
     pub digest: Digest,
     pub checkpoint: CheckpointMark,
+    /// Among replaceable records those of this space are in use; the others were staged, or have been replaced.
+    pub space: u32,
+    /// The highest space that was ever written to: none is used twice.
+    pub last_space: u32,
 }
 
 /// A keyed multiset hash: the sum, modulo 2^256, of one HMAC term for each record. Adding and removing a record is one

@@ -79,6 +79,57 @@ pub struct RoleNamesRecord {
     pub definitions: u64,
 }
 
+/// What a job does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum JobKind {
+    Backup,
+    Restore,
+    /// One key out of a full backup.
+    SelectiveRestore,
+    /// The checks of a backup alone.
+    PreBackup,
+    /// The checks of a restore alone.
+    PreRestore,
+}
+
+/// A backup or restore that a request began.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Job {
+    pub id: Guid,
+    pub kind: JobKind,
+    /// The container's URI, as the request gave it; never with a token.
+    pub container: String,
+    pub folder: Option<String>,
+    pub key: Option<KeyName>,
+    pub started: IntDate,
+    /// `None` while it is under way.
+    pub end: Option<JobEnd>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct JobEnd {
+    pub at: IntDate,
+    /// Code and message of what went wrong; `None` for a success.
+    pub failure: Option<(String, String)>,
+    /// What a success has to say.
+    pub detail: String,
+}
+
+/// The latest jobs, oldest first, in one record: so that of two that begin at one moment the second decides again.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct JobsRecord {
+    /// When a full backup of this pool was last completed.
+    pub last_backup: Option<IntDate>,
+    pub jobs: Vec<Job>,
+}
+
+impl JobsRecord {
+    /// The one that is under way.
+    pub fn running(&self) -> Option<&Job> {
+        self.jobs.iter().find(|job| job.end.is_none())
+    }
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Record {
     Key(KeyRecord),
@@ -91,6 +142,7 @@ pub enum Record {
     NotBefore(NotBeforeRecord),
     Activation(ActivationRecord),
     Invocations(InvocationsRecord),
+    Jobs(JobsRecord),
     Outbox(OutboxRecord),
 }
 
@@ -107,6 +159,7 @@ pub enum RecordId {
     NotBefore(ObjectId),
     Activation,
     Invocations(KeyName),
+    Jobs,
     Outbox([u8; 16]),
 }
 
@@ -132,9 +185,15 @@ pub(crate) mod kind {
     pub const NOT_BEFORE: u8 = b'n';
     pub const ACTIVATION: u8 = b'l';
     pub const INVOCATIONS: u8 = b'c';
+    pub const JOBS: u8 = b'j';
     pub const OUTBOX: u8 = b'o';
     /// Clear copies under `danger-test`; never counted, never read back.
     pub const CLEAR: u8 = b'!';
+
+    /// What a restore replaces; all else is the pool's own and outlasts it.
+    pub const fn is_replaceable(kind: u8) -> bool {
+        matches!(kind, KEY | VERSION | ASSIGNMENT | ROLE | INVOCATIONS)
+    }
 }
 
 impl Record {
@@ -150,6 +209,7 @@ impl Record {
             Record::NotBefore(record) => RecordId::NotBefore(record.principal),
             Record::Activation(_) => RecordId::Activation,
             Record::Invocations(record) => RecordId::Invocations(record.name.clone()),
+            Record::Jobs(_) => RecordId::Jobs,
             Record::Outbox(record) => RecordId::Outbox(record.event_id),
         }
     }
@@ -168,26 +228,65 @@ impl RecordId {
             RecordId::NotBefore(_) => kind::NOT_BEFORE,
             RecordId::Activation => kind::ACTIVATION,
             RecordId::Invocations(_) => kind::INVOCATIONS,
+            RecordId::Jobs => kind::JOBS,
             RecordId::Outbox(_) => kind::OUTBOX,
         }
     }
 
-    /// The MAC under which the record is stored.
-    pub(crate) fn mac(&self, names: &NameKey) -> [u8; 32] {
-        let name = match self {
+    /// Where the record is stored: `space` counts for what a restore replaces.
+    pub(crate) fn place(&self, names: &NameKey, space: u32) -> Place {
+        let kind = self.kind();
+        let space = if kind::is_replaceable(kind) { space } else { 0 };
+        let mut name = self.name();
+        let mut suffix = [].as_slice();
+        let bytes = space.to_be_bytes();
+        if space > 0 {
+            // In the MAC as well: nothing that was staged, or replaced, opens among what is in use.
+            name.push(0);
+            name.extend_from_slice(&bytes);
+            suffix = &bytes;
+        }
+        let mac = names.mac(kind, &name);
+        Place { kind, mac, key: [&[kind], mac.as_slice(), suffix].concat() }
+    }
+
+    fn name(&self) -> Vec<u8> {
+        match self {
             RecordId::Key(name) | RecordId::Invocations(name) => name.canonical().into_bytes(),
             RecordId::Version(name, version) => [name.canonical().as_bytes(), b"/", &version.0].concat(),
             RecordId::Assignment(id) | RecordId::Role(id) | RecordId::NotBefore(id) => id.0.to_vec(),
-            RecordId::RoleNames | RecordId::TestMode => Vec::new(),
+            RecordId::RoleNames | RecordId::TestMode | RecordId::Jobs => Vec::new(),
             RecordId::Setting(setting) => setting.name().as_bytes().to_vec(),
             RecordId::Activation => Vec::new(),
             RecordId::Outbox(event_id) => event_id.to_vec(),
-        };
-        names.mac(self.kind(), &name)
+        }
     }
 }
 
-/// The engine's key of a record: its kind, then the MAC of its name.
+/// Where a record is stored.
+pub(crate) struct Place {
+    pub kind: u8,
+    /// The MAC of the record's name, and of its space.
+    pub mac: [u8; 32],
+    /// The engine's key.
+    pub key: Vec<u8>,
+}
+
+/// What an engine key says of the record behind it: kind, MAC, and the space that it is in.
+pub(crate) fn parse_key(key: &[u8]) -> Option<(u8, &[u8; 32], u32)> {
+    let (&kind, rest) = key.split_first()?;
+    let (mac, space) = rest.split_first_chunk::<32>()?;
+    match space {
+        [] => Some((kind, mac, 0)),
+        space if kind::is_replaceable(kind) => {
+            let space = u32::from_be_bytes(space.try_into().ok()?);
+            (space > 0).then_some((kind, mac, space))
+        }
+        _ => None,
+    }
+}
+
+/// The engine's key of a record that has no space: its kind, then the MAC of its name.
 pub(crate) fn engine_key(kind: u8, name_mac: &[u8; 32]) -> Vec<u8> {
     [&[kind], name_mac.as_slice()].concat()
 }

@@ -1,25 +1,30 @@
 //! Opening a store, reading all of it, and committing transactions.
 
 use crate::codec;
-use crate::committer::{Committer, Request};
+use crate::committer::{Applying, Committer, Request, Special};
 use crate::genesis::SignedGenesis;
 use crate::pool_state::{CheckpointMark, PoolState};
-use crate::record::{OutboxRecord, Record, RecordId, Stamp, UnreadableRecord, engine_key, kind};
+use crate::record::{OutboxRecord, Record, RecordId, Stamp, UnreadableRecord, engine_key, kind, parse_key};
 use crypto::SecretBytes;
 use crypto::digest::hex;
 use crypto::domain_secrets::DomainSecrets;
 use crypto::record::{DataKey, NameKey, RecordPlace, WrappedDataKey};
 use domain::guid::Guid;
 use domain::pool::{Genesis, PoolClass};
-use host::{Commit, CommitOutcome, Engine, EngineError, Expectation, Mutation, OperationId, Revision};
+use host::{
+    Commit, CommitOutcome, Engine, EngineError, Entry, Expectation, Mutation, OperationId, Revision, Scan,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// Transactions waiting for the committer, at most; beyond that callers wait.
 const QUEUE: usize = 1024;
 /// Entries read at a time at start.
 const SCAN_PAGE: usize = 1000;
+/// Entries of a snapshot read at a time.
+const SNAPSHOT_PAGE: usize = 64;
 /// The epoch whose data key seals the genesis record alone. It is bound to no pool, as the pool's identity is what the
 /// record holds.
 const GENESIS_EPOCH: u32 = 0;
@@ -143,10 +148,10 @@ pub async fn found(
     let mut state = PoolState::default();
     let mut puts = Vec::new();
     for record in initial {
-        let (record_kind, name_mac) = (record.id().kind(), record.id().mac(&sealing.names));
-        state.insert(&sealing.names, record_kind, &name_mac, state.generation);
-        let value = sealing.seal(record_kind, &name_mac, state.generation, &codec::encode(&record));
-        puts.push((engine_key(record_kind, &name_mac), value));
+        let place = record.id().place(&sealing.names, state.space);
+        state.insert(&sealing.names, place.kind, &place.mac, state.generation);
+        let value = sealing.seal(place.kind, &place.mac, state.generation, &codec::encode(&record));
+        puts.push((place.key, value));
     }
     let state = codec::encode_pool_state(&state);
     puts.extend([
@@ -173,6 +178,10 @@ pub async fn found(
 pub struct Store {
     requests: mpsc::Sender<Request>,
     genesis: SignedGenesis,
+    engine: Arc<dyn Engine>,
+    sealing: Arc<Sealing>,
+    /// Of the replaceable records that are in use.
+    space: Arc<AtomicU32>,
     committer: tokio::task::JoinHandle<()>,
 }
 
@@ -201,17 +210,26 @@ impl Store {
             security_domain: pool.security_domain,
             class: pool.class,
         };
-        let read = read_all(engine.as_ref(), &sealing).await?;
-        let (state, state_revision) = read.state.ok_or(OpenError::NoPoolState)?;
+        let (state, state_revision) = read_state(engine.as_ref(), &sealing).await?;
+        let read = read_all(engine.as_ref(), &sealing, state.space).await?;
         if read.counted.digest != state.digest || read.counted.records != state.records {
             return Err(OpenError::DigestMismatch { found: read.counted.records, expected: state.records });
         }
         let (requests, queue) = mpsc::channel(QUEUE);
-        let committer =
-            Committer::new(engine, sealing, read.table, state, state_revision, checkpoint, observer);
+        let sealing = Arc::new(sealing);
+        let space = Arc::new(AtomicU32::new(state.space));
+        let committer = Committer::new(
+            engine.clone(),
+            sealing.clone(),
+            (read.table, read.garbage),
+            (state, state_revision),
+            space.clone(),
+            checkpoint,
+            observer,
+        );
         let committer = tokio::spawn(committer.run(queue));
         let contents = Contents { records: read.records, checkpoint: state.checkpoint };
-        Ok((Store { requests, genesis, committer }, contents))
+        Ok((Store { requests, genesis, engine, sealing, space, committer }, contents))
     }
 
     pub fn genesis(&self) -> &SignedGenesis {
@@ -221,15 +239,34 @@ impl Store {
     /// Commits, durably, together with whatever else waits. Dropping the future does not undo the commit.
     pub async fn commit(&self, transaction: Transaction) -> Result<Committed, CommitError> {
         let (answer, answered) = oneshot::channel();
-        let closed = || CommitError::Unavailable("the pool is closing".into());
-        self.requests.send(Request::Commit { transaction, answer }).await.map_err(|_| closed())?;
-        answered.await.map_err(|_| closed())?
+        self.requests.send(Request::Commit { transaction, answer }).await.map_err(|_| closing())?;
+        answered.await.map_err(|_| closing())?
     }
 
     /// The log has this event: its outbox record goes with the next commit.
     pub async fn drained(&self, event_id: [u8; 16]) {
         // If the committer is gone, the record stays and the next start finds the event in the log.
         let _ = self.requests.send(Request::Drained { event_id }).await;
+    }
+
+    /// All records as they are at this moment, page by page. Nothing is staged or switched meanwhile: the caller sees to
+    /// that.
+    pub async fn snapshot(&self) -> Result<Snapshot, OpenError> {
+        let scan = self.engine.scan(b"").await?;
+        let sealing = self.sealing.clone();
+        Ok(Snapshot::new(scan, sealing, self.space.load(Ordering::Acquire)))
+    }
+
+    /// A place for records that nobody sees until [`Store::switch`].
+    pub async fn new_space(&self) -> Result<Staging<'_>, CommitError> {
+        let (answer, answered) = oneshot::channel();
+        self.special(Special::NewSpace { answer }).await?;
+        let space = answered.await.map_err(|_| closing())??;
+        Ok(Staging { store: self, space, switched: false })
+    }
+
+    async fn special(&self, special: Special) -> Result<(), CommitError> {
+        self.requests.send(Request::Special(special)).await.map_err(|_| closing())
     }
 
     /// Writes what is still to be cleaned up, and stops.
@@ -239,18 +276,112 @@ impl Store {
     }
 }
 
+fn closing() -> CommitError {
+    CommitError::Unavailable("the pool is closing".into())
+}
+
+/// Records that wait to replace all of their kinds at once. Dropped without having done so, they are removed.
+pub struct Staging<'s> {
+    store: &'s Store,
+    space: u32,
+    switched: bool,
+}
+
+impl Staging<'_> {
+    /// Writes `records`, of which each is staged once; so many as an engine takes in one commit.
+    pub async fn stage(&self, records: Vec<Record>) -> Result<Committed, CommitError> {
+        let (answer, answered) = oneshot::channel();
+        self.store.special(Special::Stage { space: self.space, records, answer }).await?;
+        answered.await.map_err(|_| closing())?
+    }
+
+    /// Replaces keys, versions, assignments, roles and invocations by what was staged, in one commit with
+    /// `transaction`, which is about other records. `applied` is called when that is durable, before anybody hears of
+    /// it.
+    pub async fn switch(
+        mut self,
+        transaction: Transaction,
+        applied: impl FnOnce(Stamp) + Send + Sync + 'static,
+    ) -> Result<Committed, CommitError> {
+        let (answer, answered) = oneshot::channel();
+        let applied: Applying = Box::new(applied);
+        self.store.special(Special::Switch { space: self.space, transaction, applied, answer }).await?;
+        let answered = answered.await.map_err(|_| closing())?;
+        self.switched = answered.is_ok();
+        answered
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        if !self.switched {
+            // Where the queue is full or gone, the next start removes them.
+            let _ = self.store.requests.try_send(Request::Special(Special::Discard { space: self.space }));
+        }
+    }
+}
+
 pub(crate) type Table = HashMap<Vec<u8>, (Stamp, Revision)>;
 
 struct ReadAll {
     records: Vec<Stamped<Record>>,
     table: Table,
-    state: Option<(PoolState, Revision)>,
+    /// Of other spaces: staged, or replaced, when the pool was stopped.
+    garbage: Vec<(Vec<u8>, Revision)>,
     counted: PoolState,
 }
 
-async fn read_all(engine: &dyn Engine, sealing: &Sealing) -> Result<ReadAll, OpenError> {
-    let mut read =
-        ReadAll { records: Vec::new(), table: Table::new(), state: None, counted: PoolState::default() };
+async fn read_state(engine: &dyn Engine, sealing: &Sealing) -> Result<(PoolState, Revision), OpenError> {
+    let mac = sealing.names.mac(kind::POOL_STATE, b"");
+    let entry = engine.get(&engine_key(kind::POOL_STATE, &mac)).await?.ok_or(OpenError::NoPoolState)?;
+    Ok((open_state(sealing, &entry)?, entry.revision))
+}
+
+fn open_state(sealing: &Sealing, entry: &Entry) -> Result<PoolState, OpenError> {
+    let (content, _) = open_entry(sealing, entry)?;
+    codec::decode_pool_state(&content).map_err(|error| unreadable(entry, error.to_string()))
+}
+
+fn open_entry(sealing: &Sealing, entry: &Entry) -> Result<(SecretBytes, Stamp), OpenError> {
+    let fail = |reason: String| unreadable(entry, reason);
+    let (kind, mac, _) = parse_key(&entry.key).ok_or_else(|| fail("the name is not a MAC".into()))?;
+    let header = crypto::record::header(&entry.value).map_err(|error| fail(error.to_string()))?;
+    let place = sealing.place(kind, mac, header.record_version);
+    let content = sealing.data_key.open(&place, &entry.value).map_err(|error| fail(error.to_string()))?;
+    Ok((content, Stamp(header.record_version)))
+}
+
+/// Opens a record at its place in `space`.
+fn open_record(sealing: &Sealing, entry: &Entry, space: u32) -> Result<Stamped<Record>, OpenError> {
+    let fail = |reason: String| unreadable(entry, reason);
+    let (content, stamp) = open_entry(sealing, entry)?;
+    let kind = entry.key.first().copied().unwrap_or_default();
+    let record = codec::decode(kind, &content).map_err(|error| fail(error.to_string()))?;
+    // The content names itself; the place it was found at must agree, or two names could share a record.
+    if record.id().place(&sealing.names, space).key != entry.key {
+        return Err(fail(UnreadableRecord::Malformed.to_string()));
+    }
+    Ok(Stamped { value: record, stamp })
+}
+
+fn unreadable(entry: &Entry, reason: String) -> OpenError {
+    OpenError::Record { key: describe_key(&entry.key), reason }
+}
+
+/// Whether an entry is a record in use, at `space`; one that is not was staged or replaced.
+fn is_in_use(entry: &Entry, space: u32) -> Result<bool, OpenError> {
+    let (kind, _, held) =
+        parse_key(&entry.key).ok_or_else(|| unreadable(entry, "the name is not a MAC".into()))?;
+    Ok(!kind::is_replaceable(kind) || held == space)
+}
+
+async fn read_all(engine: &dyn Engine, sealing: &Sealing, space: u32) -> Result<ReadAll, OpenError> {
+    let mut read = ReadAll {
+        records: Vec::new(),
+        table: Table::new(),
+        garbage: Vec::new(),
+        counted: PoolState::default(),
+    };
     let mut scan = engine.scan(b"").await?;
     loop {
         let page = scan.next_page(SCAN_PAGE).await?;
@@ -258,33 +389,68 @@ async fn read_all(engine: &dyn Engine, sealing: &Sealing) -> Result<ReadAll, Ope
             return Ok(read);
         }
         for entry in page {
-            let fail = |reason: String| OpenError::Record { key: describe_key(&entry.key), reason };
-            let Some((&entry_kind, name)) = entry.key.split_first() else {
-                return Err(fail("a record without a name".into()));
-            };
-            if matches!(entry_kind, kind::DATA_KEY | kind::GENESIS | kind::CLEAR) {
-                continue;
+            match entry.key.first() {
+                Some(&(kind::DATA_KEY | kind::GENESIS | kind::CLEAR | kind::POOL_STATE)) => continue,
+                Some(_) if !is_in_use(&entry, space)? => {
+                    read.garbage.push((entry.key, entry.revision));
+                    continue;
+                }
+                Some(_) | None => {}
             }
-            let name_mac: &[u8; 32] = name.try_into().map_err(|_| fail("the name is not a MAC".into()))?;
-            let header = crypto::record::header(&entry.value).map_err(|error| fail(error.to_string()))?;
-            let place = sealing.place(entry_kind, name_mac, header.record_version);
-            let content =
-                sealing.data_key.open(&place, &entry.value).map_err(|error| fail(error.to_string()))?;
-            if entry_kind == kind::POOL_STATE {
-                let state = codec::decode_pool_state(&content).map_err(|error| fail(error.to_string()))?;
-                read.state = Some((state, entry.revision));
-                continue;
-            }
-            let record = codec::decode(entry_kind, &content).map_err(|error| fail(error.to_string()))?;
-            // The content names itself; the place it was found at must agree, or two names could share a record.
-            if record.id().mac(&sealing.names) != *name_mac {
-                return Err(fail(UnreadableRecord::Malformed.to_string()));
-            }
-            let stamp = Stamp(header.record_version);
-            read.counted.insert(&sealing.names, entry_kind, name_mac, stamp.0);
-            read.table.insert(entry.key.clone(), (stamp, entry.revision));
-            read.records.push(Stamped { value: record, stamp });
+            let Stamped { value, stamp } = open_record(sealing, &entry, space)?;
+            let place = value.id().place(&sealing.names, space);
+            read.counted.insert(&sealing.names, place.kind, &place.mac, stamp.0);
+            read.table.insert(place.key, (stamp, entry.revision));
+            read.records.push(Stamped { value, stamp });
         }
+    }
+}
+
+/// A store's records in pages, all at one revision, checked to be whole at the end.
+pub struct Snapshot {
+    scan: Box<dyn Scan>,
+    sealing: Arc<Sealing>,
+    space: u32,
+    counted: PoolState,
+    state: Option<PoolState>,
+}
+
+impl Snapshot {
+    fn new(scan: Box<dyn Scan>, sealing: Arc<Sealing>, space: u32) -> Self {
+        Self { scan, sealing, space, counted: PoolState::default(), state: None }
+    }
+
+    /// Further records; `None` at the end, when all of them were what the pool state says.
+    pub async fn next_page(&mut self) -> Result<Option<Vec<Record>>, OpenError> {
+        let page = self.scan.next_page(SNAPSHOT_PAGE).await?;
+        if page.is_empty() {
+            let state = self.state.ok_or(OpenError::NoPoolState)?;
+            let (found, expected) = (self.counted.records, state.records);
+            let is_whole = self.counted.digest == state.digest && found == expected;
+            return if is_whole { Ok(None) } else { Err(OpenError::DigestMismatch { found, expected }) };
+        }
+        let mut records = Vec::new();
+        for entry in page {
+            match entry.key.first() {
+                Some(&(kind::DATA_KEY | kind::GENESIS | kind::CLEAR)) => continue,
+                Some(&kind::POOL_STATE) => {
+                    self.state = Some(open_state(&self.sealing, &entry)?);
+                    continue;
+                }
+                Some(_) if !is_in_use(&entry, self.space)? => continue,
+                Some(_) | None => {}
+            }
+            let Stamped { value, stamp } = open_record(&self.sealing, &entry, self.space)?;
+            let place = value.id().place(&self.sealing.names, self.space);
+            self.counted.insert(&self.sealing.names, place.kind, &place.mac, stamp.0);
+            records.push(value);
+        }
+        Ok(Some(records))
+    }
+
+    /// The generation of the pool that was read, once it was read to its end.
+    pub fn generation(&self) -> Option<u64> {
+        self.state.map(|state| state.generation)
     }
 }
 

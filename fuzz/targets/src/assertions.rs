@@ -56,14 +56,9 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
         certificates: vec![ClientCertificate::from_der(CERTIFICATE).unwrap()],
         ..registration(CLIENT)
     };
-    let credential = FederatedCredential::new(
-        OTHER_ISSUER.into(),
-        SUBJECT.into(),
-        FEDERATION_AUDIENCE.into(),
-        key_set,
-    );
-    let workload =
-        ClientRegistration { federated: vec![credential.unwrap()], ..registration(WORKLOAD) };
+    let credential =
+        FederatedCredential::new(OTHER_ISSUER.into(), SUBJECT.into(), FEDERATION_AUDIENCE.into(), key_set);
+    let workload = ClientRegistration { federated: vec![credential.unwrap()], ..registration(WORKLOAD) };
     let config = IssuerConfig {
         base_url: BASE.into(),
         issuer: None,
@@ -99,7 +94,8 @@ impl Bench {
             let answer = self.issuer.clone().router().oneshot(request).await.unwrap();
             let status = answer.status().as_u16();
             assert!(status == 200 || (400..500).contains(&status), "{status}");
-            let body: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
+            let body: Value =
+                serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
             assert_eq!(status == 200, body["access_token"].is_string(), "{body}");
             status == 200
         })

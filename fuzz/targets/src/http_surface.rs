@@ -139,6 +139,7 @@ impl Surface {
             limits: PoolLimits { keys: 20, versions_per_key: 5, custom_roles: 3, ..PoolLimits::default() },
             resource_suffixes: vec![suffix.into()],
             installer: None,
+            backup_targets: None,
         };
         let pool = Pool::open(parts).await.unwrap();
         let roles = [(user, BuiltInRole::CryptoUser), (officer, BuiltInRole::CryptoOfficer)];

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a failed check is a finding
 
 mod assertions;
+mod backups;
 mod control;
 mod disk;
 mod domain_files;
@@ -67,6 +68,9 @@ pub const TARGETS: &[Target] = targets![
     domain_files::domain_transfer_key,
     domain_files::holder_certificate,
     domain_files::holder_key_file,
+    backups::full_backup,
+    backups::full_backup_chunk,
+    backups::full_backup_manifest,
     disk::audit_segment,
     disk::audit_body,
     disk::audit_event,

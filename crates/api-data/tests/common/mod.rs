@@ -141,6 +141,7 @@ impl Bench {
             limits,
             resource_suffixes: vec!["managedhsm.localhost".into()],
             installer: None,
+            backup_targets: None,
         };
         let pool = Pool::open(parts).await.unwrap();
         let config = ApiConfig {
@@ -325,4 +326,14 @@ pub fn private_key() -> Value {
         "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
         "d": "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI",
     }})
+}
+
+pub fn storage_location() -> Value {
+    json!({ "storageResourceUri": "https://storage.example/container", "token": "sv=1&sig=c2ln" })
+}
+
+/// For a full restore and for that of one key.
+pub fn restore_source() -> Value {
+    let folder = "mhsm-demo-20270115080000";
+    json!({ "sasTokenParameters": storage_location(), "folderToRestore": folder, "folder": folder })
 }

@@ -55,6 +55,8 @@ pub const RESOURCE_MANAGER_AUDIENCES: [&str; 2] =
     ["https://management.core.windows.net/", "https://management.azure.com/"];
 /// The audience of Microsoft Graph, which `az` calls when it assigns roles.
 pub const GRAPH_AUDIENCE: &str = "https://graph.microsoft.com/";
+/// The audience of Azure Storage, at which pools keep backups by their managed identity.
+pub const STORAGE_AUDIENCE: &str = "https://storage.azure.com";
 /// How long a token lives unless configured otherwise.
 pub const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 /// Shortest and longest configurable token lifetime, in seconds.

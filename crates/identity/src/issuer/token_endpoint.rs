@@ -2,7 +2,9 @@
 
 use super::problem::Problem;
 use super::replay::Unspent;
-use super::{ClientRegistration, Issuer, MAX_BODY_BYTES, TokenForm, assertion, random, secret_digest};
+use super::{
+    ClientRegistration, Issuer, MAX_BODY_BYTES, STORAGE_AUDIENCE, TokenForm, assertion, random, secret_digest,
+};
 use crate::text::base64url;
 use axum::Json;
 use axum::body::Body;
@@ -145,9 +147,14 @@ pub(super) fn issue(
     let lifetime = issuer.config.token_lifetime.as_secs() as i64;
     let object_id = client.object_id.to_string();
     let client_id = client.client_id.to_string();
+    // Entra ID gives storage tokens of its first version, and emulators of storage take no other issuer's.
+    let (iss, ver) = match audience {
+        STORAGE_AUDIENCE => (format!("https://sts.windows.net/{}/", issuer.config.tenant.as_str()), "1.0"),
+        _ => (issuer.issuer(), "2.0"),
+    };
     let claims = AccessToken {
         aud: audience,
-        iss: issuer.issuer(),
+        iss,
         iat: now,
         nbf: now,
         exp: now.saturating_add(lifetime),
@@ -157,7 +164,7 @@ pub(super) fn issue(
         appid: &client_id,
         azp: &client_id,
         idtyp: "app",
-        ver: "2.0",
+        ver,
         uti: base64url(random::<16>()?),
     };
     let token = issuer.keys.load().current.sign(&claims)?;

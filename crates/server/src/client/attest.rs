@@ -42,7 +42,7 @@ pub enum Command {
 }
 
 #[derive(clap::Args)]
-struct Verify {
+pub struct Verify {
     /// What `attest get`, or `az keyvault key get-attestation -f`, wrote.
     file: PathBuf,
     #[command(flatten)]

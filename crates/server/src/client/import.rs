@@ -20,13 +20,14 @@ pub struct Import {
     #[command(flatten)]
     source: Source,
     /// Of a PEM file that is encrypted: the first line of a file, or of a descriptor as /dev/fd/3, instead of asking.
-    #[arg(long, value_name = "FILE", requires = "pem")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["raw", "jwk", "byok_file"])]
     passphrase_file: Option<PathBuf>,
     /// Of a wrapped key: RSA-HSM, EC-HSM or oct-HSM. The others say it themselves.
-    #[arg(long = "type", value_name = "TYPE", value_parser = KeyType::parse, requires = "byok_file")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = KeyType::parse)]
+    #[arg(conflicts_with_all = ["pem", "raw", "jwk"])]
     key_type: Option<KeyType>,
     /// Of a wrapped key of type EC-HSM: P-256, P-256K, P-384, P-521.
-    #[arg(long, value_parser = parse_curve, requires = "byok_file")]
+    #[arg(long, value_parser = parse_curve, conflicts_with_all = ["pem", "raw", "jwk"])]
     curve: Option<Curve>,
     #[command(flatten)]
     changes: Changes,

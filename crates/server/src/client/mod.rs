@@ -1,8 +1,9 @@
-//! The commands `key`, `attest`, `role`, `setting`, `token`, `apply`, `clock` and `simulate`: clients of the wire API, with
+//! The commands `key`, `attest`, `backup`, `role`, `setting`, `token`, `apply`, `clock` and `simulate`: clients of the wire API, with
 //! no way in but the one that every client has.
 
 pub mod apply;
 pub mod attest;
+pub mod backup;
 pub mod connection;
 mod document;
 mod explain;

@@ -152,6 +152,8 @@ struct Definition {
 #[serde(rename_all = "camelCase")]
 struct DefinitionProperties {
     role_name: String,
+    #[serde(default)]
+    description: String,
     permissions: Vec<PermissionNames>,
 }
 
@@ -177,7 +179,7 @@ fn parse_role(item: &Value) -> Result<Role, CommandError> {
         not_data_actions: known(&names.not_data_actions),
     };
     let permissions = properties.permissions.iter().map(permission).collect();
-    let role = CustomRole::new(name, properties.role_name, String::new(), permissions);
+    let role = CustomRole::new(name, properties.role_name, properties.description, permissions);
     Ok(Role::Custom(Arc::new(role.map_err(|_| foreign)?)))
 }
 

@@ -1,6 +1,8 @@
 //! A pool on real parts (redb, log files, the software partition) with a clock that tests set.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod targets;
+
 use crypto::domain_secrets::DomainSecrets;
 use crypto_software::SoftwarePartition;
 use domain::access::{BuiltInRole, Scope};
@@ -57,6 +59,7 @@ pub struct Bench {
     pub clock: Arc<TestClock>,
     pub limits: PoolLimits,
     pub genesis: Genesis,
+    pub targets: targets::MemoryTargets,
 }
 
 impl Bench {
@@ -67,6 +70,7 @@ impl Bench {
             clock: Arc::new(TestClock(AtomicI64::new(1_800_000_000_000), AtomicI64::new(0))),
             limits: PoolLimits::default(),
             genesis: genesis(),
+            targets: targets::MemoryTargets::default(),
         }
     }
 
@@ -94,6 +98,7 @@ impl Bench {
             limits: self.limits,
             resource_suffixes: vec!["managedhsm.localhost".into()],
             installer: None,
+            backup_targets: Some(Arc::new(self.targets.clone())),
         };
         let pool = Pool::open(parts).await.unwrap();
         if self.genesis.class == PoolClass::Test {

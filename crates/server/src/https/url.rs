@@ -1,0 +1,182 @@
+//! Where a call goes.
+
+use http::Uri;
+use http::uri::{PathAndQuery, Scheme};
+use std::str::FromStr;
+
+const DEFAULT_PORT: u16 = 443;
+const MAX_URL_BYTES: usize = 8 * 1024;
+
+/// `https://host[:port]/path?query`. No `Debug` and no `Display`: a query may be a secret.
+#[derive(Clone)]
+pub struct Url {
+    /// As in a `Host` header.
+    authority: String,
+    host: String,
+    port: u16,
+    path_and_query: PathAndQuery,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum MalformedUrl {
+    #[error("it is no URL")]
+    NoUrl,
+    #[error("it does not begin with https://")]
+    NotHttps,
+    #[error("it has a user or a password before the host")]
+    UserInformation,
+    #[error("its port is no port")]
+    Port,
+    #[error("it has a fragment")]
+    Fragment,
+}
+
+impl Url {
+    /// The host, an IPv6 address in its brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    pub fn path(&self) -> &str {
+        self.path_and_query.path()
+    }
+
+    pub fn query(&self) -> Option<&str> {
+        self.path_and_query.query()
+    }
+
+    pub(super) fn path_and_query(&self) -> &PathAndQuery {
+        &self.path_and_query
+    }
+
+    /// As a certificate names it.
+    pub(super) fn server_name(&self) -> &str {
+        self.host.trim_matches(['[', ']'])
+    }
+
+    /// The same origin at another path and query.
+    pub fn at(&self, path_and_query: &str) -> Result<Self, MalformedUrl> {
+        if !path_and_query.starts_with('/') || path_and_query.len() > MAX_URL_BYTES {
+            return Err(MalformedUrl::NoUrl);
+        }
+        if path_and_query.contains('#') {
+            return Err(MalformedUrl::Fragment);
+        }
+        let path_and_query = path_and_query.parse().map_err(|_| MalformedUrl::NoUrl)?;
+        Ok(Self { path_and_query, ..self.clone() })
+    }
+}
+
+impl FromStr for Url {
+    type Err = MalformedUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > MAX_URL_BYTES {
+            return Err(MalformedUrl::NoUrl);
+        }
+        // `http` takes fragments away, unseen.
+        if text.contains('#') {
+            return Err(MalformedUrl::Fragment);
+        }
+        let uri: Uri = text.parse().map_err(|_| MalformedUrl::NoUrl)?;
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+            return Err(MalformedUrl::NoUrl);
+        };
+        if *scheme != Scheme::HTTPS {
+            return Err(MalformedUrl::NotHttps);
+        }
+        if authority.as_str().contains('@') {
+            return Err(MalformedUrl::UserInformation);
+        }
+        let host = authority.host();
+        // `http` takes what is no port for no port.
+        let port = match authority.as_str().get(host.len()..) {
+            Some("") => DEFAULT_PORT,
+            Some(port) => port
+                .strip_prefix(':')
+                .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+                .and_then(|port| port.parse().ok())
+                .filter(|port| *port != 0)
+                .ok_or(MalformedUrl::Port)?,
+            None => return Err(MalformedUrl::NoUrl),
+        };
+        let authority = match port {
+            DEFAULT_PORT => host.to_owned(),
+            port => format!("{host}:{port}"),
+        };
+        let path_and_query = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        Ok(Self { authority, host: host.to_owned(), port, path_and_query })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_https_to_a_host_at_a_port() {
+        let parse = |text: &str| {
+            text.parse::<Url>().map(|url| {
+                (
+                    url.authority().to_owned(),
+                    url.port(),
+                    url.path().to_owned(),
+                    url.query().map(str::to_owned),
+                )
+            })
+        };
+        let expected = |authority: &str, port, path: &str, query: Option<&str>| {
+            Ok((authority.to_owned(), port, path.to_owned(), query.map(str::to_owned)))
+        };
+        assert_eq!(parse("https://a.example"), expected("a.example", 443, "/", None));
+        assert_eq!(parse("https://a.example:443/b/c?d=e"), expected("a.example", 443, "/b/c", Some("d=e")));
+        assert_eq!(parse("HTTPS://[::1]:10000/b"), expected("[::1]:10000", 10000, "/b", None));
+        for (text, reason) in [
+            ("http://a.example/", MalformedUrl::NotHttps),
+            ("ftp://a.example/", MalformedUrl::NotHttps),
+            ("file:///etc/passwd", MalformedUrl::NoUrl),
+            ("gopher://127.0.0.1:25/x", MalformedUrl::NotHttps),
+            ("//a.example/", MalformedUrl::NoUrl),
+            ("/b", MalformedUrl::NoUrl),
+            ("a.example", MalformedUrl::NoUrl),
+            ("", MalformedUrl::NoUrl),
+            ("https://", MalformedUrl::NoUrl),
+            ("https:///b", MalformedUrl::NoUrl),
+            ("https://user@a.example/", MalformedUrl::UserInformation),
+            ("https://user:password@a.example/", MalformedUrl::UserInformation),
+            ("https://a.example@b.example/", MalformedUrl::UserInformation),
+            ("https://a.example:0/", MalformedUrl::Port),
+            ("https://a.example:/", MalformedUrl::Port),
+            ("https://a.example:65536/", MalformedUrl::Port),
+            ("https://a.example:+443/", MalformedUrl::Port),
+            ("https://a.example/#b", MalformedUrl::Fragment),
+            ("https://a.example#@b.example/", MalformedUrl::Fragment),
+            ("https://a.example\\@b.example/", MalformedUrl::NoUrl),
+            ("https://a.example/\r\nX: y", MalformedUrl::NoUrl),
+            ("https://a example/", MalformedUrl::NoUrl),
+            (&format!("https://a.example/{}", "x".repeat(MAX_URL_BYTES)), MalformedUrl::NoUrl),
+        ] {
+            assert_eq!(parse(text).err(), Some(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn another_path_stays_at_the_origin() {
+        let url: Url = "https://a.example:8443/b?c".parse().unwrap();
+        let other = url.at("/d?e=f").unwrap();
+        assert_eq!((other.authority(), other.path(), other.query()), ("a.example:8443", "/d", Some("e=f")));
+        for path in ["", "d", "https://b.example/", "//b.example/ x", "/d#e", "/\u{e9}\n"] {
+            assert!(url.at(path).is_err(), "{path}");
+        }
+        // Two slashes are a path, not a host.
+        assert_eq!(url.at("//b.example/").unwrap().authority(), "a.example:8443");
+    }
+}
