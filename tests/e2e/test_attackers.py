@@ -46,6 +46,7 @@ GOOD_BODIES = {
     "SetNotBefore": {},
     "ImportKey": {"key": {"kty": "oct-HSM", "k": b64(bytes(32))}},
     "RestoreKey": {"value": b64(b"x")},
+    "ReleaseKey": {"target": "a.b.c"},
     "SetRotationPolicy": {},
     "DownloadDomain": {"certificates": [holder(1), holder(2), holder(3)], "required": 2},
     "UploadDomain": {"value": "x"},

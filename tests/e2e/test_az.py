@@ -224,7 +224,8 @@ def test_an_attestation_that_az_kept_verifies(az, names, az_pool, tmp_path):
     assert "EC-HSM P-384" in done.stdout
 
 
-def test_a_key_comes_in_a_byok_file(az, names, tmp_path):
+def test_a_key_comes_in_a_byok_file(az, az_pool, tmp_path):
+    names = Names("--id", az_pool)
     kek, name = fresh_name("kek"), fresh_name("byok")
     made = az("keyvault", "key", "create", *names.key(kek), "--kty", "RSA-HSM", "--size", "3072", "--ops", "import")
     pem = tmp_path / "kek.pem"

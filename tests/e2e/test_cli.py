@@ -613,7 +613,8 @@ def test_settings(own_pool):
     assert report(own_pool)["RSA1_5"]["state"] == "ok"
     refused = holdfast(own_pool, "key", "decrypt", key, stdin=document, code=NOT_FOUND_OR_ALLOWED)
     assert "AlgorithmTurnedOff" in refused.err
-    holdfast(own_pool, "setting", "set", name, "perhaps", code=USAGE)
+    refused = holdfast(own_pool, "setting", "set", name, "perhaps", code=FAILED)
+    assert "must be" in refused.err
     unknown = holdfast(own_pool, "setting", "set", "no/such", "true", code=NOT_FOUND_OR_ALLOWED)
     assert "SettingNotFound" in unknown.err and "holdfast setting list" in unknown.err
     holdfast(own_pool, "setting", "set", name, "true", "--as", "app", code=NOT_FOUND_OR_ALLOWED)

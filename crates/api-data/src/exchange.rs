@@ -4,10 +4,10 @@ use crate::api::{Answer, query};
 use crate::backup;
 use crate::key_import::{self, Import};
 use crate::paging::{self, Place};
-use crate::rotation;
 use crate::route::{KeyUse, Route};
 use crate::test_mode;
 use crate::wire;
+use crate::{release, rotation};
 use bytes::Bytes;
 use http::{StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -113,6 +113,20 @@ impl Exchange<'_> {
                     .succeeding_with(StatusCode::NO_CONTENT)
             }
             Route::UseKey(operation, key) => self.use_key(operation, key, body).await,
+            Route::ReleaseKey(key) => {
+                let api_version = query(self.uri, "api-version").unwrap_or_default();
+                let act = |ticket, (request, nonce): (_, Option<String>)| {
+                    let (origin, api_version) = (&origin, &api_version);
+                    async move {
+                        let render = |released: &service::ReleasedKey| {
+                            release::payload(origin, api_version, nonce.as_deref(), released)
+                        };
+                        pool.release_key(ticket, key, request, render).await
+                    }
+                };
+                let render = |value: String| serde_json::json!({ "value": value });
+                self.with_body(body, release::parse, act, render).await
+            }
             Route::BackupKey(name) => {
                 let recorded = pool.backup_key(self.ticket, name).await;
                 Answer::recorded(recorded, self.full_receipt, |blob| wire::key_backup(&blob))

@@ -1,7 +1,7 @@
 //! Private parsers, for fuzz targets alone.
 
 use crate::route::RouteKind;
-use crate::{api, key_import, paging, rotation, wire};
+use crate::{api, key_import, paging, release, rotation, wire};
 use domain::access::Scope;
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
@@ -16,6 +16,7 @@ pub fn body(kind: RouteKind, body: &[u8]) -> Option<Result<(), Error>> {
         RouteKind::RestoreKey => wire::parse_restore(body).map(drop),
         RouteKind::ImportKey => key_import::parse(name, body).map(drop),
         RouteKind::SetRotationPolicy => rotation::parse(body).map(drop),
+        RouteKind::ReleaseKey => release::parse(body).map(drop),
         RouteKind::UpdateKey => wire::parse_update(body).map(drop),
         RouteKind::Sign => wire::parse_sign(body).map(drop),
         RouteKind::Verify => wire::parse_verify(body).map(drop),

@@ -2,6 +2,7 @@
 //! no copy between, and are numbers to nobody here.
 
 use crate::byok;
+use crate::release::{self, PolicyBody};
 use crate::wire::{AttributesBody, BASE64URL, bad, operations, required, shorten};
 use base64::Engine as _;
 use domain::algorithm::Curve;
@@ -10,7 +11,6 @@ use domain::name::KeyName;
 use domain::time::IntDate;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use service::{
     EcParts, Error, ImportedKey, NewKey, PrivateParts, RsaParts, SecretBytes, WrappedKey, WrappedKind,
 };
@@ -26,7 +26,7 @@ struct ImportBody {
     key: KeyBody,
     attributes: Option<AttributesBody>,
     tags: Option<BTreeMap<String, String>>,
-    release_policy: Option<Value>,
+    release_policy: Option<PolicyBody>,
 }
 
 /// A JSON Web Key (RFC 7517).
@@ -96,9 +96,8 @@ pub(crate) enum Import {
 pub(crate) fn parse(name: KeyName, body: &[u8]) -> Result<Import, Error> {
     let body: ImportBody = crate::wire::parse(body)?;
     let attributes = body.attributes.unwrap_or_default();
-    if body.release_policy.is_some_and(|policy| !policy.is_null()) || attributes.exportable == Some(true) {
-        return Err(bad("release_policy and attributes.exportable are not supported by this release".into()));
-    }
+    let exportable = attributes.exportable.unwrap_or(false);
+    let release = release::policy(body.release_policy)?;
     let operations = operations(body.key.key_ops.clone())?;
     if let Some(file) = &body.key.key_hsm {
         let (kek, ciphertext) = byok::parse(file)?;
@@ -111,6 +110,8 @@ pub(crate) fn parse(name: KeyName, body: &[u8]) -> Result<Import, Error> {
             enabled: attributes.enabled.unwrap_or(true),
             not_before: attributes.nbf.map(IntDate::from_unix_seconds),
             expires: attributes.exp.map(IntDate::from_unix_seconds),
+            exportable,
+            release,
             tags: Tags::new(body.tags.unwrap_or_default())?,
         }));
     }
@@ -123,7 +124,8 @@ pub(crate) fn parse(name: KeyName, body: &[u8]) -> Result<Import, Error> {
         enabled: attributes.enabled.unwrap_or(true),
         not_before: attributes.nbf.map(IntDate::from_unix_seconds),
         expires: attributes.exp.map(IntDate::from_unix_seconds),
-        exportable: false,
+        exportable,
+        release,
         tags: Tags::new(body.tags.unwrap_or_default())?,
     };
     Ok(Import::Parts(ImportedKey { new, parts }))
@@ -190,7 +192,7 @@ fn private(member: &str, secret: Option<Secret>) -> Result<SecretBytes, Error> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn parsed(key: Value) -> Result<ImportedKey, String> {
         parse_text(&json!({ "key": key, "Hsm": false }).to_string())

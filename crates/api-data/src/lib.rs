@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod key_import;
 mod paging;
 mod problem;
+mod release;
 mod rotation;
 mod route;
 mod test_mode;

@@ -1,7 +1,7 @@
 //! Errors as the service writes them. The one place that knows HTTP statuses and error codes.
 
 use domain::access::CustomRoleRefused;
-use domain::key::{KeyRefused, UseRefused};
+use domain::key::{KeyRefused, ReleaseRefused, UseRefused};
 use domain::rotation::RotationRefused;
 use service::backup::TargetError;
 use service::{BackupRefused, Error, FullBackupRefused, Shown};
@@ -86,6 +86,24 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::Key(KeyRefused::InconsistentVersions) => plain(500, "InternalServerError"),
         Error::Rotation(RotationRefused::NoPolicy) => inner(400, "BadParameter", "RotationPolicyNotSet"),
         Error::Rotation(_) => plain(400, "BadParameter"),
+        Error::Policy(_) | Error::Setting(_) => plain(400, "BadParameter"),
+        Error::Release(refused) => match refused {
+            ReleaseRefused::NoPolicy
+            | ReleaseRefused::NotExportable
+            | ReleaseRefused::KeyExchangeKey
+            | ReleaseRefused::ExportableFixed => plain(400, "BadParameter"),
+            ReleaseRefused::Immutable => inner(403, "Forbidden", "ReleasePolicyImmutable"),
+            ReleaseRefused::NotReleasable => inner(403, "Forbidden", "KeyNotExportable"),
+            ReleaseRefused::Use(refused) => show(&Error::UseRefused(*refused)),
+        },
+        Error::AuthorityNotAllowed(_) => inner(403, "Forbidden", "ReleaseAuthorityNotAllowed"),
+        Error::Assertion(error) if service::is_malformed(error) => plain(400, "BadParameter"),
+        Error::Assertion(_) | Error::AssertionIssuer(_) | Error::AuthorityUnavailable(_) => {
+            inner(403, "Forbidden", "AttestationNotVerified")
+        }
+        Error::AssertionReplayed => inner(403, "Forbidden", "AttestationReplayed"),
+        Error::PolicyNotMet(_) => inner(403, "Forbidden", "ReleasePolicyNotMet"),
+        Error::ReleaseKey(..) => inner(403, "Forbidden", "ReleaseKeyUnusable"),
         Error::KeyExists { .. } => inner(409, "Conflict", "KeyAlreadyExists"),
         Error::Backup(BackupRefused::OtherDomain { .. } | BackupRefused::OtherClass { .. }) => {
             inner(400, "BadParameter", "BackupOfOtherSecurityDomain")

@@ -52,6 +52,7 @@ pub enum Route {
     RecoverKey(KeyName),
     PurgeKey(KeyName),
     UseKey(KeyUse, KeyReference),
+    ReleaseKey(KeyReference),
     BackupKey(KeyName),
     RestoreKey,
     RotateKey(KeyName),
@@ -135,6 +136,7 @@ route_kinds! {
     Decrypt = "POST" "/keys/{key}/{version}/decrypt" "KeyDecrypt",
     WrapKey = "POST" "/keys/{key}/{version}/wrapkey" "KeyWrap",
     UnwrapKey = "POST" "/keys/{key}/{version}/unwrapkey" "KeyUnwrap",
+    ReleaseKey = "POST" "/keys/{key}/{version}/release" "KeyRelease",
     BackupKey = "POST" "/keys/{key}/backup" "KeyBackup",
     RestoreKey = "POST" "/keys/restore" "KeyRestore",
     RotateKey = "POST" "/keys/{key}/rotate" "KeyRotate",
@@ -225,6 +227,7 @@ impl Route {
             Route::UseKey(KeyUse::Decrypt, _) => RouteKind::Decrypt,
             Route::UseKey(KeyUse::WrapKey, _) => RouteKind::WrapKey,
             Route::UseKey(KeyUse::UnwrapKey, _) => RouteKind::UnwrapKey,
+            Route::ReleaseKey(_) => RouteKind::ReleaseKey,
             Route::BackupKey(_) => RouteKind::BackupKey,
             Route::RestoreKey => RouteKind::RestoreKey,
             Route::RotateKey(_) => RouteKind::RotateKey,
@@ -310,6 +313,13 @@ impl Route {
             ("POST", [rotate]) if is(rotate, "rotate") => Ok(Route::RotateKey(name)),
             ("GET", [policy]) if is(policy, "rotationpolicy") => Ok(Route::ReadRotationPolicy(name)),
             ("PUT", [policy]) if is(policy, "rotationpolicy") => Ok(Route::SetRotationPolicy(name)),
+            ("POST", [release]) if is(release, "release") => {
+                Ok(Route::ReleaseKey(KeyReference { name, version: None }))
+            }
+            ("POST", [version, release]) if is(release, "release") => {
+                let version = version.parse().map_err(malformed)?;
+                Ok(Route::ReleaseKey(KeyReference { name, version: Some(version) }))
+            }
             ("POST", [operation]) => Self::key_use(operation, KeyReference { name, version: None }),
             ("POST", [version, operation]) => {
                 let version = version.parse().map_err(malformed)?;

@@ -1,5 +1,6 @@
 //! JSON bodies, in and out. Members that we do not know are ignored, as clients are newer than servers.
 
+use crate::release::{self, PolicyBody};
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
@@ -9,6 +10,7 @@ use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, S
 use domain::guid::Guid;
 use domain::key::{KeyOperation, KeyOperations, PublicKey, Tags, VersionChange};
 use domain::name::KeyName;
+use domain::setting::SettingValue;
 use domain::time::IntDate;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -41,7 +43,7 @@ struct CreateBody {
     key_ops: Option<Vec<String>>,
     attributes: Option<AttributesBody>,
     tags: Option<BTreeMap<String, String>>,
-    release_policy: Option<Value>,
+    release_policy: Option<PolicyBody>,
 }
 
 #[derive(Default, Deserialize)]
@@ -65,9 +67,6 @@ struct UseBody {
 pub(crate) fn parse_create(name: KeyName, body: &[u8]) -> Result<NewKey, Error> {
     let body: CreateBody = parse(body)?;
     let attributes = body.attributes.unwrap_or_default();
-    if body.release_policy.is_some_and(|policy| !policy.is_null()) || attributes.exportable == Some(true) {
-        return Err(bad("release_policy and attributes.exportable are not supported by this release".into()));
-    }
     Ok(NewKey {
         name,
         spec: parse_spec(body.kty.as_deref(), body.key_size, body.crv.as_deref())?,
@@ -76,7 +75,8 @@ pub(crate) fn parse_create(name: KeyName, body: &[u8]) -> Result<NewKey, Error> 
         enabled: attributes.enabled.unwrap_or(true),
         not_before: attributes.nbf.map(IntDate::from_unix_seconds),
         expires: attributes.exp.map(IntDate::from_unix_seconds),
-        exportable: false,
+        exportable: attributes.exportable.unwrap_or(false),
+        release: release::policy(body.release_policy)?,
         tags: Tags::new(body.tags.unwrap_or_default())?,
     })
 }
@@ -94,25 +94,21 @@ struct UpdateBody {
     key_ops: Option<Vec<String>>,
     attributes: Option<AttributesBody>,
     tags: Option<BTreeMap<String, String>>,
-    release_policy: Option<Value>,
+    release_policy: Option<PolicyBody>,
 }
 
 /// What is not named stays as it is; `tags` are replaced as a whole.
 pub(crate) fn parse_update(body: &[u8]) -> Result<VersionChange, Error> {
     let body: UpdateBody = parse(body)?;
     let attributes = body.attributes.unwrap_or_default();
-    if body.release_policy.is_some_and(|policy| !policy.is_null()) {
-        return Err(bad("release_policy is not supported by this release".into()));
-    }
-    if attributes.exportable == Some(true) {
-        return Err(bad("attributes.exportable is fixed when a key is made".into()));
-    }
     Ok(VersionChange {
         operations: operations(body.key_ops)?,
         enabled: attributes.enabled,
         not_before: attributes.nbf.map(IntDate::from_unix_seconds),
         expires: attributes.exp.map(IntDate::from_unix_seconds),
         tags: body.tags.map(Tags::new).transpose()?,
+        exportable: attributes.exportable,
+        release: release::policy(body.release_policy)?,
     })
 }
 
@@ -147,12 +143,11 @@ struct SettingBody {
 }
 
 /// `{"value":"true"}`; a JSON boolean is taken as well.
-pub(crate) fn parse_setting(body: &[u8]) -> Result<bool, Error> {
+pub(crate) fn parse_setting(body: &[u8]) -> Result<SettingValue, Error> {
     match parse::<SettingBody>(body)?.value {
-        Value::Bool(value) => Ok(value),
-        Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
-        Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(false),
-        _ => Err(bad("value must be \"true\" or \"false\"".into())),
+        Value::Bool(value) => Ok(SettingValue::Boolean(value)),
+        Value::String(text) => Ok(SettingValue::Text(text)),
+        _ => Err(bad("value must be a string".into())),
     }
 }
 
@@ -370,7 +365,11 @@ pub(crate) fn role(role: &Role) -> Value {
 }
 
 pub(crate) fn setting(view: &SettingView) -> Value {
-    json!({ "name": view.setting.name(), "value": view.value.to_string(), "type": "boolean" })
+    let (value, kind) = match &view.value {
+        SettingValue::Boolean(value) => (value.to_string(), "boolean"),
+        SettingValue::Text(text) => (text.clone(), "string"),
+    };
+    json!({ "name": view.setting.name(), "value": value, "type": kind })
 }
 
 pub(crate) fn domain_status(status: DomainStatus) -> Value {
@@ -458,7 +457,11 @@ pub(crate) fn key_bundle(origin: &str, view: &KeyView) -> Value {
         }
         PublicKey::Oct => {}
     }
-    with_tags(json!({ "key": key, "attributes": attributes(view) }), &version.tags)
+    let mut bundle = with_tags(json!({ "key": key, "attributes": attributes(view) }), &version.tags);
+    if let Some(policy) = &version.release {
+        bundle["release_policy"] = release::policy_value(policy);
+    }
+    bundle
 }
 
 /// The bundle with its attestation, in base64url (behaviour section 21).
@@ -707,12 +710,6 @@ mod tests {
         ] {
             assert!(role(properties.clone()).unwrap_err().contains(expected), "{properties}");
         }
-    }
-
-    #[test]
-    fn an_update_cannot_make_a_key_exportable() {
-        assert!(message(parse_update(br#"{"attributes":{"exportable":true}}"#)).contains("fixed"));
-        assert!(parse_update(br#"{"attributes":{"exportable":false},"tags":{}}"#).is_ok());
     }
 
     proptest! {

@@ -28,26 +28,26 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
             "/keys/new/create".to_owned(),
             json!({
                 "kty": "EC-HSM", "crv": "P-256", "key_size": 256, "key_ops": ["sign", "verify"],
-                "attributes": { "enabled": true, "nbf": 1, "exp": 4_000_000_000_i64, "exportable": false },
-                "tags": { "a": "b" }, "release_policy": null, "public_exponent": null,
+                "attributes": { "enabled": true, "nbf": 1, "exp": 4_000_000_000_i64, "exportable": true },
+                "tags": { "a": "b" }, "release_policy": common::attestation::policy(), "public_exponent": null,
             }),
         ),
         RouteKind::ImportKey => {
             let mut body = private_key();
             let more = json!({
-                "Hsm": false, "tags": { "a": "b" }, "release_policy": null,
-                "attributes": { "enabled": true, "nbf": 1, "exp": 4_000_000_000_i64, "exportable": false },
+                "Hsm": false, "tags": { "a": "b" }, "release_policy": common::attestation::policy(),
+                "attributes": { "enabled": true, "nbf": 1, "exp": 4_000_000_000_i64, "exportable": true },
             });
             body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             body["key"]["key_ops"] = json!(["sign", "verify"]);
             ("/keys/new".to_owned(), body)
         }
         RouteKind::UpdateKey => (
-            "/keys/ec".to_owned(),
+            "/keys/exportable".to_owned(),
             json!({
                 "key_ops": ["sign", "verify"],
-                "attributes": { "enabled": true, "nbf": 1, "exp": 4_000_000_000_i64, "exportable": false },
-                "tags": { "a": "b" }, "release_policy": null,
+                "attributes": { "enabled": true, "nbf": 1, "exp": 4_000_000_000_i64, "exportable": true },
+                "tags": { "a": "b" }, "release_policy": common::attestation::policy(),
             }),
         ),
         RouteKind::SetRotationPolicy => {
@@ -75,6 +75,10 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
         RouteKind::UnwrapKey => {
             ("/keys/oct/unwrapkey".to_owned(), json!({ "alg": "A256KW", "value": made.wrapped }))
         }
+        RouteKind::ReleaseKey => (
+            "/keys/exportable/release".to_owned(),
+            json!({ "target": made.assertion, "nonce": "n", "enc": "RSA_AES_KEY_WRAP_256" }),
+        ),
         RouteKind::RestoreKey => ("/keys/restore".to_owned(), json!({ "value": made.backup })),
         RouteKind::RandomBytes => ("/rng".to_owned(), json!({ "count": 16 })),
         RouteKind::CreateAssignment => (
@@ -152,6 +156,7 @@ struct Made {
     signature: Value,
     sealed: Value,
     wrapped: Value,
+    assertion: String,
     /// Of a key that is gone.
     backup: Value,
 }
@@ -159,6 +164,10 @@ struct Made {
 async fn make_keys(bench: &Bench) -> Made {
     bench.arrange("POST", "/keys/ec/create", json!({ "kty": "EC" })).await;
     bench.arrange("POST", "/keys/oct/create", json!({ "kty": "oct" })).await;
+    let exportable = json!({
+        "kty": "EC", "attributes": { "exportable": true }, "release_policy": common::attestation::policy(),
+    });
+    bench.arrange("POST", "/keys/exportable/create", exportable).await;
     bench.arrange("POST", "/keys/gone/create", json!({ "kty": "EC" })).await;
     let backup = bench.arrange("POST", "/keys/gone/backup", Value::Null).await["value"].clone();
     remove(bench, "gone").await;
@@ -169,6 +178,7 @@ async fn make_keys(bench: &Bench) -> Made {
         signature: bench.arrange("POST", "/keys/ec/sign", sign).await["value"].clone(),
         sealed: bench.arrange("POST", "/keys/oct/encrypt", encrypt).await,
         wrapped: bench.arrange("POST", "/keys/oct/wrapkey", wrap).await["value"].clone(),
+        assertion: common::attestation::assertion(),
         backup,
     }
 }

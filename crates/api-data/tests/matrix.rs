@@ -81,6 +81,7 @@ fn data_action(kind: RouteKind) -> DataAction {
         RouteKind::Decrypt => DataAction::Decrypt,
         RouteKind::WrapKey => DataAction::Wrap,
         RouteKind::UnwrapKey => DataAction::Unwrap,
+        RouteKind::ReleaseKey => DataAction::KeyRelease,
         RouteKind::BackupKey => DataAction::KeyBackup,
         RouteKind::RestoreKey => DataAction::KeyRestore,
         RouteKind::RotateKey => DataAction::KeyRotate,
@@ -376,6 +377,7 @@ impl Stage {
             }
             RouteKind::WrapKey => json!({ "alg": "A256KW", "value": DIGEST }),
             RouteKind::UnwrapKey => json!({ "alg": "A256KW", "value": self.wrapped }),
+            RouteKind::ReleaseKey => json!({ "target": common::attestation::assertion() }),
             RouteKind::RestoreKey => self.backup.clone(),
             RouteKind::RandomBytes => json!({ "count": 16 }),
             RouteKind::DownloadDomain => three_holders(),
@@ -406,9 +408,9 @@ impl Stage {
             self.put_into(state, kind).await;
         }
         self.put_subject(target).await;
-        let body = self.body(kind);
         let mut answers = Vec::new();
         for principal in &self.principals {
+            let body = self.body(kind);
             let token = Some(principal.token.as_str());
             let answer = self.bench.send(kind.method(), &target.path, body.as_ref(), token).await;
             answers.push(outcome(kind, &answer));
@@ -435,7 +437,13 @@ impl Stage {
 
 /// What the key is made as for `kind`.
 fn spec(kind: RouteKind) -> Value {
-    if is_symmetric(kind) { json!({ "kty": "oct" }) } else { json!({ "kty": "EC" }) }
+    match kind {
+        RouteKind::ReleaseKey => json!({
+            "kty": "EC", "attributes": { "exportable": true }, "release_policy": common::attestation::policy(),
+        }),
+        _ if is_symmetric(kind) => json!({ "kty": "oct" }),
+        _ => json!({ "kty": "EC" }),
+    }
 }
 
 fn role_body() -> Value {

@@ -177,6 +177,7 @@ fn body(kind: RouteKind) -> serde_json::Value {
             "principalId": STRANGER.to_string(), "roleDefinitionId": STRANGER.to_string(),
         }}),
         RouteKind::DefineRole => json!({ "properties": { "roleName": "r" } }),
+        RouteKind::ReleaseKey => json!({ "target": "a.b.c" }),
         RouteKind::UpdateSetting | RouteKind::UploadDomain | RouteKind::RestoreKey => {
             json!({ "value": "true" })
         }

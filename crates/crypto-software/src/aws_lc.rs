@@ -80,6 +80,25 @@ impl AesEncrypting {
         (usize::try_from(written) == Ok(wrapped.len())).then_some(wrapped)
     }
 
+    /// AES key wrap with padding (RFC 5649), for a plaintext of any length but zero.
+    pub(crate) fn wrap_padded(&self, plaintext: &[u8]) -> Option<Vec<u8>> {
+        let mut wrapped = vec![0; plaintext.len().next_multiple_of(WRAP_OVERHEAD) + WRAP_OVERHEAD];
+        let mut length = 0;
+        // SAFETY: the library writes at most `max_out` bytes to `out` and the count to `out_len` (include/openssl/aes.h);
+        // `wrapped` has as many, which is what it asks for.
+        let done = unsafe {
+            ffi::AES_wrap_key_padded(
+                self.0.0.as_ptr(),
+                wrapped.as_mut_ptr(),
+                &mut length,
+                wrapped.len(),
+                plaintext.as_ptr(),
+                plaintext.len(),
+            )
+        };
+        (done == 1 && length == wrapped.len()).then_some(wrapped)
+    }
+
     /// AES-CBC in place. `None` unless `data` is whole blocks.
     pub(crate) fn cbc(&self, iv: [u8; BLOCK_BYTES], data: &mut [u8]) -> Option<()> {
         self.0.cbc(iv, data, ffi::AES_ENCRYPT)

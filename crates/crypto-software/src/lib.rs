@@ -14,6 +14,7 @@ mod known_answers;
 mod oct;
 mod pkcs8;
 mod registers;
+mod released_key;
 mod rsa;
 mod self_test;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::rsa::RsaKey;
 use crypto::domain_secrets::PartitionWrappingKey;
 use crypto::import::WrappedKind;
 use crypto::masking;
+use crypto::release::{KeyWrap, ReleaseKey};
 use crypto::stack::wiping_stack;
 use crypto::{
     Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,
@@ -147,6 +149,19 @@ impl Partition for SoftwarePartition {
     ) -> Result<MaskedMaterial, PartitionError> {
         let material = masking::open(&self.wrapping, spec, from, masked)?;
         Ok(masking::seal(&self.wrapping, spec, to, material.danger_expose()))
+    }
+
+    fn release(
+        &self,
+        spec: KeySpec,
+        masked: &MaskedMaterial,
+        binding: &MaterialBinding,
+        to: &ReleaseKey,
+        wrap: KeyWrap,
+    ) -> Result<Vec<u8>, PartitionError> {
+        arena::admit_key()?;
+        let material = masking::open(&self.wrapping, spec, binding, masked)?;
+        private(|| released_key::wrap(spec, material.danger_expose(), to, wrap))
     }
 
     fn random(&self, out: &mut [u8]) -> Result<(), PartitionError> {

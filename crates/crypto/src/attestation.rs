@@ -393,6 +393,7 @@ mod tests {
             },
             tags: Tags::default(),
             origin: Origin::Generated,
+            release: None,
         }
     }
 

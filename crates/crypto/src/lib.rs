@@ -19,6 +19,7 @@ pub mod masking;
 pub mod partition;
 pub mod passphrase;
 pub mod record;
+pub mod release;
 pub mod root;
 pub mod secret;
 mod single_use;

@@ -1,6 +1,7 @@
 //! The boundary behind which clear key material lives.
 
 use crate::import::{PrivateParts, WrappedKind};
+use crate::release::{KeyWrap, ReleaseKey};
 use crate::secret::SecretBytes;
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
 use domain::key::PublicKey;
@@ -130,6 +131,17 @@ pub trait Partition: Send + Sync {
         from: &MaterialBinding,
         to: &MaterialBinding,
     ) -> Result<MaskedMaterial, PartitionError>;
+
+    /// Wraps masked material for `to`: RSA and EC keys in PKCS#8 (DER), symmetric ones as they are. The one way by which a
+    /// key leaves a partition other than masked; whether it may is for the caller to have decided.
+    fn release(
+        &self,
+        spec: KeySpec,
+        masked: &MaskedMaterial,
+        binding: &MaterialBinding,
+        to: &ReleaseKey,
+        wrap: KeyWrap,
+    ) -> Result<Vec<u8>, PartitionError>;
 
     /// Fills `out` with random bytes.
     fn random(&self, out: &mut [u8]) -> Result<(), PartitionError>;

@@ -3,6 +3,7 @@
 use crate::algorithm::{Curve, KeySpec};
 use crate::name::{KeyName, KeyVersion};
 use crate::pool::RetentionDays;
+use crate::release::ReleasePolicy;
 use crate::rotation::RotationPolicy;
 use crate::time::IntDate;
 use std::collections::BTreeMap;
@@ -239,6 +240,30 @@ pub struct VersionChange {
     pub expires: Option<IntDate>,
     /// All tags: those not named are gone.
     pub tags: Option<Tags>,
+    /// Only as it is.
+    pub exportable: Option<bool>,
+    pub release: Option<ReleasePolicy>,
+}
+
+/// Why a key may not be given out, or not be made so that it may (behaviour sections 5 and 8).
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ReleaseRefused {
+    #[error("attributes.exportable needs a release_policy: nothing else says whom the key may be given to")]
+    NoPolicy,
+    #[error(
+        "release_policy goes with a key whose attributes.exportable is true, which is chosen when a key is made"
+    )]
+    NotExportable,
+    #[error("a key with key_ops value `import` opens others' keys and cannot be exportable")]
+    KeyExchangeKey,
+    #[error("attributes.exportable is fixed when a key is made")]
+    ExportableFixed,
+    #[error("the release policy of this key version is immutable")]
+    Immutable,
+    #[error("the key is not exportable: it never leaves this pool")]
+    NotReleasable,
+    #[error("{0}")]
+    Use(#[from] UseRefused),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -247,6 +272,22 @@ pub enum ChangeRefused {
     Operations(#[from] KeyOperationsRefused),
     #[error("{0}")]
     Window(#[from] EmptyWindow),
+    #[error("{0}")]
+    Release(#[from] ReleaseRefused),
+}
+
+/// Whether a key may be exportable as its maker wants it: with a policy, and never a key that opens others'.
+pub fn check_exportable(
+    exportable: bool,
+    release: Option<&ReleasePolicy>,
+    operations: KeyOperations,
+) -> Result<(), ReleaseRefused> {
+    match (exportable, release) {
+        (true, None) => Err(ReleaseRefused::NoPolicy),
+        (false, Some(_)) => Err(ReleaseRefused::NotExportable),
+        (true, Some(_)) if operations.contains(KeyOperation::Import) => Err(ReleaseRefused::KeyExchangeKey),
+        (true, Some(_)) | (false, None) => Ok(()),
+    }
 }
 
 /// How the material of a version came into the partition.
@@ -301,6 +342,8 @@ pub struct Version {
     pub attributes: Attributes,
     pub tags: Tags,
     pub origin: Origin,
+    /// There exactly when the version is exportable.
+    pub release: Option<ReleasePolicy>,
 }
 
 /// Why a key version may not be used for an operation now.
@@ -333,7 +376,28 @@ impl Version {
             None => self.operations,
         };
         let tags = change.tags.clone().unwrap_or_else(|| self.tags.clone());
-        Ok(Self { operations, attributes, tags, ..self.clone() })
+        let release = self.changed_release(change)?;
+        check_exportable(attributes.exportable, release.as_ref(), operations)?;
+        Ok(Self { operations, attributes, tags, release, ..self.clone() })
+    }
+
+    fn changed_release(&self, change: &VersionChange) -> Result<Option<ReleasePolicy>, ReleaseRefused> {
+        if change.exportable.is_some_and(|exportable| exportable != self.attributes.exportable) {
+            return Err(ReleaseRefused::ExportableFixed);
+        }
+        match (&self.release, &change.release) {
+            (Some(held), Some(new)) if held.is_immutable() && held != new => Err(ReleaseRefused::Immutable),
+            (held, new) => Ok(new.as_ref().or(held.as_ref()).cloned()),
+        }
+    }
+
+    /// The policy by which this version may be given out. `enabled` binds, the time window does not (behaviour section 5),
+    /// nor do `key_ops`: what permits a release is the policy.
+    pub fn check_release(&self) -> Result<&ReleasePolicy, ReleaseRefused> {
+        if !self.attributes.enabled {
+            return Err(UseRefused::Disabled { operation: KeyOperation::Export }.into());
+        }
+        self.release.as_ref().filter(|_| self.attributes.exportable).ok_or(ReleaseRefused::NotReleasable)
     }
 
     /// Whether this version may serve `operation` at `now`: enabled, in `key_ops`, and `nbf <= now < exp`.
@@ -509,6 +573,7 @@ mod tests {
             },
             tags: Tags::default(),
             origin: Origin::Generated,
+            release: None,
         };
         change(&mut version);
         version
@@ -626,6 +691,71 @@ mod tests {
         let import = [KeyOperation::Import].into_iter().collect();
         let change = VersionChange { operations: Some(import), ..VersionChange::default() };
         assert!(matches!(held.changed(&change, later), Err(ChangeRefused::Operations(_))));
+    }
+
+    fn policy(claim: &str, immutable: bool) -> Option<ReleasePolicy> {
+        let document = format!(
+            r#"{{"anyOf":[{{"authority":"https://a","allOf":[{{"claim":"{claim}","equals":1}}]}}]}}"#
+        );
+        Some(ReleasePolicy::new(document, None, immutable).unwrap())
+    }
+
+    fn exportable(release: Option<ReleasePolicy>) -> Version {
+        version(|v| {
+            v.attributes.exportable = true;
+            v.release = release;
+        })
+    }
+
+    #[test]
+    fn exportable_and_policy_come_together_and_never_on_a_key_exchange_key() {
+        let some = policy("a", false);
+        let import: KeyOperations = [KeyOperation::Import].into_iter().collect();
+        let check = |exportable, release: &Option<ReleasePolicy>, operations| {
+            check_exportable(exportable, release.as_ref(), operations)
+        };
+        assert_eq!(check(true, &some, KeyOperations::NONE), Ok(()));
+        assert_eq!(check(false, &None, import), Ok(()));
+        assert_eq!(check(true, &None, KeyOperations::NONE), Err(ReleaseRefused::NoPolicy));
+        assert_eq!(check(false, &some, KeyOperations::NONE), Err(ReleaseRefused::NotExportable));
+        assert_eq!(check(true, &some, import), Err(ReleaseRefused::KeyExchangeKey));
+    }
+
+    #[test]
+    fn a_policy_changes_until_it_is_immutable() {
+        let to = |release| VersionChange { release, ..VersionChange::default() };
+        let changed = |held: &Version, change: &VersionChange| held.changed(change, NOW);
+        let held = exportable(policy("a", false));
+        let other = changed(&held, &to(policy("b", true))).unwrap();
+        assert_eq!(other.release, policy("b", true));
+        for change in [policy("c", true), policy("b", false)] {
+            let refused = changed(&other, &to(change));
+            assert_eq!(refused, Err(ChangeRefused::Release(ReleaseRefused::Immutable)));
+        }
+        let disabled = VersionChange { enabled: Some(false), ..to(policy("b", true)) };
+        assert_eq!(changed(&other, &disabled).unwrap().release, policy("b", true));
+        let refused = changed(&version(|_| ()), &to(policy("a", false)));
+        assert_eq!(refused, Err(ChangeRefused::Release(ReleaseRefused::NotExportable)));
+        for (held, exportable) in [(&held, false), (&version(|_| ()), true)] {
+            let change = VersionChange { exportable: Some(exportable), ..VersionChange::default() };
+            assert_eq!(changed(held, &change), Err(ChangeRefused::Release(ReleaseRefused::ExportableFixed)));
+        }
+    }
+
+    #[test]
+    fn a_release_asks_for_enabled_and_a_policy_and_for_no_time() {
+        let held = exportable(policy("a", false));
+        let past = Version {
+            attributes: Attributes { expires: Some(IntDate::from_unix_seconds(1)), ..held.attributes },
+            ..held.clone()
+        };
+        assert!(past.check_release().is_ok());
+        let disabled =
+            Version { attributes: Attributes { enabled: false, ..held.attributes }, ..held.clone() };
+        assert!(matches!(disabled.check_release(), Err(ReleaseRefused::Use(UseRefused::Disabled { .. }))));
+        for no in [version(|_| ()), exportable(None), version(|v| v.release = policy("a", false))] {
+            assert_eq!(no.check_release(), Err(ReleaseRefused::NotReleasable));
+        }
     }
 
     #[test]

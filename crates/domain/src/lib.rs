@@ -6,10 +6,12 @@
 pub mod access;
 pub mod algorithm;
 pub mod guid;
+pub mod json;
 pub mod key;
 pub mod name;
 pub mod pool;
 pub mod principal;
+pub mod release;
 pub mod rotation;
 pub mod setting;
 pub mod test_mode;

@@ -1,6 +1,7 @@
 //! The few pieces of DER (X.690) that are read here: RSA public keys, and of a certificate its key and its validity.
 //!
-//! What is read was registered by an operator; the certificates that a peer sends are hashed and never parsed.
+//! What is read was registered by an operator, or comes from an attestation authority's key set; the certificates that a
+//! client sends are hashed and never parsed.
 
 use domain::time::Time;
 
@@ -22,12 +23,22 @@ pub(crate) struct Certificate<'a> {
     pub(crate) not_after: Time,
     /// The subject's key as a DER `RSAPublicKey`, or `None` if it is of another type.
     pub(crate) rsa_public_key: Option<&'a [u8]>,
+    /// What the issuer signed.
+    pub(crate) signed: &'a [u8],
+    /// Its `AlgorithmIdentifier`, content.
+    pub(crate) algorithm: &'a [u8],
+    pub(crate) signature: &'a [u8],
 }
 
 impl<'a> Certificate<'a> {
     pub(crate) fn parse(der: &'a [u8]) -> Option<Self> {
         let (certificate, after) = value(der, SEQUENCE)?;
-        let (to_be_signed, _) = value(certificate, SEQUENCE)?;
+        let (to_be_signed, rest) = value(certificate, SEQUENCE)?;
+        let signed = certificate.get(..certificate.len() - rest.len())?;
+        let (algorithm, rest) = value(rest, SEQUENCE)?;
+        // No unused bits.
+        let (signature, _) = value(rest, BIT_STRING)?;
+        let signature = signature.strip_prefix(&[0])?;
         let rest = value(to_be_signed, VERSION).map_or(to_be_signed, |(_, rest)| rest);
         let (_serial, rest) = value(rest, INTEGER)?;
         let (_signature_algorithm, rest) = value(rest, SEQUENCE)?;
@@ -40,7 +51,8 @@ impl<'a> Certificate<'a> {
         if !after.is_empty() || !end.is_empty() {
             return None;
         }
-        Some(Self { not_before, not_after, rsa_public_key: rsa_public_key(key_info)? })
+        let rsa_public_key = rsa_public_key(key_info)?;
+        Some(Self { not_before, not_after, rsa_public_key, signed, algorithm, signature })
     }
 }
 

@@ -3,6 +3,7 @@
 //! This crate establishes who is calling. It never decides what a caller may do, opens no socket, reads no file
 //! and no clock: the time is an argument, keys and documents come as bytes.
 
+pub mod attestation;
 pub mod audience;
 pub mod challenge;
 pub mod issuer;

@@ -152,6 +152,18 @@ pub fn app_certificate(layout: &Layout) -> Result<CertificateDer<'static>, Comma
     Ok(rustls_pki_types::pem::PemObject::from_pem_slice(&pem).map_err(|_| unreadable())?)
 }
 
+/// A key of the attestation authority for tests, and its certificate, which nobody signs but itself.
+pub fn attestation_key() -> Result<(SigningKey, Vec<u8>), CommandError> {
+    let signing = SigningKey::generate()?;
+    let key = KeyPair::from_pkcs8_pem_and_sign_algo(&signing.to_pkcs8_pem()?, &PKCS_RSA_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name("Holdfast quickstart attestation (class test)");
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    (params.not_before, params.not_after) = validity(Duration::days(365 * CA_YEARS));
+    let certificate = params.self_signed(&key)?.der().to_vec();
+    Ok((signing, certificate))
+}
+
 fn pool_names(host: &str) -> Result<Vec<SanType>, CommandError> {
     let dns = [host, "localhost"].into_iter().map(|name| Ok(SanType::DnsName(name.try_into()?)));
     let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];

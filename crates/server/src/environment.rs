@@ -63,6 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     export("HOLDFAST_POOL_URL_IP", &format!("https://127.0.0.1:{port}"))?;
     export("AUTHORITY_HOST", &settings.issuer_url())?;
+    export("HOLDFAST_ATTESTATION_URL", &settings.attestation_url())?;
     export("ARM_URL", &settings.control_url())?;
     export("SUBSCRIPTION_ID", &subscription_id(&TenantId::parse(&principals.tenant)?).to_string())?;
     export("LOCATION", control::LOCATION)?;

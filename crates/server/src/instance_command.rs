@@ -13,7 +13,7 @@ use crate::outgoing::{self, Outgoing};
 use crate::places::Capacity;
 use crate::quickstart::{self, Ended};
 use crate::root_of_trust::RootOfTrust;
-use crate::{hardening, issuer_key_source, limits, pool_listener, schedule};
+use crate::{authority_source, hardening, issuer_key_source, limits, pool_listener, schedule};
 use domain::pool::PoolClass;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
@@ -43,6 +43,8 @@ pub struct Start {
     pub authority: String,
     pub issuer_port: u16,
     pub outgoing: outgoing::Given,
+    /// CAs to trust for calls that the pool makes, in PEM.
+    pub outgoing_roots: String,
     pub genesis: Parameters,
 }
 
@@ -103,6 +105,7 @@ async fn serve(
     let outgoing = Outgoing::read(&start.limits, &start.outgoing)?;
     let pool = place.open(found, limits::read(&start.limits)?, &outgoing, switch).await?;
     pool.connect_key_source(|source| issuer_key_source::connect(source, start.issuer_port))?;
+    pool.connect_authorities(authority_source::trusting(start.outgoing_roots.clone().into_bytes()));
     let (close, closing) = watch::channel(false);
     let shared = Shared::new(tls.clone(), capacity.pool, closing.clone());
     let listeners = quickstart::bind_loopback("a pool", start.port)?;

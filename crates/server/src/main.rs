@@ -2,6 +2,7 @@
 
 mod admin;
 mod audit_command;
+mod authority_source;
 mod azure_blob;
 mod backup_folder;
 mod byok_command;

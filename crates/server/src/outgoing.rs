@@ -24,7 +24,8 @@ const CONNECT_TIME: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default, clap::Args, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Given {
-    /// Trust the CAs in this PEM file, and no others, for calls that the pool makes: to the storage of backups. A file of
+    /// Trust the CAs in this PEM file, and no others, for calls that the pool makes: to the storage of backups,
+    /// and to attestation authorities, where the CA here is trusted beside them. A file of
     /// the machine's own, such as /etc/ssl/certs/ca-certificates.crt, will do.
     #[arg(long, value_name = "FILE")]
     pub trust_ca: Option<PathBuf>,
@@ -95,6 +96,11 @@ impl Outgoing {
             return Err("blob endpoints need to be told which CAs to trust: give --trust-ca FILE, or trust_ca in pool.toml".into());
         }
         Ok(outgoing)
+    }
+
+    /// Whom a pool believes, in PEM.
+    pub fn roots(&self) -> &[u8] {
+        &self.roots
     }
 
     /// Azure Blob storage, if backups may go there.

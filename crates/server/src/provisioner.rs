@@ -54,6 +54,8 @@ pub struct Children {
     pub outgoing: outgoing::Given,
     /// What all pools are founded with; what differs is filled in.
     pub founding: Genesis,
+    /// CAs that pools trust for calls that they make, in PEM.
+    pub outgoing_roots: Vec<u8>,
     pub ports: Ports,
     pub running: Mutex<HashMap<String, Arc<Running>>>,
 }
@@ -124,6 +126,7 @@ impl Children {
             authority: self.challenged.clone(),
             issuer_port: self.issuer_port,
             outgoing: self.outgoing.absolute()?,
+            outgoing_roots: String::from_utf8(self.outgoing_roots.clone())?,
             genesis,
         })
     }

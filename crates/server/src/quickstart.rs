@@ -6,7 +6,7 @@
 
 use crate::CommandError;
 use crate::azure_blob::IdentityEndpoint;
-use crate::certificates::{CertificateAuthority, app_certificate};
+use crate::certificates::{CertificateAuthority, app_certificate, attestation_key};
 use crate::client::apply::Desired;
 use crate::environment::word;
 use crate::instance::Place;
@@ -19,8 +19,9 @@ use crate::provisioner::{Children, Ports};
 use crate::root_of_trust::{RootOfTrust, Sealed};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
-    admin, control, detach, files, hardening, holders, instance, issuer_federation, issuer_key_source,
-    limits, managed_identity, output, pool_listener, provisioner, proxy, remains, running, schedule, sealed,
+    admin, authority_source, control, detach, files, hardening, holders, instance, issuer_federation,
+    issuer_key_source, limits, managed_identity, output, pool_listener, provisioner, proxy, remains, running,
+    schedule, sealed,
 };
 use domain::access::{BuiltInRole, Scope};
 use domain::name::PoolName;
@@ -29,6 +30,7 @@ use domain::principal::TenantId;
 use domain::time::Time;
 use hyper_util::service::TowerToHyperService;
 use identity::Audiences;
+use identity::issuer::attestation::TestAuthority;
 use identity::issuer::{
     ClientCertificate, CloudConfig, DEFAULT_TOKEN_LIFETIME, FederatedCredential, GRAPH_AUDIENCE,
     INSTANCE_METADATA_PATH, Issuer, IssuerConfig, IssuerState, ManagedClient, ManagedIdentity, PoolView,
@@ -208,6 +210,10 @@ async fn serve(
 
     let issuer_port = settings.issuer_port();
     pool.connect_key_source(|source| issuer_key_source::connect(source, issuer_port))?;
+    let outgoing_roots = authority_source::roots(layout, &outgoing)?;
+    for pool in std::iter::once(&pool).chain(&blank_pools) {
+        pool.connect_authorities(authority_source::trusting(outgoing_roots.clone()));
+    }
     if arguments.rotate_issuer_key {
         rotate_issuer_key(layout, &issuer, &pool)?;
     }
@@ -237,14 +243,22 @@ async fn serve(
         challenged,
         outgoing: given,
         founding: control::founding(layout, &issuer, &principals.tenant)?,
+        outgoing_roots,
         ports: ports.clone(),
         running: Default::default(),
     });
     let own_pools = std::iter::once(&pool).chain(&blank_pools);
     let control = control::open(layout, &settings, &principals, &issuer, children.clone(), own_pools).await?;
     proxied.push(settings.control_port());
-    let of_routers =
-        [(listeners.issuer, issuer.clone().router()), (listeners.control, control.clone().router())];
+    let attestation = TestAuthority::new(
+        settings.attestation_url(),
+        || SystemClock.now(),
+        || attestation_key().inspect_err(|error| tracing::error!(%error, "no key for attestation")).ok(),
+    );
+    let of_routers = [
+        (listeners.issuer, issuer.clone().router().merge(attestation.router())),
+        (listeners.control, control.clone().router()),
+    ];
     for (listeners, router) in of_routers {
         let shared = shared(capacity.issuer)?;
         for listener in listeners {

@@ -119,6 +119,11 @@ impl Settings {
         format!("https://localhost:{}", self.issuer_port())
     }
 
+    /// Of the authority that vouches for whatever it is asked to.
+    pub fn attestation_url(&self) -> String {
+        format!("{}{}", self.issuer_url(), identity::issuer::attestation::PATH)
+    }
+
     pub fn proxy_port(&self) -> u16 {
         self.port + PROXY_OFFSET
     }

@@ -2,6 +2,7 @@
 //! a disabled or expired one is attested like any other.
 
 use crate::pool::Pool;
+use crate::release;
 use crate::ticket::{Recorded, Ticket};
 use crate::views::{KeyReference, KeyView};
 use crypto::attestation::{Attestor, KeyAttestation, KeyStatement};
@@ -28,8 +29,8 @@ impl Attestations {
     }
 
     fn of(&self, record: &VersionRecord, now: domain::time::IntDate) -> KeyAttestation {
-        // No key has a release policy yet.
-        let statement = self.attestor.statement(&record.version, &record.material, None, now);
+        let policy = record.version.release.as_ref().map(release::digest);
+        let statement = self.attestor.statement(&record.version, &record.material, policy, now);
         let place = (statement.name.clone(), statement.version);
         if let Some(kept) = self.kept.get(&place) {
             let (said, attestation) = kept.as_ref();

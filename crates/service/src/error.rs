@@ -6,12 +6,17 @@ use crypto::full_backup::FullBackupRefused;
 use crypto::key_backup::BackupRefused;
 use domain::access::{CustomRoleRefused, Denied, MalformedScope};
 use domain::guid::Guid;
-use domain::key::{ChangeRefused, EmptyWindow, KeyOperationsRefused, KeyRefused, TagsRefused, UseRefused};
+use domain::key::{
+    ChangeRefused, EmptyWindow, KeyOperationsRefused, KeyRefused, ReleaseRefused, TagsRefused, UseRefused,
+};
 use domain::name::{KeyName, KeyVersion};
 use domain::pool::PoolClass;
 use domain::principal::ObjectId;
+use domain::release::{Authority, PolicyRefused, Unmet};
 use domain::rotation::RotationRefused;
+use domain::setting::SettingRefused;
 use domain::test_mode::TestModeRefused;
+use identity::attestation::AssertionError;
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -49,6 +54,32 @@ pub enum Error {
     Key(#[from] KeyRefused),
     #[error("{0}")]
     Rotation(#[from] RotationRefused),
+    #[error("{0}")]
+    Policy(#[from] PolicyRefused),
+    #[error("{0}")]
+    Release(#[from] ReleaseRefused),
+    #[error(
+        "this pool does not take the word of {0} for a key release: an administrator lists it in setting HoldfastReleaseAuthorities"
+    )]
+    AuthorityNotAllowed(Authority),
+    #[error("target environment attestation statement cannot be verified: {0}")]
+    Assertion(AssertionError),
+    #[error(
+        "target environment attestation statement cannot be verified: its issuer {0} is not an authority that the key's release policy names"
+    )]
+    AssertionIssuer(String),
+    #[error(
+        "target environment attestation statement cannot be verified: the keys of {0} cannot be had; the pool's log says why"
+    )]
+    AuthorityUnavailable(Authority),
+    #[error(
+        "target environment attestation statement cannot be verified: another principal has used it before"
+    )]
+    AssertionReplayed,
+    #[error("target environment attestation statement does not meet the key's release policy: {0}")]
+    PolicyNotMet(Unmet),
+    #[error("nothing can be wrapped for key {0} in x-ms-runtime.keys of the attestation statement: {1}")]
+    ReleaseKey(String, String),
     #[error(
         "a key named {name} exists in this pool; delete and purge it before another is restored under its name"
     )]
@@ -79,6 +110,8 @@ pub enum Error {
     RoleScope,
     #[error("a setting named {0} was not found in this pool")]
     SettingNotFound(String),
+    #[error("{0}")]
+    Setting(#[from] SettingRefused),
     #[error("the tokens of principal {0} were not withdrawn")]
     NotBeforeNotFound(ObjectId),
     #[error("this pool holds at most {limit} {what}")]
@@ -160,6 +193,7 @@ impl From<ChangeRefused> for Error {
         match error {
             ChangeRefused::Operations(error) => error.into(),
             ChangeRefused::Window(error) => error.into(),
+            ChangeRefused::Release(error) => error.into(),
         }
     }
 }

@@ -8,7 +8,7 @@ use domain::guid::Guid;
 use domain::key::Key;
 use domain::name::{KeyName, KeyVersion};
 use domain::principal::ObjectId;
-use domain::setting::Setting;
+use domain::setting::{Setting, SettingValue};
 use domain::test_mode::TestMode;
 use domain::time::IntDate;
 use parking_lot::{Mutex, RwLock};
@@ -27,7 +27,7 @@ pub(crate) struct Index {
     roles: ArcSwap<RoleTable>,
     /// Held while a new role table is swapped in, so that none is lost.
     role_stamps: Mutex<RoleStamps>,
-    settings: RwLock<HashMap<Setting, Stamped<bool>>>,
+    settings: RwLock<HashMap<Setting, Stamped<SettingValue>>>,
     not_before: RwLock<HashMap<ObjectId, Stamped<IntDate>>>,
     activation: ArcSwapOption<Stamped<ActivationRecord>>,
     test_mode: ArcSwapOption<Stamped<TestMode>>,
@@ -254,7 +254,7 @@ impl Index {
     }
 
     /// What a setting was set to, if ever.
-    pub fn setting(&self, setting: Setting) -> Option<Stamped<bool>> {
+    pub fn setting(&self, setting: Setting) -> Option<Stamped<SettingValue>> {
         self.settings.read().get(&setting).cloned()
     }
 

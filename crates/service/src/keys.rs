@@ -15,7 +15,9 @@ use crypto::{
 use domain::access::{Action, Grant, Scope, action};
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
 use domain::guid::Guid;
-use domain::key::{Attributes, Key, KeyOperation, KeyOperations, Origin, Version, VersionChange};
+use domain::key::{
+    Attributes, Key, KeyOperation, KeyOperations, Origin, Version, VersionChange, check_exportable,
+};
 use domain::name::{KeyName, KeyVersion};
 use domain::setting::Setting;
 use domain::time::IntDate;
@@ -87,6 +89,7 @@ impl Pool {
         ticket.asks::<action::KeyCreate>(&scope);
         let made = async {
             let grant = ticket.authorize::<action::KeyCreate>(scope)?;
+            self.check_policy(new.release.as_ref())?;
             self.make_version(&grant, &new, version, Origin::Generated, generated(&new)).await
         };
         let made = made.await;
@@ -102,6 +105,7 @@ impl Pool {
         ticket.asks::<action::KeyImport>(&scope);
         let made = async {
             let grant = ticket.authorize::<action::KeyImport>(scope)?;
+            self.check_policy(new.release.as_ref())?;
             self.make_version(&grant, &new, version, Origin::Imported, imported(new.spec, parts)).await
         };
         let made = made.await;
@@ -124,6 +128,7 @@ impl Pool {
             let grant = ticket.authorize::<action::KeyImport>(scope)?;
             // Before anything costs: a name that is taken, or full, is known.
             self.extended(&wrapped.name, version)?;
+            self.check_policy(wrapped.release.as_ref())?;
             let parts = self.open_wrapped(&ticket, &wrapped).await?;
             let new = NewKey {
                 name: wrapped.name.clone(),
@@ -133,7 +138,8 @@ impl Pool {
                 enabled: wrapped.enabled,
                 not_before: wrapped.not_before,
                 expires: wrapped.expires,
-                exportable: false,
+                exportable: wrapped.exportable,
+                release: wrapped.release.clone(),
                 tags: wrapped.tags.clone(),
             };
             self.make_version(&grant, &new, version, Origin::Wrapped, imported(new.spec, parts)).await
@@ -220,7 +226,7 @@ impl Pool {
         ticket.record(result).await
     }
 
-    /// Changes attributes, `key_ops` or tags of one version.
+    /// Changes attributes, `key_ops`, tags or release policy of one version.
     pub async fn update_key(
         self: &Arc<Self>,
         mut ticket: Ticket,
@@ -238,6 +244,9 @@ impl Pool {
         let version = key.version.or_else(|| self.index().key(&key.name).map(|key| key.value.current()));
         ticket.about_key(&key.name, version);
         let now = self.key_time().int_date();
+        if let Err(refused) = self.check_policy(change.release.as_ref()) {
+            return ticket.record(Err(refused)).await;
+        }
         let decide = || {
             let held = self.live(&key.name, version)?;
             let changed = VersionRecord {
@@ -561,6 +570,7 @@ impl Pool {
             exportable: new.exportable,
         };
         attributes.check()?;
+        check_exportable(new.exportable, new.release.as_ref(), operations)?;
         // Before the costly part; decided again, for good, when the change is committed.
         self.extended(&new.name, version)?;
         let partition = self.partition().clone();
@@ -581,6 +591,7 @@ impl Pool {
             attributes,
             tags: new.tags.clone(),
             origin,
+            release: new.release.clone(),
         };
         Ok(VersionRecord { version, material: generated.masked })
     }

@@ -8,6 +8,7 @@ use crate::failures::FailureLimiter;
 use crate::index::Index;
 use crate::invocations::Invocations;
 use crate::key_backup::KeyBackups;
+use crate::release::{Releases, UsedAssertions};
 use crate::security_domain::{DomainState, Installer};
 use crate::test_mode::Simulation;
 use crate::ticket::{Recorded, RequestFacts, Ticket};
@@ -27,6 +28,7 @@ use domain::pool::{Genesis, KeySource, PoolClass};
 use domain::principal::{Caller, ObjectId};
 use domain::time::{IntDate, Time};
 use host::{Engine, Log};
+use identity::attestation::AuthorityKeyCache;
 use identity::{
     Audiences, KeySet, KeySetError, KeySetSource, MalformedSuffix, TokenError, TokenVerifier, VerifierConfig,
 };
@@ -150,6 +152,7 @@ pub struct Pool {
     key_backups: KeyBackups,
     attestations: Attestations,
     backups: Backups,
+    releases: Releases,
     verifier: TokenVerifier,
     /// The generation of the issuer's key set that the log knows of.
     recorded_keys: AtomicU64,
@@ -245,6 +248,14 @@ impl Pool {
         let backup_key = InstanceKey::generate();
         let claims = InstanceClaims { purpose: Purpose::Backup, ..claims };
         let backup_certificate = secrets.owner_key().certify(&claims, &backup_key);
+        let release_key = InstanceKey::generate();
+        let claims = InstanceClaims { purpose: Purpose::Release, ..claims };
+        let releases = Releases {
+            certificate: secrets.owner_key().certify(&claims, &release_key),
+            key: release_key,
+            authorities: AuthorityKeyCache::default(),
+            used: UsedAssertions::default(),
+        };
         let owner = secrets.owner_key().public_key();
         let key_backups = KeyBackups {
             key: secrets.backup_key(),
@@ -309,6 +320,7 @@ impl Pool {
             key_backups,
             attestations: Attestations::new(attestor),
             backups,
+            releases,
             verifier,
             recorded_keys: AtomicU64::new(0),
             node,
@@ -484,6 +496,10 @@ impl Pool {
 
     pub(crate) fn domain_state(&self) -> &DomainState {
         &self.domain
+    }
+
+    pub(crate) fn releases(&self) -> &Releases {
+        &self.releases
     }
 
     pub(crate) fn key_backups(&self) -> &KeyBackups {

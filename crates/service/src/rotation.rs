@@ -166,6 +166,7 @@ impl Pool {
             not_before: None,
             expires: policy.expires(self.key_time().int_date()),
             exportable: current.attributes.exportable,
+            release: current.release.clone(),
             tags: current.tags.clone(),
         })
     }

@@ -4,15 +4,17 @@ use crate::error::Error;
 use crate::pool::{Change, Pool};
 use crate::ticket::{Recorded, Ticket};
 use domain::access::{Scope, action};
-use domain::setting::Setting;
+use domain::release::Authority;
+use domain::setting::{self, Setting, SettingValue};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use storage::{Record, RecordId, SettingRecord};
 
 /// A setting as it stands.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SettingView {
     pub setting: Setting,
-    pub value: bool,
+    pub value: SettingValue,
 }
 
 impl Pool {
@@ -36,34 +38,53 @@ impl Pool {
         self: &Arc<Self>,
         mut ticket: Ticket,
         name: String,
-        value: bool,
+        value: SettingValue,
     ) -> Recorded<SettingView> {
         ticket.asks::<action::SettingWrite>(&Scope::Root);
-        let setting = ticket.authorize::<action::SettingWrite>(Scope::Root).and_then(|_| named(&name));
-        let setting = match setting {
-            Ok(setting) => setting,
+        let checked = ticket.authorize::<action::SettingWrite>(Scope::Root).and_then(|_| {
+            let setting = named(&name)?;
+            Ok((setting, setting.check(value)?))
+        });
+        let (setting, value) = match checked {
+            Ok(checked) => checked,
             Err(error) => return ticket.record(Err(error)).await,
         };
-        ticket.details(format!("{}={value}", setting.name()));
+        ticket.details(format!("{}={}", setting.name(), shown(&value)));
         let decide = || {
             let held = self.index().setting(setting);
             Ok(Change {
                 expectations: vec![(RecordId::Setting(setting), held.map(|held| held.stamp))],
-                puts: vec![Record::Setting(SettingRecord { setting, value })],
+                puts: vec![Record::Setting(SettingRecord { setting, value: value.clone() })],
                 deletes: vec![],
-                value: SettingView { setting, value },
+                value: SettingView { setting, value: value.clone() },
             })
         };
         self.record_change(ticket, decide).await
     }
 
-    /// What `setting` is now.
+    /// Whether a setting that is a boolean is on.
     pub(crate) fn setting(&self, setting: Setting) -> bool {
-        self.index().setting(setting).map_or(setting.default_value(), |held| held.value)
+        self.setting_view(setting).value == SettingValue::Boolean(true)
+    }
+
+    /// Whose word counts in release policies.
+    pub(crate) fn release_authorities(&self) -> BTreeSet<Authority> {
+        match self.setting_view(Setting::ReleaseAuthorities).value {
+            SettingValue::Text(text) => setting::release_authorities(&text).unwrap_or_default(),
+            SettingValue::Boolean(_) => BTreeSet::new(),
+        }
     }
 
     fn setting_view(&self, setting: Setting) -> SettingView {
-        SettingView { setting, value: self.setting(setting) }
+        let value = self.index().setting(setting).map_or(setting.default_value(), |held| held.value);
+        SettingView { setting, value }
+    }
+}
+
+fn shown(value: &SettingValue) -> String {
+    match value {
+        SettingValue::Boolean(value) => value.to_string(),
+        SettingValue::Text(text) => text.clone(),
     }
 }
 

@@ -6,6 +6,7 @@ use domain::algorithm::KeySpec;
 use domain::key::{KeyOperations, Tags, Version};
 use domain::name::{KeyName, KeyVersion};
 use domain::pool::RetentionDays;
+use domain::release::ReleasePolicy;
 use domain::time::IntDate;
 
 /// A key, or one of its versions.
@@ -28,6 +29,7 @@ pub struct NewKey {
     pub not_before: Option<IntDate>,
     pub expires: Option<IntDate>,
     pub exportable: bool,
+    pub release: Option<ReleasePolicy>,
     pub tags: Tags,
 }
 
@@ -49,6 +51,8 @@ pub struct WrappedKey {
     pub enabled: bool,
     pub not_before: Option<IntDate>,
     pub expires: Option<IntDate>,
+    pub exportable: bool,
+    pub release: Option<ReleasePolicy>,
     pub tags: Tags,
 }
 

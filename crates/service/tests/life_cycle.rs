@@ -13,6 +13,7 @@ use domain::guid::Guid;
 use domain::key::{KeyOperation, KeyRefused, VersionChange};
 use domain::name::KeyName;
 use domain::pool::{Genesis, PoolClass, RetentionDays};
+use domain::setting::SettingValue;
 use domain::time::IntDate;
 use serde_json::json;
 use service::{
@@ -326,11 +327,14 @@ async fn rsa15_can_be_turned_off_and_its_failures_are_limited_in_production() {
     assert_eq!(alarms.count(), 1);
 
     let name = "holdfastallowrsa15decryption".to_owned();
-    let denied = refused(pool.update_setting(ticket(&pool, APP), name.clone(), false).await);
+    let denied =
+        refused(pool.update_setting(ticket(&pool, APP), name.clone(), SettingValue::Boolean(false)).await);
     assert!(matches!(denied, Error::Denied(_)));
-    ok(pool.update_setting(ticket(&pool, ADMIN), name, false).await);
+    ok(pool.update_setting(ticket(&pool, ADMIN), name, SettingValue::Boolean(false)).await);
     assert!(matches!(refused(garbage().await), Error::Rsa15Off));
-    let unknown = refused(pool.update_setting(ticket(&pool, ADMIN), "nothing".into(), false).await);
+    let unknown = refused(
+        pool.update_setting(ticket(&pool, ADMIN), "nothing".into(), SettingValue::Boolean(false)).await,
+    );
     assert!(matches!(unknown, Error::SettingNotFound(_)));
 }
 

@@ -252,6 +252,8 @@ impl Run {
             not_before: not_before.map(IntDate::from_unix_seconds),
             expires: expires.map(IntDate::from_unix_seconds),
             tags: tags.clone().map(|tags| Tags::new(tags).unwrap()),
+            exportable: None,
+            release: None,
         };
         let now = self.now();
         let changed = self.model.version(name, key.version).and_then(|held| {

@@ -14,8 +14,9 @@ use domain::algorithm::KeySpec;
 use domain::guid::Guid;
 use domain::key::{Attributes, Key, KeyOperations, Origin, PublicKey, Tags, Version};
 use domain::name::KeyVersion;
+use domain::release::ReleasePolicy;
 use domain::rotation::{LifetimeAction, Period, RotationPolicy, Trigger};
-use domain::setting::Setting;
+use domain::setting::{Setting, SettingValue};
 use domain::test_mode::{TestMode, Throttle};
 use domain::time::IntDate;
 use minicbor::{Decode, Encode};
@@ -96,10 +97,22 @@ pub(crate) struct VersionV1 {
     tags: BTreeMap<String, String>,
     #[cbor(n(14), with = "minicbor::bytes")]
     material: Vec<u8>,
-    // 15 is kept for the release policy.
+    /// Absent unless the version is exportable.
+    #[n(15)]
+    release: Option<ReleaseV1>,
     /// 1 generated, 2 imported, 3 wrapped; absent where a release did not write it down.
     #[n(16)]
     origin: Option<u8>,
+}
+
+#[derive(Encode, Decode)]
+pub(crate) struct ReleaseV1 {
+    #[n(0)]
+    document: String,
+    #[n(1)]
+    content_type: String,
+    #[n(2)]
+    immutable: bool,
 }
 
 #[derive(Encode, Decode)]
@@ -158,8 +171,12 @@ struct TestModeV1 {
 struct SettingV1 {
     #[n(0)]
     name: String,
+    /// False for a setting that is no boolean.
     #[n(1)]
     value: bool,
+    /// Absent for a boolean.
+    #[n(2)]
+    text: Option<String>,
 }
 
 #[derive(Encode, Decode)]
@@ -286,7 +303,11 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
             })
         }
         Record::Setting(record) => {
-            to_bytes(&SettingV1 { name: record.setting.name().to_owned(), value: record.value })
+            let (value, text) = match &record.value {
+                SettingValue::Boolean(value) => (*value, None),
+                SettingValue::Text(text) => (false, Some(text.clone())),
+            };
+            to_bytes(&SettingV1 { name: record.setting.name().to_owned(), value, text })
         }
         Record::NotBefore(record) => to_bytes(&NotBeforeV1 {
             principal: record.principal.0,
@@ -339,7 +360,16 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
         kind::SETTING => {
             let wire: SettingV1 = from_bytes(bytes)?;
             let setting = Setting::parse(&wire.name).ok_or(UnreadableRecord::Malformed)?;
-            Ok(Record::Setting(SettingRecord { setting, value: wire.value }))
+            let value = match (wire.value, wire.text) {
+                (value, None) => SettingValue::Boolean(value),
+                (false, Some(text)) => SettingValue::Text(text),
+                (true, Some(_)) => return Err(UnreadableRecord::Malformed),
+            };
+            // As it was kept, or it was not kept by us.
+            match setting.check(value.clone()) {
+                Ok(checked) if checked == value => Ok(Record::Setting(SettingRecord { setting, value })),
+                Ok(_) | Err(_) => Err(UnreadableRecord::Malformed),
+            }
         }
         kind::NOT_BEFORE => {
             let wire: NotBeforeV1 = from_bytes(bytes)?;
@@ -519,6 +549,11 @@ pub(crate) fn version_to_wire(record: &VersionRecord) -> VersionV1 {
         tags: version.tags.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         material: record.material.0.clone(),
         origin: Some(version.origin).filter(|origin| *origin != Origin::Unknown).map(Origin::code),
+        release: version.release.as_ref().map(|policy| ReleaseV1 {
+            document: policy.document().to_owned(),
+            content_type: policy.content_type().to_owned(),
+            immutable: policy.is_immutable(),
+        }),
     }
 }
 
@@ -526,6 +561,13 @@ pub(crate) fn version_from_wire(wire: VersionV1) -> Result<VersionRecord, Unread
     let malformed = UnreadableRecord::Malformed;
     let spec = KeySpec::from_code(wire.key_type, wire.size).ok_or(malformed)?;
     let public = PublicKey::from_parts(spec, wire.public_1, wire.public_2).ok_or(malformed)?;
+    let release = wire.release.map(|wire| {
+        ReleasePolicy::new(wire.document, Some(wire.content_type), wire.immutable).map_err(|_| malformed)
+    });
+    let release = release.transpose()?;
+    if wire.exportable != release.is_some() {
+        return Err(malformed);
+    }
     Ok(VersionRecord {
         version: Version {
             name: wire.name.parse().map_err(|_| malformed)?,
@@ -548,6 +590,7 @@ pub(crate) fn version_from_wire(wire: VersionV1) -> Result<VersionRecord, Unread
                     Origin::from_code(code).filter(|origin| *origin != Origin::Unknown).ok_or(malformed)?
                 }
             },
+            release,
         },
         material: MaskedMaterial(wire.material),
     })
@@ -668,6 +711,7 @@ mod tests {
                     attributes,
                     tags: Tags::new(BTreeMap::from([("team".into(), "pay".into())])).unwrap(),
                     origin,
+                    release: None,
                 },
                 material: MaskedMaterial(vec![0xaa; 5]),
             })
@@ -721,7 +765,20 @@ mod tests {
                         .unwrap(),
                 ),
             ),
-            ("setting", Record::Setting(SettingRecord { setting: Setting::Rsa15Decryption, value: false })),
+            (
+                "setting",
+                Record::Setting(SettingRecord {
+                    setting: Setting::Rsa15Decryption,
+                    value: SettingValue::Boolean(false),
+                }),
+            ),
+            (
+                "setting-text",
+                Record::Setting(SettingRecord {
+                    setting: Setting::ReleaseAuthorities,
+                    value: SettingValue::Text("https://attest.example".into()),
+                }),
+            ),
             (
                 "not-before",
                 Record::NotBefore(NotBeforeRecord {
@@ -742,6 +799,7 @@ mod tests {
             ),
             ("version-oct", version(KeySpec::Oct(OctSize::Oct256), PublicKey::Oct)),
             ("version-wrapped", version_of(Origin::Wrapped, KeySpec::Oct(OctSize::Oct128), PublicKey::Oct)),
+            ("version-exportable", exportable(version(KeySpec::Oct(OctSize::Oct256), PublicKey::Oct))),
             (
                 "assignment",
                 Record::Assignment(RoleAssignment {
@@ -809,6 +867,30 @@ mod tests {
             },
             job(JobKind::Restore, None),
         ]
+    }
+
+    fn exportable(record: Record) -> Record {
+        let Record::Version(mut record) = record else { return record };
+        let document =
+            r#"{"anyOf":[{"authority":"https://attest.example","allOf":[{"claim":"a","equals":1}]}]}"#;
+        record.version.attributes.exportable = true;
+        record.version.release = Some(ReleasePolicy::new(document.into(), None, true).unwrap());
+        Record::Version(record)
+    }
+
+    /// What permits a release is the policy: neither goes without the other.
+    #[test]
+    fn an_exportable_version_without_a_policy_is_refused() {
+        let (_, record) = samples().into_iter().find(|(name, _)| *name == "version-exportable").unwrap();
+        let Record::Version(record) = record else { return };
+        let mut bare = record.clone();
+        bare.version.release = None;
+        let mut kept = record;
+        kept.version.attributes.exportable = false;
+        for record in [bare, kept] {
+            let bytes = encode(&Record::Version(record));
+            assert_eq!(decode(kind::VERSION, &bytes), Err(UnreadableRecord::Malformed));
+        }
     }
 
     fn rotation_policy() -> RotationPolicy {

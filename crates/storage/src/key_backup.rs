@@ -106,6 +106,7 @@ mod tests {
                 },
                 tags,
                 origin: Origin::Unknown,
+                release: None,
             },
             material: MaskedMaterial(vec![0xaa; material]),
         }

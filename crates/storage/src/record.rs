@@ -7,7 +7,7 @@ use domain::guid::Guid;
 use domain::key::{Key, Version};
 use domain::name::{KeyName, KeyVersion};
 use domain::principal::ObjectId;
-use domain::setting::Setting;
+use domain::setting::{Setting, SettingValue};
 use domain::test_mode::TestMode;
 use domain::time::IntDate;
 use std::collections::BTreeMap;
@@ -40,10 +40,10 @@ pub struct OutboxRecord {
 }
 
 /// A setting that was changed from its default, or back.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SettingRecord {
     pub setting: Setting,
-    pub value: bool,
+    pub value: SettingValue,
 }
 
 /// Tokens of a principal that were issued before this moment count for nothing.

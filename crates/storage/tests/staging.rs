@@ -191,6 +191,29 @@ async fn what_was_staged_for_nothing_and_what_was_replaced_are_removed() {
     assert!(snapshot.generation().unwrap() > 6);
 }
 
+/// Given up at any moment, before the switch or on its way: nothing that is in use is ever taken for a leftover.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_given_up_leaves_all_of_the_old_or_all_of_the_new() {
+    let secrets = DomainSecrets::generate();
+    for moment in 0..60_u32 {
+        let engine = engine(&SimDisk::new()).unwrap();
+        let (store, _) = open(engine.clone(), &secrets).await.unwrap();
+        let store = Arc::new(store);
+        let restoring = {
+            let store = store.clone();
+            tokio::spawn(async move { restore(&store).await })
+        };
+        tokio::time::sleep(std::time::Duration::from_micros(u64::from(moment) * 40)).await;
+        restoring.abort();
+        let _ = restoring.await;
+        store.commit(Transaction { puts: vec![of_principal(8, 9)], ..expecting_none(8) }).await.unwrap();
+        Arc::into_inner(store).unwrap().close().await;
+        let (mut assignments, _) = held(&open(engine, &secrets).await.unwrap().1);
+        assert!(assignments.remove(&(8, 9)));
+        assert!(assignments == before() || assignments == after(), "{assignments:?}");
+    }
+}
+
 fn expecting_none(number: u8) -> Transaction {
     let expectations = vec![(assignment(number).id(), None)];
     Transaction { expectations, puts: vec![], ..transaction(2) }

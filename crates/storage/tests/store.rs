@@ -292,6 +292,7 @@ fn put_versions(name: &str, count: u8, bytes: usize) -> Transaction {
             attributes,
             tags: Tags::default(),
             origin: Origin::Generated,
+            release: None,
         };
         Record::Version(VersionRecord { version, material: MaskedMaterial(vec![0; bytes]) })
     };

@@ -13,6 +13,7 @@ mod domain_files;
 mod handed_in;
 mod http_surface;
 mod memory;
+mod release;
 mod requests;
 mod tokens;
 
@@ -47,6 +48,9 @@ pub const TARGETS: &[Target] = targets![
     handed_in::private_key_pem,
     handed_in::key_exchange_key,
     handed_in::byok_file,
+    release::release_policy,
+    release::release_assertion,
+    release::authority_keys,
     disk::certificate,
     disk::owner_pem,
     disk::key_statement,

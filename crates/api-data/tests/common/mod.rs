@@ -2,6 +2,8 @@
 //! until it is moved, and an issuer whose key is made here.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod attestation;
+
 use api_data::{Api, ApiConfig, Connection};
 use aws_lc_rs::rand::SystemRandom as SigningRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
@@ -144,6 +146,7 @@ impl Bench {
             backup_targets: None,
         };
         let pool = Pool::open(parts).await.unwrap();
+        pool.connect_authorities(Arc::new(attestation::Authority));
         let config = ApiConfig {
             hosts: vec![HOST.into()],
             authority: "https://issuer.example/t".into(),

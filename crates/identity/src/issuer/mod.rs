@@ -8,6 +8,7 @@
 //! Here is a router without a listener. TLS, time limits and files are its owner's business.
 
 mod assertion;
+pub mod attestation;
 mod client_certificate;
 mod cloud;
 mod documents;

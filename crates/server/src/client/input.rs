@@ -22,7 +22,6 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 );
 /// More than the service takes in one call, so that it is the service that says what is too much.
 const MAX_BYTES: u64 = 128 * 1024;
-
 const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;
 
 pub fn encode(bytes: &[u8]) -> Zeroizing<String> {

@@ -18,11 +18,7 @@ pub enum Command {
     /// Show one setting.
     Show { name: String },
     /// Change a setting.
-    Set {
-        name: String,
-        #[arg(action = clap::ArgAction::Set)]
-        value: bool,
-    },
+    Set { name: String, value: String },
 }
 
 /// A setting as the service writes it. Its value is a word, whatever its type.
@@ -45,7 +41,7 @@ pub fn run(arguments: Arguments<Command>) -> Result<ExitCode, CommandError> {
             Command::List => (Method::GET, "/settings".to_owned(), None),
             Command::Show { name } => (Method::GET, path(&name), None),
             Command::Set { name, value } => {
-                let body = json!({ "value": value.to_string() }).to_string();
+                let body = json!({ "value": value }).to_string();
                 (Method::PATCH, path(&name), Some(body.into()))
             }
         };

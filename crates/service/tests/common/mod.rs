@@ -170,6 +170,7 @@ pub fn new_key(name: &str, spec: KeySpec) -> NewKey {
         not_before: None,
         expires: None,
         exportable: false,
+        release: None,
         tags: Tags::default(),
     }
 }

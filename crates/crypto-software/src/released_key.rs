@@ -1,0 +1,59 @@
+//! Keys on their way out, wrapped: CKM_RSA_AES_KEY_WRAP and its kin, the inverse of [`crate::wrapped_key`].
+
+use crate::aws_lc::AesEncrypting;
+use crate::errors::{failed_to, invalid_material};
+use crate::pkcs8;
+use aws_lc_rs::rsa::{
+    OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OaepPublicEncryptingKey,
+    PublicEncryptingKey, PublicKeyComponents,
+};
+use crypto::release::{KeyWrap, ReleaseKey};
+use crypto::{PartitionError, SecretBytes};
+use domain::algorithm::KeySpec;
+
+const AES_BYTES: usize = 32;
+
+/// `material` as it is masked: RSA in PKCS#8, EC as scalar ‖ point, symmetric as it is.
+pub(crate) fn wrap(
+    spec: KeySpec,
+    material: &[u8],
+    to: &ReleaseKey,
+    wrap: KeyWrap,
+) -> Result<Vec<u8>, PartitionError> {
+    let outer = encrypting(to)?;
+    let mut key = SecretBytes::zeroed(AES_BYTES);
+    aws_lc_rs::rand::fill(key.danger_expose_mut()).map_err(failed_to("make random bytes"))?;
+    let wrapping =
+        AesEncrypting::new(key.danger_expose()).ok_or(PartitionError::Internal("prepare an AES key"))?;
+    let inner = match spec {
+        KeySpec::Rsa(_) | KeySpec::Oct(_) => wrapping.wrap_padded(material),
+        KeySpec::Ec(curve) => {
+            let der = pkcs8::of_ec_material(curve, material)
+                .ok_or_else(|| invalid_material(format!("not a private key on {}", curve.as_str())))?;
+            wrapping.wrap_padded(der.danger_expose())
+        }
+    };
+    let inner = inner.ok_or(PartitionError::Internal("wrap a key"))?;
+    let hash = match wrap {
+        KeyWrap::Sha1 => &OAEP_SHA1_MGF1SHA1,
+        KeyWrap::Sha256 => &OAEP_SHA256_MGF1SHA256,
+        KeyWrap::Sha384 => &OAEP_SHA384_MGF1SHA384,
+    };
+    let mut wrapped = vec![0; to.size().bytes()];
+    let written = outer
+        .encrypt(hash, key.danger_expose(), &mut wrapped, None)
+        .map_err(failed_to("encrypt to a release key"))?
+        .len();
+    if written != wrapped.len() {
+        return Err(PartitionError::Internal("encrypt to a release key"));
+    }
+    wrapped.extend_from_slice(&inner);
+    Ok(wrapped)
+}
+
+fn encrypting(to: &ReleaseKey) -> Result<OaepPublicEncryptingKey, PartitionError> {
+    let components = PublicKeyComponents { n: to.modulus(), e: to.exponent() };
+    let key: Result<PublicEncryptingKey, _> = components.try_into();
+    key.and_then(OaepPublicEncryptingKey::new)
+        .map_err(|_| invalid_material("it is no RSA key that anybody can encrypt to".into()))
+}

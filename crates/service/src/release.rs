@@ -1,0 +1,222 @@
+//! Secure key release (behaviour section 8): a key leaves, wrapped for an environment that an authority vouches for, if the
+//! key's policy says that this is enough.
+//!
+//! In order: the right, the key and its policy, who issued the assertion and whether that authority counts here, its keys,
+//! signature and times, the policy's conditions, and that nobody else used the assertion. Only then is material touched. What
+//! is not proven is refused.
+
+use crate::error::Error;
+use crate::keys::binding;
+use crate::pool::Pool;
+use crate::ticket::{Recorded, Ticket};
+use crate::views::{KeyReference, KeyView};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use crypto::certificate::InstanceKey;
+use crypto::digest::{hex, sha256};
+use crypto::release::{KeyWrap, ReleaseKey};
+use domain::access::{Grant, Scope, action};
+use domain::json::shown;
+use domain::pool::PoolClass;
+use domain::principal::ObjectId;
+use domain::release::{Authority, ReleasePolicy};
+use domain::time::Time;
+use identity::attestation::{Assertion, AssertionError, Attested, AuthorityKeyCache, AuthoritySource};
+use parking_lot::Mutex;
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Assertions that were used and have not expired.
+const MAX_USED_ASSERTIONS: usize = 16_384;
+
+/// What a caller asks for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ReleaseRequest {
+    /// The assertion, a signed JWT.
+    pub target: String,
+    pub wrap: KeyWrap,
+}
+
+/// A key on its way out.
+pub struct ReleasedKey {
+    pub view: KeyView,
+    /// The material, wrapped.
+    pub wrapped: Vec<u8>,
+    pub wrap: KeyWrap,
+    /// The name of the environment's key that it is wrapped for.
+    pub release_kid: String,
+}
+
+/// Of one incarnation.
+pub(crate) struct Releases {
+    pub key: InstanceKey,
+    /// DER.
+    pub certificate: Vec<u8>,
+    pub authorities: AuthorityKeyCache,
+    pub used: UsedAssertions,
+}
+
+/// Who used which assertion, until it expires. An environment asks for several keys with one, and asks again where an answer
+/// was lost; whoever else presents it has overheard it.
+#[derive(Default)]
+pub(crate) struct UsedAssertions(Mutex<HashMap<[u8; 32], (ObjectId, Time)>>);
+
+impl UsedAssertions {
+    fn admit(&self, attested: &Attested, caller: ObjectId, now: Time) -> Result<(), Error> {
+        let mut used = self.0.lock();
+        match used.get(&attested.hash) {
+            Some((first, _)) if *first == caller => return Ok(()),
+            Some(_) => return Err(Error::AssertionReplayed),
+            None => {}
+        }
+        if used.len() >= MAX_USED_ASSERTIONS {
+            used.retain(|_, (_, expires)| *expires > now);
+            if used.len() >= MAX_USED_ASSERTIONS {
+                return Err(Error::Busy("key releases"));
+            }
+        }
+        used.insert(attested.hash, (caller, attested.expires));
+        Ok(())
+    }
+}
+
+impl Pool {
+    /// Where documents of attestation authorities come from. Without it nothing is released.
+    pub fn connect_authorities(&self, source: Arc<dyn AuthoritySource>) {
+        self.releases().authorities.set_source(source);
+    }
+
+    /// Gives a key version out. `render` makes the answer's payload, which is signed with this incarnation's key for releases:
+    /// a JWS in compact form.
+    pub async fn release_key(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        key: KeyReference,
+        request: ReleaseRequest,
+        render: impl FnOnce(&ReleasedKey) -> serde_json::Value,
+    ) -> Recorded<String> {
+        let scope = Scope::Key(key.name.clone());
+        ticket.about_key(&key.name, key.version);
+        ticket.with_algorithm(request.wrap.as_str());
+        ticket.asks::<action::KeyRelease>(&scope);
+        // The version that is current now is the one meant, whatever becomes current meanwhile.
+        let version = key.version.or_else(|| self.index().key(&key.name).map(|key| key.value.current()));
+        let key = KeyReference { version, ..key };
+        let released = async {
+            let grant = ticket.authorize::<action::KeyRelease>(scope)?;
+            self.release(&grant, &key, &request).await
+        };
+        let result = match released.await {
+            Ok((released, detail)) => {
+                ticket.about_key(&key.name, Some(released.view.version.version));
+                ticket.details(detail);
+                self.sign_release(&render(&released))
+            }
+            Err(error) => {
+                ticket.about_key(&key.name, version);
+                Err(error)
+            }
+        };
+        ticket.record(result).await
+    }
+
+    async fn release(
+        &self,
+        grant: &Grant<'_, action::KeyRelease>,
+        key: &KeyReference,
+        request: &ReleaseRequest,
+    ) -> Result<(ReleasedKey, String), Error> {
+        let asked = self.stored(grant, key.version)?.version.value;
+        let policy = asked.version.check_release()?.clone();
+        let assertion = Assertion::parse(&request.target).map_err(Error::Assertion)?;
+        let authority = policy.policy().authority(assertion.issuer());
+        let authority = authority.ok_or_else(|| Error::AssertionIssuer(shown(assertion.issuer())))?.clone();
+        self.check_authority(&authority)?;
+
+        let keys = self.releases().authorities.keys(&authority, assertion.kid(), self.now()).await;
+        let keys = keys.map_err(|_| Error::AuthorityUnavailable(authority.clone()))?;
+        let now = self.now();
+        let issuer = assertion.issuer().to_owned();
+        let attested = assertion.verify(&keys, now).map_err(Error::Assertion)?;
+        policy.policy().check(&issuer, &attested.claims).map_err(Error::PolicyNotMet)?;
+        let to = &attested.release_key;
+        let release_key = ReleaseKey::new(&to.modulus, &to.exponent)
+            .map_err(|error| Error::ReleaseKey(shown(&to.kid), error.to_string()))?;
+        self.releases().used.admit(&attested, grant.caller().object_id, now)?;
+
+        // Fetching keys may have taken seconds: what was withdrawn meanwhile counts.
+        let held = self.stored(grant, key.version)?.version.value;
+        if held.version.check_release()? != &policy {
+            return Err(Error::TooManyConflicts);
+        }
+        let version = &held.version;
+        let binding = binding(self.genesis().pool, &version.name, version.version);
+        let wrapped =
+            self.partition().release(version.spec, &held.material, &binding, &release_key, request.wrap)?;
+        let detail = described(&authority, &policy, &to.kid);
+        let view = self.view(version);
+        let release_kid = to.kid.clone();
+        Ok((ReleasedKey { view, wrapped, wrap: request.wrap, release_kid }, detail))
+    }
+
+    /// Whether the word of `authority` counts in this pool.
+    fn check_authority(&self, authority: &Authority) -> Result<(), Error> {
+        match self.genesis().class {
+            // Whoever has a certificate that the pool's roots vouch for, and no secrets worth more.
+            PoolClass::Test => Ok(()),
+            PoolClass::Production if self.release_authorities().contains(authority) => Ok(()),
+            PoolClass::Production => Err(Error::AuthorityNotAllowed(authority.clone())),
+        }
+    }
+
+    /// Whether a key may get this policy here.
+    pub(crate) fn check_policy(&self, policy: Option<&ReleasePolicy>) -> Result<(), Error> {
+        let authorities = policy.into_iter().flat_map(|policy| policy.policy().authorities());
+        authorities.into_iter().try_for_each(|authority| self.check_authority(authority))
+    }
+
+    fn sign_release(&self, payload: &serde_json::Value) -> Result<String, Error> {
+        let Releases { key, certificate, .. } = self.releases();
+        let thumbprint = sha256(&[certificate]);
+        let header = json!({
+            "alg": "ES256",
+            "kid": hex(&thumbprint),
+            "typ": "JWT",
+            "x5c": [STANDARD.encode(certificate)],
+            "x5t#S256": URL_SAFE_NO_PAD.encode(thumbprint),
+        });
+        let encoded = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", encoded(&header), encoded(payload));
+        let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()));
+        Ok(format!("{signed}.{signature}"))
+    }
+}
+
+/// SHA-256 of the document as its owner wrote it.
+pub(crate) fn digest(policy: &ReleasePolicy) -> [u8; 32] {
+    sha256(&[policy.document().as_bytes()])
+}
+
+/// For the event: by whose word, by which policy, to which key.
+fn described(authority: &Authority, policy: &ReleasePolicy, kid: &str) -> String {
+    format!(
+        "released by the word of {authority}, policy SHA-256 {}, wrapped for {}",
+        hex(&digest(policy)),
+        shown(kid)
+    )
+}
+
+/// Whether an assertion was refused for its form, before anybody was asked about it.
+pub fn is_malformed(error: &AssertionError) -> bool {
+    matches!(
+        error,
+        AssertionError::TooLong(_)
+            | AssertionError::NotJws
+            | AssertionError::NotJson { .. }
+            | AssertionError::NamesNoKey
+            | AssertionError::CriticalExtension
+            | AssertionError::WrongType(_)
+            | AssertionError::UnsupportedAlgorithm(_)
+    )
+}
