@@ -43,6 +43,7 @@ GOOD_BODIES = {
     "CreateAssignment": {"properties": {"principalId": str(uuid.uuid4()), "roleDefinitionId": CRYPTO_USER}},
     "DefineRole": {"properties": {"roleName": "mine", "permissions": []}},
     "UpdateSetting": {"value": "true"},
+    "UpdateTestMode": {},
     "SetNotBefore": {},
     "ImportKey": {"key": {"kty": "oct-HSM", "k": b64(bytes(32))}},
     "RestoreKey": {"value": b64(b"x")},

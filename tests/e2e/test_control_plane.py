@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 import uuid
 
+import by_address
 import holdfast
 import pytest
 from azure.identity import ClientSecretCredential
@@ -261,18 +262,9 @@ def test_a_right_in_the_control_plane_is_none_in_a_pool(own, owner, variables):
 
 
 def data_plane(variables, port, path, token):
-    context = ssl.create_default_context(cafile=variables["CA_BUNDLE"])
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-    )
-    request = urllib.request.Request(
-        f"https://127.0.0.1:{port}{path}", headers={"Authorization": f"Bearer {token}"}
-    )
-    try:
-        with opener.open(request, timeout=30) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
+    """Of the pool `vault`, through the gateway."""
+    name = "vault.managedhsm.localhost"
+    return by_address.call("127.0.0.1", port, variables["CA_BUNDLE"], name=name, path=path, token=token)["status"]
 
 
 def test_bad_input_is_refused_in_words_and_changes_nothing(owner):
@@ -284,8 +276,8 @@ def test_bad_input_is_refused_in_words_and_changes_nothing(owner):
         ("good", wanted(owner, initialAdminObjectIds=["ada"]), "initialAdminObjectIds"),
         ("good", wanted(owner, softDeleteRetentionInDays="6"), "softDeleteRetentionInDays"),
         ("good", wanted(owner, tenantId=str(uuid.uuid4())), "tenantId"),
-        ("good", wanted(owner, networkAcls={"defaultAction": "Deny"}), "networkAcls"),
-        ("good", wanted(owner, publicNetworkAccess="Disabled"), "publicNetworkAccess"),
+        ("good", wanted(owner, networkAcls={"defaultAction": "No"}), "networkAcls"),
+        ("good", wanted(owner, publicNetworkAccess="No"), "publicNetworkAccess"),
         ("good", {**wanted(owner), "location": "moon"}, "location"),
         ("good", {**wanted(owner), "sku": {"family": "C", "name": "X"}}, "sku"),
         ("good", [], "object"),

@@ -36,6 +36,12 @@ const TOOLS: &[Tool] = &[
         packages: &["python3", "python3-venv"],
     },
     Tool {
+        name: "iproute2",
+        used_for: "the end-to-end tests of network rules, which need addresses of their own",
+        works: |workspace| answers(workspace, "ip", &["-V"]),
+        packages: &["iproute2"],
+    },
+    Tool {
         name: "bash",
         used_for: "the end-to-end tests",
         works: |workspace| answers(workspace, "bash", &["--version"]),

@@ -4,13 +4,17 @@ use crate::Control;
 use crate::problem::Problem;
 use crate::route::PoolPart;
 use fabric::pools::{FabricConfig, Life, POOL_TYPE, PoolRecord};
-use fabric::{Assignment, CreateMode, CreatePool, InstanceState, PoolResource, Role, Scope, UpdatePool};
+use fabric::{
+    Assignment, CreateMode, CreatePool, InstanceState, Network, PoolResource, Role, Scope, UpdateNetwork,
+    UpdatePool,
+};
 use identity::query_value;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// From this version on the endpoints are one object, before it a list of them.
 const ONE_OBJECT_SINCE: &str = "2022-09-01";
+const IP_RULES: &str = "a list of objects with a member 'value' such as '192.0.2.0/24'";
 const VAULT_TYPE: &str = "Microsoft.KeyVault/vaults";
 
 pub fn list(value: Vec<Value>) -> Value {
@@ -134,14 +138,22 @@ pub fn pool(config: &FabricConfig, pool: &PoolResource) -> Value {
             "createMode": "default",
             "provisioningState": provisioning,
             "statusMessage": message,
-            "networkAcls": {
-                "bypass": "None", "defaultAction": "Allow", "ipRules": [], "virtualNetworkRules": [],
-            },
-            "publicNetworkAccess": "Enabled",
+            "networkAcls": network_acls(&record.network),
+            "publicNetworkAccess": if record.network.public_access { "Enabled" } else { "Disabled" },
             "regions": [],
             "privateEndpointConnections": [],
             "securityDomainProperties": {"activationStatus": activation, "activationStatusMessage": message},
         },
+    })
+}
+
+fn network_acls(network: &Network) -> Value {
+    let ip_rules: Vec<Value> = network.ip_rules.iter().map(|rule| json!({"value": rule})).collect();
+    json!({
+        "bypass": if network.bypass { "AzureServices" } else { "None" },
+        "defaultAction": if network.deny_by_default { "Deny" } else { "Allow" },
+        "ipRules": ip_rules,
+        "virtualNetworkRules": [],
     })
 }
 
@@ -183,7 +195,7 @@ pub fn deleted(config: &FabricConfig, record: &PoolRecord) -> Value {
 
 /// Members that are only read are passed over: clients send back what they were given.
 pub fn create(body: &Value) -> Result<CreatePool, Problem> {
-    let UpdatePool { administrators, retention_days, purge_protection, tags } = update(body)?;
+    let UpdatePool { administrators, retention_days, purge_protection, tags, network } = update(body)?;
     let properties = body.get("properties").unwrap_or(&Value::Null);
     let mode = match text(properties, "createMode")? {
         None => CreateMode::Default,
@@ -205,6 +217,7 @@ pub fn create(body: &Value) -> Result<CreatePool, Problem> {
         retention_days,
         purge_protection,
         tags,
+        network,
     })
 }
 
@@ -214,7 +227,7 @@ pub fn update(body: &Value) -> Result<UpdatePool, Problem> {
     if !properties.is_null() && !properties.is_object() {
         return Err(wrong("properties", "an object"));
     }
-    check_network(properties)?;
+    let network = network(properties)?;
     if properties.get("enableSoftDelete").is_some_and(|value| value == &Value::Bool(false)) {
         return Err(wrong("properties.enableSoftDelete", "true"));
     }
@@ -246,31 +259,62 @@ pub fn update(body: &Value) -> Result<UpdatePool, Problem> {
         }
         Some(_) => return Err(wrong("tags", "an object of strings")),
     };
-    Ok(UpdatePool { administrators, retention_days, purge_protection, tags })
+    Ok(UpdatePool { administrators, retention_days, purge_protection, tags, network })
 }
 
-/// A rule that nobody enforces would be worse than none: what restricts is refused.
-fn check_network(properties: &Value) -> Result<(), Problem> {
-    let unsupported =
-        |what: &str| Err(Problem::invalid(format!("{what} is not supported yet: nothing would enforce it.")));
+/// Rules of kinds that a managed HSM does not have are refused: one that nobody enforces would be worse than none.
+fn network(properties: &Value) -> Result<UpdateNetwork, Problem> {
     let is_list_with_any = |value: Option<&Value>| value.is_some_and(|value| value != &json!([]));
-    if let Some(rules) = member(properties, "networkAcls") {
-        let action = text(rules, "defaultAction")?.unwrap_or("Allow");
-        let lists = ["ipRules", "virtualNetworkRules", "serviceTags"];
-        if !action.eq_ignore_ascii_case("Allow")
-            || lists.iter().any(|name| is_list_with_any(member(rules, name)))
-        {
-            return unsupported("A restriction in properties.networkAcls");
-        }
-    }
-    if text(properties, "publicNetworkAccess")?.is_some_and(|access| !access.eq_ignore_ascii_case("Enabled"))
-    {
-        return unsupported("properties.publicNetworkAccess other than 'Enabled'");
-    }
     if is_list_with_any(member(properties, "regions")) {
         return Err(Problem::invalid("properties.regions is not supported: there is one region.".to_owned()));
     }
-    Ok(())
+    let public_access =
+        choice(properties, "properties.", "publicNetworkAccess", [("Enabled", true), ("Disabled", false)])?;
+    let Some(rules) = member(properties, "networkAcls") else {
+        return Ok(UpdateNetwork { public_access, ..UpdateNetwork::default() });
+    };
+    if !rules.is_object() {
+        return Err(wrong("properties.networkAcls", "an object"));
+    }
+    for name in ["virtualNetworkRules", "serviceTags"] {
+        if is_list_with_any(member(rules, name)) {
+            return Err(Problem::invalid(format!(
+                "properties.networkAcls.{name} must be empty: a managed HSM has IP rules only."
+            )));
+        }
+    }
+    let ip_rules = match member(rules, "ipRules") {
+        None => None,
+        Some(Value::Array(rules)) => {
+            let value = |rule: &Value| rule.get("value")?.as_str().map(str::to_owned);
+            let rules = rules.iter().map(value).collect::<Option<Vec<_>>>();
+            Some(rules.ok_or_else(|| wrong("properties.networkAcls.ipRules", IP_RULES))?)
+        }
+        Some(_) => return Err(wrong("properties.networkAcls.ipRules", IP_RULES)),
+    };
+    let place = "properties.networkAcls.";
+    Ok(UpdateNetwork {
+        deny_by_default: choice(rules, place, "defaultAction", [("Deny", true), ("Allow", false)])?,
+        bypass: choice(rules, place, "bypass", [("AzureServices", true), ("None", false)])?,
+        ip_rules,
+        public_access,
+    })
+}
+
+fn choice(
+    value: &Value,
+    place: &str,
+    name: &str,
+    choices: [(&str, bool); 2],
+) -> Result<Option<bool>, Problem> {
+    let Some(value) = member(value, name) else { return Ok(None) };
+    let chosen =
+        choices.iter().find(|(word, _)| value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(word)));
+    let [first, second] = choices.map(|(word, _)| word);
+    match chosen {
+        Some((_, meaning)) => Ok(Some(*meaning)),
+        None => Err(wrong(&format!("{place}{name}"), &format!("'{first}' or '{second}'"))),
+    }
 }
 
 /// `null` is as good as absent.

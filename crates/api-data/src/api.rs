@@ -6,6 +6,7 @@ use crate::problem::{self, Problem};
 use crate::route::{Route, RouteRefused};
 use bytes::Bytes;
 use domain::guid::Guid;
+use domain::network::Blocked;
 use domain::pool::PoolClass;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
@@ -31,10 +32,19 @@ const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-reque
 /// What the listener knows of a connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    pub peer: SocketAddr,
+    pub origin: Origin,
     /// The server name that the client asked for (SNI), if any.
     pub server_name: Option<Arc<str>>,
     pub local_port: u16,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// The client's true address, whatever passed the connection on.
+    Network(SocketAddr),
+    /// The local administration socket, where the firewall is not asked. Token and role are.
+    Administration,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +103,13 @@ impl Api {
             Ok(host) => host,
             Err(problem) => return Answer::problem(problem),
         };
+        if let Err(blocked) = self.admit(connection) {
+            let operation = Route::parse(&head.method, head.uri.path());
+            let operation = operation.map_or("Unknown", |route| route.kind().operation());
+            let facts = self.facts(&head, &host, connection, request_id);
+            self.pool.record_blocked(blocked, operation, facts).await;
+            return Answer::problem(problem::problem(&Error::Blocked(blocked)));
+        }
         if head.method == http::Method::GET && head.uri.path().eq_ignore_ascii_case("/healthstatus") {
             return Answer::ok(serde_json::json!({}), None);
         }
@@ -104,19 +121,7 @@ impl Api {
             },
         };
         let api_version = query(&head.uri, "api-version");
-        let facts = RequestFacts {
-            request_id,
-            correlation_id: text_header(&head.headers, &CLIENT_REQUEST_ID, MAX_CORRELATION_ID)
-                .unwrap_or_else(|| request_id.to_string()),
-            client_address: connection.peer.ip().to_canonical().to_string(),
-            user_agent: text_header(&head.headers, &http::header::USER_AGENT, MAX_USER_AGENT)
-                .unwrap_or_default(),
-            uri: logged_uri(&host, &head.uri),
-            api_version: api_version.clone().unwrap_or_default().chars().take(32).collect(),
-            received: Instant::now(),
-            received_at: self.pool.now(),
-            show: problem::show,
-        };
+        let facts = self.facts(&head, &host, connection, request_id);
         let full_receipt = head.headers.contains_key(RECEIPT);
         let mut ticket = self.pool.admit(caller, facts);
         let route = Route::parse(&head.method, head.uri.path());
@@ -144,6 +149,39 @@ impl Api {
             max_body_bytes: exchange::max_body_bytes(&route),
         };
         exchange.answer(route, body).await
+    }
+
+    /// Before the token is looked at, and before anything else of the request is acted on.
+    fn admit(&self, connection: &Connection) -> Result<(), Blocked> {
+        match connection.origin {
+            Origin::Network(address) => self.pool.admit_address(address.ip()),
+            Origin::Administration => Ok(()),
+        }
+    }
+
+    fn facts(
+        &self,
+        head: &http::request::Parts,
+        host: &str,
+        connection: &Connection,
+        request_id: Guid,
+    ) -> RequestFacts {
+        RequestFacts {
+            request_id,
+            correlation_id: text_header(&head.headers, &CLIENT_REQUEST_ID, MAX_CORRELATION_ID)
+                .unwrap_or_else(|| request_id.to_string()),
+            client_address: match connection.origin {
+                Origin::Network(address) => address.ip().to_canonical().to_string(),
+                Origin::Administration => "administration socket".to_owned(),
+            },
+            user_agent: text_header(&head.headers, &http::header::USER_AGENT, MAX_USER_AGENT)
+                .unwrap_or_default(),
+            uri: logged_uri(host, &head.uri),
+            api_version: query(&head.uri, "api-version").unwrap_or_default().chars().take(32).collect(),
+            received: Instant::now(),
+            received_at: self.pool.now(),
+            show: problem::show,
+        }
     }
 
     /// The host as the client wrote it, port included, if it is one of ours; the server name must be, too.
@@ -197,7 +235,9 @@ impl Api {
         headers.insert("x-ms-keyvault-service-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
         headers.insert("x-ms-keyvault-region", HeaderValue::from_static("local"));
         put(headers, "x-ms-request-id", &request_id.to_string());
-        put(headers, "x-ms-keyvault-network-info", &network_info(connection.peer.ip()));
+        if let Origin::Network(address) = connection.origin {
+            put(headers, "x-ms-keyvault-network-info", &network_info(address.ip()));
+        }
         if let Some(id) = client_request_id {
             headers.insert(CLIENT_REQUEST_ID, id);
         }

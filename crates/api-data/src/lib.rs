@@ -24,7 +24,7 @@ mod route;
 mod test_mode;
 mod wire;
 
-pub use api::{Api, ApiConfig, Connection};
+pub use api::{Api, ApiConfig, Connection, Origin};
 pub use api_version::ApiVersion;
 pub use problem::{Problem, problem};
 pub use route::{KeyUse, Route, RouteKind, RouteRefused};

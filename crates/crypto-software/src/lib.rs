@@ -12,6 +12,8 @@ mod errors;
 mod import;
 mod known_answers;
 mod oct;
+#[cfg(test)]
+mod padding_times;
 mod pkcs8;
 mod registers;
 mod released_key;

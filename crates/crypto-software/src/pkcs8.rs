@@ -184,15 +184,6 @@ fn public_point(curve: Curve, d: &SecretBytes) -> Result<Vec<u8>, PartitionError
     })
 }
 
-/// The same from scalar ‖ uncompressed point, each of the curve's fixed length, as a partition has them.
-pub(crate) fn of_ec_material(curve: Curve, material: &[u8]) -> Option<SecretBytes> {
-    let bytes = curve.coordinate_bytes();
-    let (scalar, point) = material.split_at_checked(bytes)?;
-    let (x, y) = point.strip_prefix(&[4])?.split_at_checked(bytes)?;
-    let d = SecretBytes::copy(scalar);
-    (y.len() == bytes).then(|| of_ec(&EcParts { curve, d, x: x.to_vec(), y: y.to_vec() }))
-}
-
 /// What is left of the content of one value.
 struct Reader<'a>(&'a [u8]);
 

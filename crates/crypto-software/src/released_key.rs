@@ -7,9 +7,10 @@ use aws_lc_rs::rsa::{
     OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OaepPublicEncryptingKey,
     PublicEncryptingKey, PublicKeyComponents,
 };
+use crypto::import::EcParts;
 use crypto::release::{KeyWrap, ReleaseKey};
 use crypto::{PartitionError, SecretBytes};
-use domain::algorithm::KeySpec;
+use domain::algorithm::{Curve, KeySpec};
 
 const AES_BYTES: usize = 32;
 
@@ -28,9 +29,9 @@ pub(crate) fn wrap(
     let inner = match spec {
         KeySpec::Rsa(_) | KeySpec::Oct(_) => wrapping.wrap_padded(material),
         KeySpec::Ec(curve) => {
-            let der = pkcs8::of_ec_material(curve, material)
+            let parts = ec_parts(curve, material)
                 .ok_or_else(|| invalid_material(format!("not a private key on {}", curve.as_str())))?;
-            wrapping.wrap_padded(der.danger_expose())
+            wrapping.wrap_padded(pkcs8::of_ec(&parts).danger_expose())
         }
     };
     let inner = inner.ok_or(PartitionError::Internal("wrap a key"))?;
@@ -49,6 +50,13 @@ pub(crate) fn wrap(
     }
     wrapped.extend_from_slice(&inner);
     Ok(wrapped)
+}
+
+fn ec_parts(curve: Curve, material: &[u8]) -> Option<EcParts> {
+    let bytes = curve.coordinate_bytes();
+    let (d, point) = material.split_at_checked(bytes)?;
+    let (x, y) = point.strip_prefix(&[4])?.split_at_checked(bytes)?;
+    (y.len() == bytes).then(|| EcParts { curve, x: x.to_vec(), y: y.to_vec(), d: SecretBytes::copy(d) })
 }
 
 fn encrypting(to: &ReleaseKey) -> Result<OaepPublicEncryptingKey, PartitionError> {

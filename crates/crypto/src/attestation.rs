@@ -392,8 +392,8 @@ mod tests {
                 exportable: false,
             },
             tags: Tags::default(),
-            origin: Origin::Generated,
             release: None,
+            origin: Origin::Generated,
         }
     }
 

@@ -9,6 +9,7 @@ pub mod guid;
 pub mod json;
 pub mod key;
 pub mod name;
+pub mod network;
 pub mod pool;
 pub mod principal;
 pub mod release;

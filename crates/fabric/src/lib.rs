@@ -13,7 +13,8 @@ mod store;
 
 pub use access::{Assignment, Denied, Role, Scope};
 pub use pools::{
-    CreateMode, CreatePool, Fabric, FabricConfig, FabricError, NameAvailability, PoolResource, UpdatePool,
+    CreateMode, CreatePool, Fabric, FabricConfig, FabricError, NameAvailability, PoolResource, UpdateNetwork,
+    UpdatePool,
 };
-pub use provision::{InstanceState, Parameters, ProvisionError, Provisioner};
+pub use provision::{InstanceState, Network, Parameters, ProvisionError, Provisioner};
 pub use store::StoreError;

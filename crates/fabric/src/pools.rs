@@ -1,7 +1,7 @@
 //! The use cases of the control plane. Each checks its caller first and leaves an entry in the activity log.
 
 use crate::access::{self, Assignment, Denied, Role, Scope};
-use crate::provision::{InstanceState, Parameters, ProvisionError, Provisioner};
+use crate::provision::{InstanceState, Network, Parameters, ProvisionError, Provisioner};
 use crate::store::{Change, Event, Store, StoreError};
 use host::Engine;
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,9 @@ pub struct PoolRecord {
     pub retention_days: u8,
     pub purge_protection: bool,
     pub tags: BTreeMap<String, String>,
+    /// Open, in records that do not say.
+    #[serde(default)]
+    pub network: Network,
     pub created_at: i64,
     pub created_by: String,
     pub life: Life,
@@ -93,6 +96,7 @@ impl PoolRecord {
             administrators: self.administrators.clone(),
             retention_days: self.retention_days,
             purge_protection: self.purge_protection,
+            network: self.network.clone(),
         }
     }
 
@@ -134,15 +138,38 @@ pub struct CreatePool {
     pub retention_days: Option<u8>,
     pub purge_protection: Option<bool>,
     pub tags: Option<BTreeMap<String, String>>,
+    pub network: UpdateNetwork,
 }
 
-/// A pool takes nothing from here once it is made: what is given beside tags has to be what it is.
+/// What is said of it; the rest stays.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct UpdateNetwork {
+    pub deny_by_default: Option<bool>,
+    pub bypass: Option<bool>,
+    pub ip_rules: Option<Vec<String>>,
+    pub public_access: Option<bool>,
+}
+
+impl UpdateNetwork {
+    fn of(self, held: &Network) -> Network {
+        Network {
+            deny_by_default: self.deny_by_default.unwrap_or(held.deny_by_default),
+            bypass: self.bypass.unwrap_or(held.bypass),
+            ip_rules: self.ip_rules.unwrap_or_else(|| held.ip_rules.clone()),
+            public_access: self.public_access.unwrap_or(held.public_access),
+        }
+    }
+}
+
+/// A pool takes network rules from here once it is made, and nothing else: what is given beside them and tags has to be what
+/// it is.
 #[derive(Clone, Debug, Default)]
 pub struct UpdatePool {
     pub administrators: Option<Vec<String>>,
     pub retention_days: Option<u8>,
     pub purge_protection: Option<bool>,
     pub tags: Option<BTreeMap<String, String>>,
+    pub network: UpdateNetwork,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -434,6 +461,7 @@ impl Fabric {
         }
         let tags = asked.tags.unwrap_or_default();
         check_tags(&tags)?;
+        let network = self.checked(asked.network.of(&Network::default()))?;
         if self.store.read().await.pools.len() >= MAX_POOLS {
             return Err(FabricError::Conflict(format!(
                 "There are {MAX_POOLS} managed HSMs, deleted ones included, which is the most that this machine has."
@@ -446,6 +474,7 @@ impl Fabric {
             retention_days,
             purge_protection: asked.purge_protection.unwrap_or(false),
             tags,
+            network,
             created_at: (self.config.now)(),
             created_by: caller.to_owned(),
             life: Life::Creating,
@@ -489,9 +518,21 @@ impl Fabric {
             check_tags(&tags)?;
             record.tags = tags;
         }
+        let network = self.checked(asked.network.of(&record.network))?;
+        let changes_network = network != record.network;
+        record.network = network;
         let scope = self.config.pool_scope(&record.name);
+        // First what lasts: whatever happens now, the pool gets the rules at its next start.
         self.commit(vec![Change::PutPool(record.clone())], caller, WRITE, &scope, true).await?;
+        if changes_network {
+            self.provisioner.set_network(&record.name, &record.network).await?;
+        }
         Ok(self.shown(&record))
+    }
+
+    fn checked(&self, network: Network) -> Result<Network, FabricError> {
+        let refused = |why: String| FabricError::Invalid(format!("properties.networkAcls: {why}."));
+        self.provisioner.check_network(network).map_err(refused)
     }
 
     /// Marked first: a start that finds the mark goes on.
@@ -621,8 +662,8 @@ fn fixed(name: &str) -> FabricError {
 }
 
 fn asked_to_update(asked: CreatePool) -> UpdatePool {
-    let CreatePool { administrators, retention_days, purge_protection, tags, .. } = asked;
-    UpdatePool { administrators, retention_days, purge_protection, tags }
+    let CreatePool { administrators, retention_days, purge_protection, tags, network, .. } = asked;
+    UpdatePool { administrators, retention_days, purge_protection, tags, network }
 }
 
 fn check_unchanged(record: &PoolRecord, asked: &UpdatePool) -> Result<(), FabricError> {
@@ -631,7 +672,7 @@ fn check_unchanged(record: &PoolRecord, asked: &UpdatePool) -> Result<(), Fabric
             "properties.{what} is fixed when the managed HSM is made, and cannot be changed here."
         )))
     };
-    let UpdatePool { administrators, retention_days, purge_protection, tags: _ } = asked;
+    let UpdatePool { administrators, retention_days, purge_protection, tags: _, network: _ } = asked;
     if administrators.as_ref().is_some_and(|asked| *asked != record.administrators) {
         return refuse("initialAdminObjectIds");
     }

@@ -1,8 +1,29 @@
 //! What the control plane needs from whatever runs pools.
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
-/// All that a new pool takes from the control plane. It is read when the pool is founded and never again.
+/// From where a pool may be called, as it is asked for and shown. What it means is the pool's to say.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    pub deny_by_default: bool,
+    /// Whether trusted services pass.
+    pub bypass: bool,
+    /// Addresses and networks.
+    pub ip_rules: Vec<String>,
+    pub public_access: bool,
+}
+
+impl Default for Network {
+    /// As the service has it: open.
+    fn default() -> Self {
+        Self { deny_by_default: false, bypass: true, ip_rules: Vec::new(), public_access: true }
+    }
+}
+
+/// All that a new pool takes from the control plane. But for `network`, it is read when the pool is
+/// founded and never again.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Parameters {
     pub name: String,
@@ -10,6 +31,7 @@ pub struct Parameters {
     pub administrators: Vec<String>,
     pub retention_days: u8,
     pub purge_protection: bool,
+    pub network: Network,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,6 +57,10 @@ pub trait Provisioner: Send + Sync {
     async fn stop(&self, name: &str) -> Result<(), ProvisionError>;
     /// Ends the pool and destroys what it was kept in, the key that sealed it first.
     async fn remove(&self, name: &str) -> Result<(), ProvisionError>;
+    /// The rules as a pool would take them, in their one form; else why it takes none of them.
+    fn check_network(&self, network: Network) -> Result<Network, String>;
+    /// Has the pool, if it runs, put `network` into force before this returns; one that starts later does so first.
+    async fn set_network(&self, name: &str, network: &Network) -> Result<(), ProvisionError>;
     fn state(&self, name: &str) -> InstanceState;
     /// Where clients reach the pool.
     fn uri(&self, name: &str) -> String;

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use fabric::access::Scope;
 use fabric::pools::{Life, PoolRecord};
 use fabric::{
-    CreateMode, CreatePool, Fabric, FabricConfig, FabricError, InstanceState, Parameters, ProvisionError,
-    Provisioner, Role, StoreError,
+    CreateMode, CreatePool, Fabric, FabricConfig, FabricError, InstanceState, Network, Parameters,
+    ProvisionError, Provisioner, Role, StoreError, UpdateNetwork, UpdatePool,
 };
 use host::{Commit, CommitOutcome, Engine, Mutation, OperationId};
 use host_embedded::{EngineOptions, RedbEngine};
@@ -46,6 +46,16 @@ impl Provisioner for Recorder {
     async fn remove(&self, name: &str) -> Result<(), ProvisionError> {
         self.note("remove", name)
     }
+    fn check_network(&self, network: Network) -> Result<Network, String> {
+        if network.ip_rules.iter().any(|rule| rule == "nonsense") {
+            Err("nonsense".into())
+        } else {
+            Ok(network)
+        }
+    }
+    async fn set_network(&self, name: &str, network: &Network) -> Result<(), ProvisionError> {
+        self.note(&format!("{:?} for", network.ip_rules), name)
+    }
     fn state(&self, _: &str) -> InstanceState {
         InstanceState::NotActivated
     }
@@ -81,6 +91,7 @@ fn asked() -> CreatePool {
         retention_days: Some(7),
         purge_protection: None,
         tags: None,
+        network: UpdateNetwork::default(),
     }
 }
 
@@ -250,4 +261,41 @@ async fn the_golden_records_are_read() {
         let error = open(engine.clone(), &recorder).await.err().unwrap().to_string();
         assert!(error.contains("pool/payroll") && error.contains(named), "{error}");
     }
+}
+
+/// The record is what lasts: the pool gets it now, and at each start.
+#[tokio::test]
+async fn network_rules_reach_the_pool_once_they_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let engine = engine(directory.path());
+    let fabric = open(engine.clone(), &recorder).await.unwrap();
+    fabric.put_pool(OWNER, "payroll", asked()).await.unwrap();
+    assert_eq!(recorder.take(), ["start payroll"]);
+    let of = |network| UpdatePool { network, ..UpdatePool::default() };
+    let rule =
+        |text: &str| UpdateNetwork { ip_rules: Some(vec![text.to_owned()]), ..UpdateNetwork::default() };
+    let changed = fabric.patch_pool(OWNER, "payroll", of(rule("192.0.2.1"))).await.unwrap();
+    assert_eq!(changed.record.network.ip_rules, ["192.0.2.1"]);
+    assert_eq!(recorder.take(), [r#"["192.0.2.1"] for payroll"#]);
+    // What is not said stays, and what does not change disturbs nobody.
+    let deny = UpdateNetwork { deny_by_default: Some(true), ..UpdateNetwork::default() };
+    let changed = fabric.patch_pool(OWNER, "payroll", of(deny.clone())).await.unwrap();
+    assert_eq!(changed.record.network.ip_rules, ["192.0.2.1"]);
+    assert_eq!(recorder.take().len(), 1);
+    fabric.patch_pool(OWNER, "payroll", of(deny)).await.unwrap();
+    assert_eq!(recorder.take(), [""; 0]);
+    // Refused rules change nothing.
+    let refused = fabric.patch_pool(OWNER, "payroll", of(rule("nonsense"))).await;
+    assert!(matches!(refused, Err(FabricError::Invalid(_))));
+    assert_eq!(recorder.take(), [""; 0]);
+    // A pool that fails to take them has them all the same from its next start on.
+    recorder.fails.store(true, Ordering::Relaxed);
+    let failed = fabric.patch_pool(OWNER, "payroll", of(rule("192.0.2.9"))).await;
+    assert!(matches!(failed, Err(FabricError::Provision(_))));
+    drop(fabric);
+    let fabric = open(engine, &recorder).await.unwrap();
+    let held = fabric.pool(OWNER, "payroll").await.unwrap();
+    assert_eq!(held.record.network.ip_rules, ["192.0.2.9"]);
+    assert!(held.record.network.deny_by_default);
 }

@@ -1,10 +1,12 @@
 //! The local administration socket: reading the audit log of a running pool, and how it is set up, for whoever runs it.
 //!
-//! Mode 0600 in a directory of mode 0700, and the peer's user id is checked besides. It can show; it can use no key and
-//! give no right.
+//! Mode 0600 in a directory of mode 0700, and the peer's user id is checked besides. By itself it can show, and use no key
+//! and give no right. The data plane can be called through it as well, past the firewall, for whoever has locked himself
+//! out: with a token and a role, as anywhere.
 
 use crate::CommandError;
 use crate::doctor::facts::Facts;
+use api_data::{Api, Connection, Origin};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -42,7 +44,12 @@ fn bind_fresh(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-pub async fn serve(listener: UnixListener, pool: Arc<Pool>, mut closing: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: UnixListener,
+    pool: Arc<Pool>,
+    api: Arc<Api>,
+    mut closing: watch::Receiver<bool>,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -55,12 +62,24 @@ pub async fn serve(listener: UnixListener, pool: Arc<Pool>, mut closing: watch::
         if !is_ours(&stream) {
             continue;
         }
-        let pool = pool.clone();
+        let (pool, api) = (pool.clone(), api.clone());
         let mut closing = closing.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let pool = pool.clone();
-                async move { Ok::<_, Infallible>(answer(&pool, &request).await) }
+                let (pool, api) = (pool.clone(), api.clone());
+                async move {
+                    Ok::<_, Infallible>(match answer(&pool, &request).await {
+                        Some(answer) => answer,
+                        None => {
+                            let connection = Connection {
+                                origin: Origin::Administration,
+                                server_name: None,
+                                local_port: 0,
+                            };
+                            api.handle(request, connection).await
+                        }
+                    })
+                }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(TIME);
@@ -101,7 +120,8 @@ fn is_ours(stream: &UnixStream) -> bool {
     rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == ours || peer.uid.is_root())
 }
 
-async fn answer(pool: &Pool, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// What is shown without a token; anything else is for the data plane.
+async fn answer(pool: &Pool, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
     let from =
         request.uri().query().and_then(|query| query.strip_prefix("from=")).map_or(Ok(0), str::parse::<u64>);
     let (status, body) = match (request.method().as_str(), request.uri().path(), from) {
@@ -110,9 +130,9 @@ async fn answer(pool: &Pool, request: &Request<Incoming>) -> Response<Full<Bytes
             Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         },
         ("GET", "/pool", _) => (StatusCode::OK, serde_json::json!(Facts::of(pool)).to_string()),
-        _ => (StatusCode::NOT_FOUND, "expected GET /audit/events?from=N or GET /pool".to_owned()),
+        _ => return None,
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response
+    Some(response)
 }

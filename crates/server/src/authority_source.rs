@@ -2,17 +2,17 @@
 //! path, at the one host and port that it names, and only over TLS with a certificate that a trusted root vouches for.
 
 use crate::https::{Call, Client, Limits, MalformedUrl, Url};
-use crate::layout::Layout;
 use crate::outgoing::Outgoing;
 use crate::output::chain;
-use crate::{CommandError, files};
 use async_trait::async_trait;
+use domain::pool::PoolClass;
 use host::Destination;
 use host_embedded::TcpDial;
 use http::StatusCode;
 use http::header::{ACCEPT, HeaderValue};
 use identity::attestation::{AuthoritySource, AuthoritySourceError};
 use identity::key_set::MAX_KEY_SET_BYTES;
+use service::Pool;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,17 +24,15 @@ struct HttpsAuthorities {
     roots: Vec<u8>,
 }
 
-/// What trusts the CAs in `roots` and no others.
-pub fn trusting(roots: Vec<u8>) -> Arc<dyn AuthoritySource> {
-    Arc::new(HttpsAuthorities { roots })
-}
-
-/// A quickstart's own CA, and those that its user trusts beside it.
-pub fn roots(layout: &Layout, outgoing: &Outgoing) -> Result<Vec<u8>, CommandError> {
-    let mut roots = files::read(&layout.ca_certificate())?.ok_or("there is no CA")?.to_vec();
-    roots.push(b'\n');
-    roots.extend_from_slice(outgoing.roots());
-    Ok(roots)
+/// What `pool` may ask. Beside the operator's CAs a pool of class test trusts the one of its issuer, where an authority in the
+/// box is.
+pub fn of(pool: &Pool, outgoing: &Outgoing) -> Arc<dyn AuthoritySource> {
+    let genesis = pool.genesis();
+    let own = match (genesis.class, &genesis.issuer.key_source) {
+        (PoolClass::Test, Some(source)) => source.roots.as_slice(),
+        (PoolClass::Test, None) | (PoolClass::Production, _) => &[],
+    };
+    Arc::new(HttpsAuthorities { roots: [outgoing.roots(), b"\n", own].concat() })
 }
 
 impl HttpsAuthorities {

@@ -6,7 +6,7 @@
 
 use crate::CommandError;
 use crate::files;
-use crate::layout::{ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
+use crate::layout::{CONTROL_HOST, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use identity::issuer::SigningKey;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequest, CertificateSigningRequestParams,
@@ -176,6 +176,7 @@ fn names() -> Vec<SanType> {
         &format!("*.{RESOURCE_SUFFIX}"),
         "localhost",
         ISSUER_HOST,
+        CONTROL_HOST,
     ];
     let dns = dns.map(|name| SanType::DnsName(name.try_into().expect("our names are ASCII")));
     let addresses =

@@ -31,6 +31,12 @@ pub struct Arguments {
     az: bool,
 }
 
+impl Arguments {
+    pub fn for_az(data: PathBuf) -> Self {
+        Self { data, conformance: false, managed_identity: false, az: true }
+    }
+}
+
 pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     let layout = Layout::new(arguments.data.clone());
     let missing = || {
@@ -50,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     };
     let ca = std::path::absolute(layout.ca_certificate())?.display().to_string();
     let port = settings.port;
-    export("MHSM_URL", &format!("https://{POOL_NAME}.{RESOURCE_SUFFIX}:{port}"))?;
+    export("MHSM_URL", &format!("https://{POOL_NAME}.{RESOURCE_SUFFIX}:{}", settings.pool_port()))?;
     // By the names that conformance suites read; what the first two blank pools are for is up to whoever made them.
     const BLANK: [&[&str]; 4] =
         [&["SD_SOURCE_URL"], &["SD_TARGET_URL", "MHSM2_URL"], &["SD_SOURCE2_URL"], &["SD_TARGET2_URL"]];

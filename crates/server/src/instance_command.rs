@@ -3,27 +3,33 @@
 //! It speaks with who started it over its standard input and output, a line of JSON each: it is told where the pool is and
 //! what it is to be founded with if it is new, asks for a certificate for a key that it made, is given one, and says that
 //! it serves and whether it is activated. The end of its input is its end, so none outlives the control plane. What it is
-//! told of a pool that has been founded counts for nothing: genesis does.
+//! told of a pool that has been founded counts for nothing: genesis does. Network rules are the exception: it is told them
+//! at each start and whenever they change, and takes what a client of the control plane may set.
 
 use crate::CommandError;
 use crate::certificates::ListenerKey;
 use crate::instance::{Founding, Parameters, Place};
-use crate::listener::Shared;
+use crate::listener::{FromGateway, Shared};
 use crate::outgoing::{self, Outgoing};
 use crate::places::Capacity;
 use crate::quickstart::{self, Ended};
 use crate::root_of_trust::RootOfTrust;
-use crate::{authority_source, hardening, issuer_key_source, limits, pool_listener, schedule};
+use crate::{
+    admin, authority_source, hardening, issuer_key_source, limits, network, pool_listener, schedule,
+};
+use domain::network::Network as KnownNetwork;
 use domain::pool::PoolClass;
+use fabric::Network;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
+use service::Pool;
 use std::io::{BufRead, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Of one line; pinned key sets and roots are in it.
@@ -39,12 +45,12 @@ pub struct Start {
     pub directory: PathBuf,
     pub root_key: PathBuf,
     pub limits: PathBuf,
+    pub gateway_socket: PathBuf,
+    pub admin_socket: PathBuf,
     /// Of the issuer, in challenges.
     pub authority: String,
     pub issuer_port: u16,
     pub outgoing: outgoing::Given,
-    /// CAs to trust for calls that the pool makes, in PEM.
-    pub outgoing_roots: String,
     pub genesis: Parameters,
 }
 
@@ -60,13 +66,37 @@ pub enum Said {
         activated: bool,
     },
     Activated,
+    /// The rules with this number are in force.
+    Applied {
+        number: u64,
+    },
+    /// It is there.
+    Pong,
 }
 
-/// The second line in: the certificate and its CA's.
+/// The second line in: the certificate and its CA's, and from where the pool may be called.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Certified {
     pub chain: Vec<Vec<u8>>,
+    pub network: Numbered,
+}
+
+/// Network rules, and which change of them it is.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Numbered {
+    pub number: u64,
+    pub rules: Network,
+}
+
+/// All further lines in.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Told {
+    Network(Numbered),
+    /// Whether it is there.
+    Ping,
 }
 
 pub fn run() -> Result<ExitCode, CommandError> {
@@ -77,14 +107,28 @@ pub fn run() -> Result<ExitCode, CommandError> {
     let certified: Certified = hear()?;
     let tls = key.server_config(certified.chain.into_iter().map(CertificateDer::from).collect())?;
     let (end, ending) = watch::channel(false);
+    let (network, networks) = watch::channel(certified.network);
+    let (ping, mut pings) = mpsc::channel(1);
     std::thread::spawn(move || {
-        let mut nothing = [0; 64];
-        while matches!(std::io::stdin().read(&mut nothing), Ok(1..)) {}
+        // What is no message ends the process, as the end of the input does.
+        while let Ok(told) = hear() {
+            match told {
+                Told::Network(rules) => {
+                    network.send_replace(rules);
+                }
+                // One that waits is answer enough.
+                Told::Ping => drop(ping.try_send(())),
+            }
+        }
         end.send_replace(true);
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.spawn(async move {
+        // By the threads that answer clients: where they hang, so does this.
+        while pings.recv().await.is_some() && say(&Said::Pong).is_ok() {}
+    });
     let capacity = Capacity::within(hardening.descriptors);
-    while runtime.block_on(serve(&start, &tls, capacity, ending.clone()))? == Ended::ToSwitch {}
+    while runtime.block_on(serve(&start, &tls, capacity, &networks, ending.clone()))? == Ended::ToSwitch {}
     Ok(ExitCode::SUCCESS)
 }
 
@@ -92,6 +136,7 @@ async fn serve(
     start: &Start,
     tls: &Arc<ServerConfig>,
     capacity: Capacity,
+    networks: &watch::Receiver<Numbered>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<Ended, CommandError> {
     let place = Place {
@@ -105,13 +150,22 @@ async fn serve(
     let outgoing = Outgoing::read(&start.limits, &start.outgoing)?;
     let pool = place.open(found, limits::read(&start.limits)?, &outgoing, switch).await?;
     pool.connect_key_source(|source| issuer_key_source::connect(source, start.issuer_port))?;
-    pool.connect_authorities(authority_source::trusting(start.outgoing_roots.clone().into_bytes()));
+    pool.connect_authorities(authority_source::of(&pool, &outgoing));
+    let trusted = limits::trusted_services(&start.limits)?;
+    let mut networks = networks.clone();
+    apply(&pool, networks.borrow_and_update().clone(), &trusted).await?;
     let (close, closing) = watch::channel(false);
     let shared = Shared::new(tls.clone(), capacity.pool, closing.clone());
     let listeners = quickstart::bind_loopback("a pool", start.port)?;
     let api = pool_listener::api(&pool, start.authority.clone(), start.port)?;
     let mut services = JoinSet::new();
     pool_listener::spawn(&mut services, listeners, &shared, &api);
+    // The gateway is in the process that started this one.
+    let gateway = rustix::process::getppid().ok_or("nobody started this process")?;
+    let from_gateway = FromGateway { listener: admin::bind(&start.gateway_socket)?, gateway };
+    pool_listener::spawn(&mut services, vec![from_gateway], &shared, &api);
+    let admin_socket = admin::bind(&start.admin_socket)?;
+    services.spawn(admin::serve(admin_socket, pool.clone(), api.clone(), closing.clone()));
     services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
     services.spawn(schedule::run(pool.clone(), closing));
     let activated = pool.is_active();
@@ -125,17 +179,32 @@ async fn serve(
         }
         std::future::pending::<Result<(), CommandError>>().await
     };
+    let changes = async {
+        while networks.changed().await.is_ok() {
+            let network = networks.borrow_and_update().clone();
+            apply(&pool, network, &trusted).await?;
+        }
+        std::future::pending::<Result<(), CommandError>>().await
+    };
     let ended = tokio::select! {
         _ = ending.wait_for(|ending| *ending) => Ended::AsAsked,
         _ = switching.wait_for(|switch| *switch) => Ended::ToSwitch,
         // Nobody hears any more.
         _ = activation => Ended::AsAsked,
+        // With rules that are not in force it would let in whom it should not: it ends, and is started with them.
+        Err(error) = changes => return Err(error),
     };
     close.send_replace(true);
     while services.join_next().await.is_some() {}
     drop(api);
     pool.close().await;
     Ok(ended)
+}
+
+/// Rules that no client of the control plane could have set are refused, whoever says them.
+async fn apply(pool: &Pool, network: Numbered, trusted: &[KnownNetwork]) -> Result<(), CommandError> {
+    pool.apply_network_rules(network::rules(&network.rules)?, trusted.to_vec()).await?;
+    say(&Said::Applied { number: network.number })
 }
 
 fn hear<T: for<'de> Deserialize<'de>>() -> Result<T, CommandError> {

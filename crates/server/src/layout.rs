@@ -10,6 +10,8 @@ pub const DEFAULT_PORT: u16 = 8443;
 pub const POOL_NAME: &str = "demo";
 /// Under this name the pool knows its issuer, which has another for clients. It is not looked up and says nothing of ports.
 pub const ISSUER_HOST: &str = "issuer.localhost";
+/// The control plane's at the gateway.
+pub const CONTROL_HOST: &str = "management.localhost";
 /// The pool's host name minus its first label.
 pub const RESOURCE_SUFFIX: &str = "managedhsm.localhost";
 
@@ -147,6 +149,17 @@ impl Layout {
 
     pub fn log(&self) -> PathBuf {
         self.data.join("run").join("holdfast.log")
+    }
+
+    /// Where the gateway reaches the listener that has `port` as well. Named so, it is no longer than the administration
+    /// socket: the system takes about 100 bytes.
+    pub fn gateway_socket(&self, port: u16) -> PathBuf {
+        self.data.join("run").join(format!("{port}.sock"))
+    }
+
+    /// Likewise the administration socket of a pool with a process of its own.
+    pub fn pool_admin_socket(&self, port: u16) -> PathBuf {
+        self.data.join("run").join(format!("{port}.adm"))
     }
 
     pub fn admin_socket(&self) -> PathBuf {

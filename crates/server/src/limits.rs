@@ -1,8 +1,9 @@
-//! A TOML file that a pool's operator may write: its limits, and whom it may call. What is not named has the service's
-//! default.
+//! A TOML file that a pool's operator may write: its limits, whom it may call, and the services that it trusts. What is not
+//! named has the service's default.
 
 use crate::CommandError;
 use crate::azure_blob::IdentityEndpoint;
+use domain::network::{MAX_TRUSTED_NETWORKS, Network};
 use host::Destination;
 use serde::Deserialize;
 use service::PoolLimits;
@@ -21,7 +22,16 @@ struct File {
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
+    network: NetworkSection,
+    #[serde(default)]
     outgoing: OutgoingTable,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkSection {
+    #[serde(default)]
+    trusted_services: Vec<String>,
 }
 
 /// See `outgoing`.
@@ -57,6 +67,11 @@ pub fn read_outgoing(path: &Path) -> Result<OutgoingTable, CommandError> {
     Ok(read_file(path)?.outgoing)
 }
 
+/// Networks of services that pass the firewall where its rules say `AzureServices`.
+pub fn trusted_services(path: &Path) -> Result<Vec<Network>, CommandError> {
+    trusted(read_file(path)?.network).map_err(|reason| format!("{}: {reason}", path.display()).into())
+}
+
 fn read_file(path: &Path) -> Result<File, CommandError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -64,6 +79,14 @@ fn read_file(path: &Path) -> Result<File, CommandError> {
         Err(error) => return Err(format!("cannot read {}: {error}", path.display()).into()),
     };
     toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+fn trusted(network: NetworkSection) -> Result<Vec<Network>, String> {
+    if network.trusted_services.len() > MAX_TRUSTED_NETWORKS {
+        return Err(format!("network.trusted_services has more than {MAX_TRUSTED_NETWORKS} networks"));
+    }
+    let parse = |text: &String| text.parse().map_err(|error| format!("network.trusted_services: {error}"));
+    network.trusted_services.iter().map(parse).collect()
 }
 
 fn limits(limits: Limits) -> Result<PoolLimits, String> {
@@ -108,6 +131,21 @@ mod tests {
 
     fn parse(text: &str) -> Result<PoolLimits, String> {
         limits(toml::from_str::<File>(text).map_err(|error| error.to_string())?.limits)
+    }
+
+    fn parse_trusted(text: &str) -> Result<Vec<Network>, String> {
+        trusted(toml::from_str::<File>(text).map_err(|error| error.to_string())?.network)
+    }
+
+    #[test]
+    fn trusted_services_are_networks() {
+        assert_eq!(parse_trusted("[limits]\nkeys = 3\n").unwrap(), []);
+        let some = parse_trusted("[network]\ntrusted_services = [\"192.0.2.0/24\", \"::1\"]\n").unwrap();
+        assert_eq!(some.iter().map(Network::to_string).collect::<Vec<_>>(), ["192.0.2.0/24", "::1"]);
+        assert!(parse("[network]\ntrusted_services = []\n").is_ok());
+        for text in ["[network]\ntrusted = []\n", "[network]\ntrusted_services = [\"192.0.2.1/24\"]\n"] {
+            assert!(parse_trusted(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -4,18 +4,21 @@
 //! state in which a silent peer is waited for without end.
 
 use crate::places::Places;
+use gateway::proxy_protocol::Ends;
 use hyper::body::{Body, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use rustix::process::{Pid, geteuid};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -79,6 +82,60 @@ pub struct Peer {
     pub local_port: u16,
 }
 
+/// A socket that clients come to.
+pub trait Source: Send + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and its peer's address where that is known by now.
+    fn accept(&self) -> impl Future<Output = std::io::Result<(Self::Stream, Option<SocketAddr>)>> + Send;
+
+    /// The client of `stream` and the port of ours that it called, where that is not known from the socket.
+    fn ends(stream: &mut Self::Stream) -> impl Future<Output = std::io::Result<Ends>> + Send;
+}
+
+impl Source for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> std::io::Result<(TcpStream, Option<SocketAddr>)> {
+        let (stream, address) = TcpListener::accept(self).await?;
+        Ok((stream, Some(address)))
+    }
+
+    async fn ends(stream: &mut TcpStream) -> std::io::Result<Ends> {
+        stream.set_nodelay(true)?;
+        Ok(Ends { client: stream.peer_addr()?, called: stream.local_addr()? })
+    }
+}
+
+/// The gateway's way in. Each connection begins with a header that says who the client is, so nobody but the gateway's own
+/// process is listened to.
+pub struct FromGateway {
+    pub listener: UnixListener,
+    pub gateway: Pid,
+}
+
+impl Source for FromGateway {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> std::io::Result<(UnixStream, Option<SocketAddr>)> {
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            let peer = rustix::net::sockopt::socket_peercred(&stream)?;
+            if peer.pid == self.gateway && (peer.uid == geteuid() || peer.uid.is_root()) {
+                return Ok((stream, None));
+            }
+            tracing::warn!(
+                pid = peer.pid.as_raw_nonzero(),
+                "a stranger came to the gateway's socket; it is closed"
+            );
+        }
+    }
+
+    async fn ends(stream: &mut UnixStream) -> std::io::Result<Ends> {
+        Ends::read(stream).await
+    }
+}
+
 /// What the sockets of one listener have in common.
 #[derive(Clone)]
 pub struct Shared {
@@ -99,8 +156,9 @@ impl Shared {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves until `closing` says so, then finishes what is under way. `service` makes the handler of one connection.
-pub async fn serve<F, S, B>(listener: TcpListener, shared: Shared, service: F)
+pub async fn serve<L, F, S, B>(listener: L, shared: Shared, service: F)
 where
+    L: Source,
     F: Fn(Peer) -> S + Clone + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
@@ -110,7 +168,6 @@ where
 {
     let acceptor = TlsAcceptor::from(shared.tls.clone());
     let builders = Builders::new(&shared.limits);
-    let local_port = listener.local_addr().map_or(0, |address| address.port());
     let mut closing = shared.closing.clone();
     let mut connections = JoinSet::new();
     loop {
@@ -127,18 +184,32 @@ where
                 continue;
             }
         };
-        let Some(place) = shared.places.take(address.ip()) else { continue };
+        let place = match address {
+            Some(address) => match shared.places.take(address.ip()) {
+                place @ Some(_) => place,
+                None => continue,
+            },
+            None => None,
+        };
+        let places = shared.places.clone();
         let (acceptor, builders, service) = (acceptor.clone(), builders.clone(), service.clone());
         let (limits, mut closing) = (shared.limits, closing.clone());
         connections.spawn(async move {
-            let _place = place;
-            let stream = tokio::select! {
-                stream = handshake(&acceptor, stream, limits.handshake) => stream,
+            let greeted = async {
+                let mut stream = stream;
+                let ends = L::ends(&mut stream).await.ok()?;
+                // A client is counted by its own address, whatever passed its connection on.
+                let place = place.or_else(|| places.take(ends.client.ip()))?;
+                Some((acceptor.accept(stream).await.ok()?, ends, place))
+            };
+            let greeted = tokio::select! {
+                greeted = tokio::time::timeout(limits.handshake, greeted) => greeted.ok().flatten(),
                 () = closed(&mut closing) => None,
             };
-            let Some(stream) = stream else { return };
+            let Some((stream, ends, _place)) = greeted else { return };
             let server_name = stream.get_ref().1.server_name().map(Arc::from);
-            let service = service(Peer { address, server_name, local_port });
+            let local_port = ends.called.port();
+            let service = service(Peer { address: ends.client, server_name, local_port });
             converse(stream, &builders, service, &limits, &mut closing).await;
         });
     }
@@ -147,13 +218,14 @@ where
 }
 
 /// All requests of one connection.
-async fn converse<S, B>(
-    stream: TlsStream<TcpStream>,
+async fn converse<T, S, B>(
+    stream: TlsStream<T>,
     builders: &Builders,
     service: S,
     limits: &Limits,
     closing: &mut watch::Receiver<bool>,
 ) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
@@ -189,15 +261,6 @@ async fn converse<S, B>(
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(limits.shutdown, connection).await;
-}
-
-async fn handshake(
-    acceptor: &TlsAcceptor,
-    stream: TcpStream,
-    limit: Duration,
-) -> Option<TlsStream<TcpStream>> {
-    stream.set_nodelay(true).ok()?;
-    tokio::time::timeout(limit, acceptor.accept(stream)).await.ok()?.ok()
 }
 
 /// Ends when it is time to close, or nobody is left to say so.

@@ -24,9 +24,8 @@ const CONNECT_TIME: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default, clap::Args, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Given {
-    /// Trust the CAs in this PEM file, and no others, for calls that the pool makes: to the storage of backups,
-    /// and to attestation authorities, where the CA here is trusted beside them. A file of
-    /// the machine's own, such as /etc/ssl/certs/ca-certificates.crt, will do.
+    /// Trust the CAs in this PEM file, and no others, for calls that the pool makes: to the storage of backups and to
+    /// attestation authorities. A file of the machine's own, such as /etc/ssl/certs/ca-certificates.crt, will do.
     #[arg(long, value_name = "FILE")]
     pub trust_ca: Option<PathBuf>,
     /// Let backups be written to and read from Azure Blob storage at this host, or with `*.` in front at every host directly
@@ -98,7 +97,7 @@ impl Outgoing {
         Ok(outgoing)
     }
 
-    /// Whom a pool believes, in PEM.
+    /// CAs that count for what the pool calls, in PEM.
     pub fn roots(&self) -> &[u8] {
         &self.roots
     }

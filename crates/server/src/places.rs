@@ -14,12 +14,19 @@ pub struct Capacity {
     pub issuer: usize,
     /// Each takes two descriptors.
     pub tunnels: usize,
+    /// Each takes two descriptors, and a third where the pool is in the same process.
+    pub gateway: usize,
 }
 
 impl Capacity {
     pub fn within(descriptors: u64) -> Self {
         let share = |parts: u64| usize::try_from(descriptors / parts).unwrap_or(usize::MAX);
-        Self { pool: share(2).min(4096), issuer: share(8).min(1024), tunnels: share(16).min(1024) }
+        Self {
+            pool: share(4).min(4096),
+            issuer: share(16).min(1024),
+            tunnels: share(32).min(1024),
+            gateway: share(8).min(4096),
+        }
     }
 }
 
@@ -123,12 +130,15 @@ mod tests {
     #[test]
     fn a_quarter_of_the_descriptors_is_left() {
         for descriptors in [0, 64, 1024, 8192, 1 << 20, u64::MAX] {
-            let Capacity { pool, issuer, tunnels } = Capacity::within(descriptors);
-            let taken = (pool + issuer + 2 * tunnels) as u64;
+            let Capacity { pool, issuer, tunnels, gateway } = Capacity::within(descriptors);
+            // The issuer, the control plane, and whoever says that a name is nobody's.
+            let taken = (pool + 3 * issuer + 2 * tunnels + 2 * gateway) as u64;
             assert!(taken <= descriptors - descriptors / 4, "{descriptors}");
         }
-        assert_eq!(Capacity::within(1024), Capacity { pool: 512, issuer: 128, tunnels: 64 });
-        assert_eq!(Capacity::within(1 << 20), Capacity { pool: 4096, issuer: 1024, tunnels: 1024 });
+        let few = Capacity { pool: 256, issuer: 64, tunnels: 32, gateway: 128 };
+        assert_eq!(Capacity::within(1024), few);
+        let many = Capacity { pool: 4096, issuer: 1024, tunnels: 1024, gateway: 4096 };
+        assert_eq!(Capacity::within(1 << 20), many);
     }
 
     #[test]

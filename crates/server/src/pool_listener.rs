@@ -1,14 +1,13 @@
 //! The data plane's listeners of one pool.
 
 use crate::layout::RESOURCE_SUFFIX;
-use crate::listener::{self, Peer, Shared};
-use api_data::{Api, ApiConfig, Connection};
+use crate::listener::{self, Peer, Shared, Source};
+use api_data::{Api, ApiConfig, Connection, Origin};
 use hyper::service::service_fn;
 use identity::{Audiences, MalformedSuffix};
 use service::Pool;
 use std::convert::Infallible;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 /// As every Managed HSM client asks for it when told of no other.
@@ -27,13 +26,18 @@ pub fn api(pool: &Arc<Pool>, authority: String, port: u16) -> Result<Arc<Api>, M
 }
 
 /// Serves `api` on each of `listeners`.
-pub fn spawn(services: &mut JoinSet<()>, listeners: Vec<TcpListener>, shared: &Shared, api: &Arc<Api>) {
+pub fn spawn<L: Source + Sync>(
+    services: &mut JoinSet<()>,
+    listeners: Vec<L>,
+    shared: &Shared,
+    api: &Arc<Api>,
+) {
     for listener in listeners {
         let api = api.clone();
         let handler = move |peer: Peer| {
             let api = api.clone();
             let Peer { address, server_name, local_port } = peer;
-            let connection = Connection { peer: address, server_name, local_port };
+            let connection = Connection { origin: Origin::Network(address), server_name, local_port };
             service_fn(move |request| {
                 let (api, connection) = (api.clone(), connection.clone());
                 async move { Ok::<_, Infallible>(api.handle(request, connection).await) }

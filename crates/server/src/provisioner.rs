@@ -7,13 +7,14 @@ use crate::CommandError;
 use crate::certificates::CertificateAuthority;
 use crate::files;
 use crate::instance::Parameters as Genesis;
-use crate::instance_command::{Certified, MAX_LINE_BYTES, Said, Start};
+use crate::instance_command::{Certified, MAX_LINE_BYTES, Numbered, Said, Start, Told};
 use crate::layout::{Layout, RESOURCE_SUFFIX};
+use crate::network;
 use crate::outgoing;
 use crate::root_of_trust::RootOfTrust;
 use async_trait::async_trait;
 use domain::name::PoolName;
-use fabric::{InstanceState, Parameters, ProvisionError, Provisioner};
+use fabric::{InstanceState, Network, Parameters, ProvisionError, Provisioner};
 use parking_lot::{Condvar, Mutex};
 use rustls_pki_types::CertificateSigningRequestDer;
 use service::{Random, SystemRandom};
@@ -22,8 +23,9 @@ use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -32,6 +34,11 @@ use zeroize::Zeroizing;
 const PORT: &str = "port";
 const READY_TIME: Duration = Duration::from_secs(20);
 const STOP_TIME: Duration = Duration::from_secs(15);
+const APPLY_TIME: Duration = Duration::from_secs(10);
+/// How often a child is asked whether it is there.
+const PING_PERIOD: Duration = Duration::from_secs(3);
+/// A child that said nothing for this long hangs, and is ended.
+const SILENCE: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Whoever served this long begins anew with short pauses.
@@ -48,14 +55,13 @@ pub struct Children {
     pub authority: Arc<CertificateAuthority>,
     /// Of the quickstart's own pool.
     pub port: u16,
+    pub gateway_port: u16,
     pub issuer_port: u16,
     /// In challenges.
     pub challenged: String,
     pub outgoing: outgoing::Given,
     /// What all pools are founded with; what differs is filled in.
     pub founding: Genesis,
-    /// CAs that pools trust for calls that they make, in PEM.
-    pub outgoing_roots: Vec<u8>,
     pub ports: Ports,
     pub running: Mutex<HashMap<String, Arc<Running>>>,
 }
@@ -63,12 +69,17 @@ pub struct Children {
 /// One pool's supervisor and its child.
 pub struct Running {
     state: watch::Sender<InstanceState>,
+    /// The number of the rules that are in force in the child.
+    applied: watch::Sender<u64>,
     held: Mutex<Held>,
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct Held {
+    network: Numbered,
+    /// The child has its certificate, and takes messages.
+    certified: bool,
+    heard: Instant,
     stopping: bool,
     child: Option<Child>,
     /// The child lives as long as this is open.
@@ -117,16 +128,18 @@ impl Children {
         genesis.administrators.clone_from(&parameters.administrators);
         genesis.retention_days = parameters.retention_days;
         genesis.purge_protection = parameters.purge_protection;
+        let port = self.port(&parameters.name)?;
         Ok(Start {
             name: parameters.name.clone(),
-            port: self.port(&parameters.name)?,
+            port,
             directory: std::path::absolute(place.directory)?,
             root_key: std::path::absolute(root_key)?,
             limits: std::path::absolute(self.layout.limits())?,
+            gateway_socket: std::path::absolute(self.layout.gateway_socket(port))?,
+            admin_socket: std::path::absolute(self.layout.pool_admin_socket(port))?,
             authority: self.challenged.clone(),
             issuer_port: self.issuer_port,
             outgoing: self.outgoing.absolute()?,
-            outgoing_roots: String::from_utf8(self.outgoing_roots.clone())?,
             genesis,
         })
     }
@@ -139,7 +152,15 @@ impl Children {
         }
         let new = Arc::new(Running {
             state: watch::Sender::new(InstanceState::Starting),
-            held: Mutex::default(),
+            applied: watch::Sender::new(0),
+            held: Mutex::new(Held {
+                network: Numbered { number: 1, rules: parameters.network.clone() },
+                certified: false,
+                heard: Instant::now(),
+                stopping: false,
+                child: None,
+                input: None,
+            }),
             changed: Condvar::new(),
         });
         self.ports.lock().insert(parameters.name.clone(), start.port);
@@ -238,13 +259,42 @@ impl Provisioner for Children {
         self.destroy(name).map_err(|error| ProvisionError(error.to_string()))
     }
 
+    fn check_network(&self, network: Network) -> Result<Network, String> {
+        network::checked(network)
+    }
+
+    async fn set_network(&self, name: &str, network: &Network) -> Result<(), ProvisionError> {
+        let Some(running) = self.running.lock().get(name).cloned() else { return Ok(()) };
+        let number = {
+            let mut held = running.held.lock();
+            held.network = Numbered { number: held.network.number + 1, rules: network.clone() };
+            if !held.certified {
+                // It is given them with its certificate, before it serves.
+                return Ok(());
+            }
+            let message = Told::Network(held.network.clone());
+            // A child that has just ended is started with them.
+            held.input.as_mut().and_then(|input| tell(input, &message).ok());
+            held.network.number
+        };
+        let mut applied = running.applied.subscribe();
+        let in_force = applied.wait_for(|applied| *applied >= number);
+        if !matches!(tokio::time::timeout(APPLY_TIME, in_force).await, Ok(Ok(_))) {
+            // Better no service than one under rules that are not these: it is started again with them.
+            tracing::error!(pool = name, "a pool does not take its network rules; it is ended");
+            if let Some(child) = &mut running.held.lock().child {
+                child.kill().map_err(|error| ProvisionError(error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
     fn state(&self, name: &str) -> InstanceState {
         self.running.lock().get(name).map_or(InstanceState::Stopped, |running| *running.state.borrow())
     }
 
     fn uri(&self, name: &str) -> String {
-        let port = self.ports.lock().get(name).copied().unwrap_or(self.port);
-        format!("https://{name}.{RESOURCE_SUFFIX}:{port}/")
+        format!("https://{name}.{RESOURCE_SUFFIX}:{}/", self.gateway_port)
     }
 }
 
@@ -264,6 +314,7 @@ impl Supervisor {
             // Reaped, and whatever it held open is closed.
             let (input, child) = {
                 let mut held = self.running.held.lock();
+                held.certified = false;
                 (held.input.take(), held.child.take())
             };
             drop(input);
@@ -298,6 +349,7 @@ impl Supervisor {
 
     /// Until the child ends.
     fn run_once(&self) -> Result<(), CommandError> {
+        let began = Instant::now();
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log)?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg("instance")
@@ -310,32 +362,81 @@ impl Supervisor {
         {
             let mut held = self.running.held.lock();
             held.child = Some(child);
+            held.heard = Instant::now();
             if held.stopping {
                 return Ok(());
             }
         }
         tell(&mut input, &self.start)?;
         self.running.held.lock().input = Some(input);
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.watch(&ended));
+            let heard = self.listen(output, began);
+            let held = self.running.held.lock();
+            ended.store(true, Ordering::Relaxed);
+            self.running.changed.notify_all();
+            drop(held);
+            heard
+        })
+    }
+
+    fn listen(&self, output: ChildStdout, began: Instant) -> Result<(), CommandError> {
         let mut output = BufReader::new(output);
         while let Some(said) = hear(&mut output)? {
+            self.running.held.lock().heard = Instant::now();
             match said {
                 Said::Request { der } => {
                     let request = CertificateSigningRequestDer::from(der);
                     let chain = self.authority.sign_for_pool(&request, &self.start.name)?;
                     let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
-                    if let Some(input) = &mut self.running.held.lock().input {
-                        tell(input, &Certified { chain })?;
+                    let mut held = self.running.held.lock();
+                    let network = held.network.clone();
+                    if let Some(input) = &mut held.input {
+                        tell(input, &Certified { chain, network })?;
                     }
+                    held.certified = true;
                 }
-                Said::Serving { activated: false } => {
-                    self.running.state.send_replace(InstanceState::NotActivated);
+                Said::Serving { activated } => {
+                    let milliseconds = began.elapsed().as_millis();
+                    tracing::info!(pool = self.start.name, milliseconds, activated, "a pool serves");
+                    let state = if activated { InstanceState::Active } else { InstanceState::NotActivated };
+                    self.running.state.send_replace(state);
                 }
-                Said::Serving { activated: true } | Said::Activated => {
+                Said::Activated => {
                     self.running.state.send_replace(InstanceState::Active);
                 }
+                Said::Applied { number } => {
+                    self.running.applied.send_replace(number);
+                }
+                Said::Pong => {}
             }
         }
         Ok(())
+    }
+
+    /// A process may run and answer nobody. One that hangs is ended; then it is started again like any that ended.
+    fn watch(&self, ended: &AtomicBool) {
+        let mut held = self.running.held.lock();
+        while !ended.load(Ordering::Relaxed) {
+            let _ = self.running.changed.wait_for(&mut held, PING_PERIOD);
+            if ended.load(Ordering::Relaxed) {
+                return;
+            }
+            if held.heard.elapsed() > SILENCE {
+                tracing::error!(pool = self.start.name, "a pool's process hangs; it is ended");
+                if let Some(child) = &mut held.child {
+                    let _ = child.kill();
+                }
+                return;
+            }
+            if held.certified
+                && let Some(input) = &mut held.input
+            {
+                // Whoever is gone is noticed by the reader.
+                let _ = tell(input, &Told::Ping);
+            }
+        }
     }
 }
 

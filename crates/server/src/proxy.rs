@@ -1,7 +1,7 @@
 //! A CONNECT proxy (RFC 9110 section 9.3.6) for machines whose resolver does not know `*.localhost`: it listens on
 //! loopback, opens the quickstart's own names at its own ports, and goes nowhere else.
 
-use crate::layout::RESOURCE_SUFFIX;
+use crate::layout::{CONTROL_HOST, ISSUER_HOST, RESOURCE_SUFFIX};
 use crate::provisioner::Ports;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -128,7 +128,7 @@ fn destination(head: &[u8], ports: &[u16], pools: &HashMap<String, u16>) -> Resu
 
 fn is_ours(host: &str) -> bool {
     let host = host.to_ascii_lowercase();
-    host == "localhost" || host == "127.0.0.1" || label(&host).is_some()
+    ["localhost", "127.0.0.1", CONTROL_HOST, ISSUER_HOST].contains(&host.as_str()) || label(&host).is_some()
 }
 
 /// A pool's name, of a host that could be one's.

@@ -10,18 +10,19 @@ use crate::certificates::{CertificateAuthority, app_certificate, attestation_key
 use crate::client::apply::Desired;
 use crate::environment::word;
 use crate::instance::Place;
-use crate::layout::{self, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
-use crate::listener::{self, Peer, Shared};
+use crate::layout::{self, CONTROL_HOST, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
+use crate::listener::{self, FromGateway, Peer, Shared};
 use crate::outgoing::{self, Outgoing};
-use crate::places::Capacity;
+use crate::places::{Capacity, Places};
+use crate::pool_directory::{Names, Nobody};
 use crate::pool_listener::PUBLIC_AUDIENCE;
 use crate::provisioner::{Children, Ports};
 use crate::root_of_trust::{RootOfTrust, Sealed};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
-    admin, authority_source, control, detach, files, hardening, holders, instance, issuer_federation,
-    issuer_key_source, limits, managed_identity, output, pool_listener, provisioner, proxy, remains, running,
-    schedule, sealed,
+    admin, authority_source, control, detach, environment, files, hardening, holders, instance,
+    issuer_federation, issuer_key_source, limits, managed_identity, output, pool_listener, provisioner,
+    proxy, remains, running, schedule, sealed,
 };
 use domain::access::{BuiltInRole, Scope};
 use domain::name::PoolName;
@@ -37,6 +38,7 @@ use identity::issuer::{
     RESOURCE_MANAGER_AUDIENCES, STORAGE_AUDIENCE, generate_client_secret,
 };
 use service::{ActivationRecord, Clock, Pool, SystemClock};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,10 +58,18 @@ pub struct Arguments {
     /// Where everything is kept.
     #[arg(long = "data", value_name = "DIR", default_value_os_t = layout::default_directory())]
     data: PathBuf,
-    /// The pool's port; the control plane is at this plus 2, the issuer at this plus 3, the CONNECT proxy at this plus 4, managed identity at this plus 5.
+    /// The pool's port; the gateway to all pools is at this plus 1, the control plane is at this plus 2, the issuer at this plus 3, the CONNECT proxy at this plus 4, managed identity at this plus 5.
     /// Default 8443, or as last time.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(LAST_PORT)))]
     port: Option<u16>,
+    /// Have the gateway listen at this address of the machine as well, and not at its loopback alone; not kept from start to
+    /// start. Can be given again.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<IpAddr>,
+    /// Send clients to the gateway for everything, also for the issuer and the control plane, so that no other port need be
+    /// reached. Kept from start to start. Each client has to find the names that `--hosts` prints.
+    #[arg(long)]
+    one_port: bool,
     /// Serve in the background; `holdfast stop` ends it.
     #[arg(long)]
     detach: bool,
@@ -97,6 +107,10 @@ pub struct Arguments {
     /// twice.
     #[arg(long, value_name = "FILE")]
     seed: Option<PathBuf>,
+    /// Print how to register this cloud with the Azure CLI and make a pool, and do nothing else. It has to have been
+    /// started once.
+    #[arg(long)]
+    az: bool,
     /// Print the lines for /etc/hosts, and do nothing else.
     #[arg(long)]
     hosts: bool,
@@ -118,8 +132,11 @@ struct Founding {
 
 pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     if arguments.hosts {
-        output::line(format_args!("127.0.0.1 {POOL_NAME}.{RESOURCE_SUFFIX}"))?;
+        output::line(format_args!("127.0.0.1 {POOL_NAME}.{RESOURCE_SUFFIX} {ISSUER_HOST} {CONTROL_HOST}"))?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.az {
+        return environment::run(&environment::Arguments::for_az(arguments.data));
     }
     // Before anything is made, and by the process that its user sees.
     Outgoing::read(&Layout::new(arguments.data.clone()).limits(), &arguments.outgoing)?;
@@ -182,9 +199,13 @@ async fn serve(
         )
         .into());
     }
-    let (settings, changed) =
-        Settings::updated(Settings::read(layout)?, arguments.port, &arguments.blank_pools)?;
-    let listeners = Listeners::bind(&settings, !arguments.no_managed_identity)?;
+    let (settings, changed) = Settings::updated(
+        Settings::read(layout)?,
+        arguments.port,
+        &arguments.blank_pools,
+        arguments.one_port,
+    )?;
+    let listeners = Listeners::bind(&settings, &arguments.listen, !arguments.no_managed_identity)?;
     if changed {
         settings.write(layout)?;
     }
@@ -210,9 +231,8 @@ async fn serve(
 
     let issuer_port = settings.issuer_port();
     pool.connect_key_source(|source| issuer_key_source::connect(source, issuer_port))?;
-    let outgoing_roots = authority_source::roots(layout, &outgoing)?;
     for pool in std::iter::once(&pool).chain(&blank_pools) {
-        pool.connect_authorities(authority_source::trusting(outgoing_roots.clone()));
+        pool.connect_authorities(authority_source::of(pool, &outgoing));
     }
     if arguments.rotate_issuer_key {
         rotate_issuer_key(layout, &issuer, &pool)?;
@@ -227,23 +247,30 @@ async fn serve(
     let of_pool = shared(capacity.pool)?;
     let mut proxied = vec![settings.port, settings.issuer_port()];
     let ports = (0..).map(|index| settings.blank_port(index));
+    let mut own_ports = HashMap::new();
     let blank = listeners.blank.into_iter().zip(&blank_pools).zip(ports);
     let of_blank = blank.map(|((listeners, pool), port)| (listeners, pool, port));
     for (listeners, pool, port) in [(listeners.pool, &pool, settings.port)].into_iter().chain(of_blank) {
         proxied.push(port);
         let api = pool_listener::api(pool, challenged.clone(), port)?;
         pool_listener::spawn(&mut services, listeners, &of_pool, &api);
+        pool_listener::spawn(&mut services, vec![from_gateway(layout, port)?], &of_pool, &api);
+        own_ports.insert(pool.genesis().name.to_string(), port);
+        if port == settings.port {
+            let socket = admin::bind(&layout.admin_socket())?;
+            services.spawn(admin::serve(socket, pool.clone(), api, closing.clone()));
+        }
     }
     let ports = Ports::default();
     let children = Arc::new(Children {
         layout: layout.clone(),
         authority: authority.clone(),
         port: settings.port,
+        gateway_port: settings.gateway_port(),
         issuer_port,
         challenged,
         outgoing: given,
         founding: control::founding(layout, &issuer, &principals.tenant)?,
-        outgoing_roots,
         ports: ports.clone(),
         running: Default::default(),
     });
@@ -256,16 +283,40 @@ async fn serve(
         || attestation_key().inspect_err(|error| tracing::error!(%error, "no key for attestation")).ok(),
     );
     let of_routers = [
-        (listeners.issuer, issuer.clone().router().merge(attestation.router())),
-        (listeners.control, control.clone().router()),
+        (listeners.issuer, settings.issuer_port(), issuer.clone().router().merge(attestation.router())),
+        (listeners.control, settings.control_port(), control.clone().router()),
     ];
-    for (listeners, router) in of_routers {
+    for (listeners, port, router) in of_routers {
         let shared = shared(capacity.issuer)?;
+        let by_gateway = router.clone();
+        let handler = move |_: Peer| TowerToHyperService::new(by_gateway.clone());
+        services.spawn(listener::serve(from_gateway(layout, port)?, shared.clone(), handler));
         for listener in listeners {
             let router = router.clone();
             let handler = move |_: Peer| TowerToHyperService::new(router.clone());
             services.spawn(listener::serve(listener, shared.clone(), handler));
         }
+    }
+    let names = Arc::new(Names {
+        layout: layout.clone(),
+        own: own_ports,
+        children: ports.clone(),
+        control_port: settings.control_port(),
+        issuer_port,
+        gateway_port: settings.gateway_port(),
+    });
+    let gateway_port = settings.gateway_port();
+    proxied.push(gateway_port);
+    let nobody = {
+        let names = names.clone();
+        move |peer: Peer| Nobody::new(&names, &peer)
+    };
+    services.spawn(listener::serve(from_gateway(layout, gateway_port)?, shared(capacity.issuer)?, nobody));
+    let places = Places::new(capacity.gateway, capacity.gateway / 4);
+    for listener in listeners.gateway {
+        let places = places.clone();
+        let admit = move |address| places.take(address);
+        services.spawn(gateway::serve(listener, names.clone(), admit, closing.clone()));
     }
     services.spawn(control::keep(control.fabric.clone(), closing.clone()));
     services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
@@ -281,7 +332,6 @@ async fn serve(
     if pool.domain_was_not_handed_out() || holders::were_cut_short(&layout.ceremony()) {
         services.spawn(holders::hand_out(pool.clone(), layout.ceremony(), closing.clone()));
     }
-    services.spawn(admin::serve(admin::bind(&layout.admin_socket())?, pool.clone(), closing));
 
     if let Some(seed) = seed {
         seed.sow(layout).await?;
@@ -319,6 +369,7 @@ pub(crate) async fn wait_for_end() -> Result<(), CommandError> {
 
 struct Listeners {
     pool: Vec<TcpListener>,
+    gateway: Vec<TcpListener>,
     blank: Vec<Vec<TcpListener>>,
     control: Vec<TcpListener>,
     issuer: Vec<TcpListener>,
@@ -336,10 +387,23 @@ pub(crate) fn bind_pools(settings: &Settings) -> Result<Vec<TcpListener>, Comman
 }
 
 impl Listeners {
-    fn bind(settings: &Settings, with_managed_identity: bool) -> Result<Self, CommandError> {
+    fn bind(
+        settings: &Settings,
+        listen: &[IpAddr],
+        with_managed_identity: bool,
+    ) -> Result<Self, CommandError> {
         let on_ipv4 = |what: &str, port: u16| bind((Ipv4Addr::LOCALHOST, port).into(), what);
+        let mut gateway = if listen.iter().any(IpAddr::is_unspecified) {
+            Vec::new()
+        } else {
+            bind_loopback("the gateway", settings.gateway_port())?
+        };
+        for address in listen {
+            gateway.push(bind((*address, settings.gateway_port()).into(), "the gateway")?);
+        }
         Ok(Self {
             pool: bind_loopback("the pool", settings.port)?,
+            gateway,
             blank: (0..settings.blank_pools.len())
                 .map(|index| bind_loopback("a blank pool", settings.blank_port(index)))
                 .collect::<Result<_, _>>()?,
@@ -351,6 +415,12 @@ impl Listeners {
                 .transpose()?,
         })
     }
+}
+
+/// The gateway, which is in this process, passes clients of the listener at `port` on there.
+fn from_gateway(layout: &Layout, port: u16) -> Result<FromGateway, CommandError> {
+    let listener = admin::bind(&layout.gateway_socket(port))?;
+    Ok(FromGateway { listener, gateway: rustix::process::getpid() })
 }
 
 /// `port` of this machine alone.
@@ -382,7 +452,7 @@ fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, CommandError> {
             std::io::ErrorKind::AddrInUse => "is in use".to_owned(),
             _ => format!("of {} cannot be opened ({error})", address.ip()),
         };
-        format!("port {port} for {what} {reason}; choose others with `holdfast quickstart --port N` (N for the pool, N+2 for the control plane, N+3 for the issuer, N+4 for the CONNECT proxy, N+5 for managed identity)").into()
+        format!("port {port} for {what} {reason}; choose others with `holdfast quickstart --port N` (N for the pool, N+1 for the gateway, N+2 for the control plane, N+3 for the issuer, N+4 for the CONNECT proxy, N+5 for managed identity)").into()
     })
 }
 
@@ -575,6 +645,12 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     if arguments.founding.purge_protection {
         words.push("--purge-protection".into());
     }
+    if arguments.one_port {
+        words.push("--one-port".into());
+    }
+    for address in &arguments.listen {
+        words.extend(["--listen".into(), address.to_string().into()]);
+    }
     for name in &arguments.blank_pools {
         words.extend(["--blank-pool".into(), name.to_string().into()]);
     }
@@ -608,11 +684,12 @@ fn print_welcome(layout: &Layout, settings: &Settings) -> std::io::Result<()> {
         format!(" --data {}", word(&data))
     };
     let (holdfast, port, issuer) = (program(), settings.port, settings.issuer_url());
-    let control = settings.control_url();
+    let (control, gateway) = (settings.control_url(), settings.gateway_port());
     output::line(format_args!(
         "Holdfast serves a pool of class test. Keep no keys in it that matter.
 
   pool     https://{POOL_NAME}.{RESOURCE_SUFFIX}:{port}  (and https://127.0.0.1:{port})
+  gateway  https://{POOL_NAME}.{RESOURCE_SUFFIX}:{gateway}  (this pool, and those of the control plane by their names)
   control  {control}
   issuer   {issuer}
   data     {data}

@@ -2,7 +2,7 @@
 
 use crate::CommandError;
 use crate::files;
-use crate::layout::Layout;
+use crate::layout::{CONTROL_HOST, ISSUER_HOST, Layout};
 use domain::guid::Guid;
 use domain::name::PoolName;
 use identity::issuer::generate_client_secret;
@@ -12,6 +12,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 /// The other listeners' ports, counted from the pool's.
+pub const GATEWAY_OFFSET: u16 = 1;
 pub const CONTROL_OFFSET: u16 = 2;
 pub const ISSUER_OFFSET: u16 = 3;
 pub const PROXY_OFFSET: u16 = 4;
@@ -32,6 +33,9 @@ pub struct Settings {
     /// Names of the pools beside the first one, in the order of their ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blank_pools: Vec<String>,
+    /// Whether clients are sent to the gateway for everything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_port: bool,
 }
 
 /// The principals of a quickstart, with their secrets, for `holdfast env`.
@@ -71,8 +75,11 @@ impl Settings {
         before: Option<Self>,
         port: Option<u16>,
         blank_pools: &[PoolName],
+        one_port: bool,
     ) -> Result<(Self, bool), CommandError> {
         let held = before.as_ref().map(|before| before.port);
+        let had_one_port = before.as_ref().is_some_and(|before| before.one_port);
+        let one_port = one_port || had_one_port;
         let port = port.or(held).unwrap_or(crate::layout::DEFAULT_PORT);
         let mut pools = before.map(|before| before.blank_pools).unwrap_or_default();
         let were = pools.len();
@@ -84,8 +91,8 @@ impl Settings {
                 pools.push(name.to_string());
             }
         }
-        let changed = held != Some(port) || pools.len() != were;
-        let settings = Self { version: VERSION, port, blank_pools: pools };
+        let changed = held != Some(port) || pools.len() != were || one_port != had_one_port;
+        let settings = Self { version: VERSION, port, blank_pools: pools, one_port };
         if settings.blank_pools.len() > MAX_BLANK_POOLS {
             return Err(format!("a quickstart has at most {MAX_BLANK_POOLS} blank pools").into());
         }
@@ -103,12 +110,20 @@ impl Settings {
         write(&layout.settings(), self)
     }
 
+    pub fn gateway_port(&self) -> u16 {
+        self.port + GATEWAY_OFFSET
+    }
+
     pub fn control_port(&self) -> u16 {
         self.port + CONTROL_OFFSET
     }
 
     pub fn control_url(&self) -> String {
-        format!("https://localhost:{}", self.control_port())
+        if self.one_port {
+            format!("https://{CONTROL_HOST}:{}", self.gateway_port())
+        } else {
+            format!("https://localhost:{}", self.control_port())
+        }
     }
 
     pub fn issuer_port(&self) -> u16 {
@@ -116,7 +131,16 @@ impl Settings {
     }
 
     pub fn issuer_url(&self) -> String {
-        format!("https://localhost:{}", self.issuer_port())
+        if self.one_port {
+            format!("https://{ISSUER_HOST}:{}", self.gateway_port())
+        } else {
+            format!("https://localhost:{}", self.issuer_port())
+        }
+    }
+
+    /// Where the first pool is called by its name.
+    pub fn pool_port(&self) -> u16 {
+        if self.one_port { self.gateway_port() } else { self.port }
     }
 
     /// Of the authority that vouches for whatever it is asked to.

@@ -29,7 +29,8 @@ impl Attestations {
     }
 
     fn of(&self, record: &VersionRecord, now: domain::time::IntDate) -> KeyAttestation {
-        let policy = record.version.release.as_ref().map(release::digest);
+        let policy = record.version.release.as_ref();
+        let policy = policy.map(release::digest);
         let statement = self.attestor.statement(&record.version, &record.material, policy, now);
         let place = (statement.name.clone(), statement.version);
         if let Some(kept) = self.kept.get(&place) {

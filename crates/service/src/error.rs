@@ -10,6 +10,7 @@ use domain::key::{
     ChangeRefused, EmptyWindow, KeyOperationsRefused, KeyRefused, ReleaseRefused, TagsRefused, UseRefused,
 };
 use domain::name::{KeyName, KeyVersion};
+use domain::network::Blocked;
 use domain::pool::PoolClass;
 use domain::principal::ObjectId;
 use domain::release::{Authority, PolicyRefused, Unmet};
@@ -23,6 +24,9 @@ pub enum Error {
     /// The caller lacks a right.
     #[error("{0}")]
     Denied(#[from] Denied),
+    /// The client is not where it would have to be.
+    #[error("{0}")]
+    Blocked(#[from] Blocked),
     /// The request itself is wrong: says what and where.
     #[error("{0}")]
     BadParameter(String),

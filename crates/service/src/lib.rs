@@ -14,6 +14,7 @@ mod index;
 mod invocations;
 mod key_backup;
 mod keys;
+mod network;
 mod pool;
 mod principals;
 mod release;

@@ -8,6 +8,7 @@ use crate::failures::FailureLimiter;
 use crate::index::Index;
 use crate::invocations::Invocations;
 use crate::key_backup::KeyBackups;
+use crate::network::Firewall;
 use crate::release::{Releases, UsedAssertions};
 use crate::security_domain::{DomainState, Installer};
 use crate::test_mode::Simulation;
@@ -150,6 +151,7 @@ pub struct Pool {
     domain: DomainState,
     invocations: Arc<Invocations>,
     key_backups: KeyBackups,
+    firewall: Firewall,
     attestations: Attestations,
     backups: Backups,
     releases: Releases,
@@ -318,6 +320,7 @@ impl Pool {
             invocations,
             domain: DomainState::new(secrets, installer),
             key_backups,
+            firewall: Firewall::default(),
             attestations: Attestations::new(attestor),
             backups,
             releases,
@@ -414,6 +417,10 @@ impl Pool {
 
     pub(crate) fn monotonic(&self) -> Duration {
         self.clock.monotonic()
+    }
+
+    pub(crate) fn firewall(&self) -> &Firewall {
+        &self.firewall
     }
 
     pub fn random(&self) -> &dyn Random {
@@ -653,6 +660,7 @@ impl Pool {
             loaded.clear();
         };
         staging.switch(transaction, applied).await?;
+        self.note_roles();
         self.note_roles();
         // Where the log fails now, the next start brings the event into it.
         self.log_committed(leaf).await.map(|_| ())

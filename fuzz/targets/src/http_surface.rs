@@ -7,7 +7,7 @@
 
 use crate::memory::{MemoryEngine, MemoryLog};
 use crate::tokens::{Issuer, TENANT};
-use api_data::{Api, ApiConfig, Connection, RouteKind};
+use api_data::{Api, ApiConfig, Connection, Origin, RouteKind};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use crypto::domain_secrets::DomainSecrets;
@@ -205,7 +205,7 @@ impl Surface {
             && request.uri().path().eq_ignore_ascii_case("/healthstatus")
             && request.uri().host() == Some(HOST);
         let connection = Connection {
-            peer: ([127, 0, 0, 1], 40_000).into(),
+            origin: Origin::Network(([127, 0, 0, 1], 40_000).into()),
             server_name: Some(HOST.into()),
             local_port: 8443,
         };

@@ -10,6 +10,7 @@ mod backups;
 mod control;
 mod disk;
 mod domain_files;
+mod gateway;
 mod handed_in;
 mod http_surface;
 mod memory;
@@ -79,6 +80,9 @@ pub const TARGETS: &[Target] = targets![
     disk::audit_body,
     disk::audit_event,
     disk::receipt,
+    gateway::client_hello,
+    gateway::proxy_header,
+    gateway::network_rules,
     http_surface::http_surface,
 ];
 

@@ -4,7 +4,7 @@
 
 pub mod attestation;
 
-use api_data::{Api, ApiConfig, Connection};
+use api_data::{Api, ApiConfig, Connection, Origin};
 use aws_lc_rs::rand::SystemRandom as SigningRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -26,8 +26,8 @@ use serde_json::{Value, json};
 use service::{ActivationRecord, Clock, Pool, PoolLimits, PoolParts, SystemRandom};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// When the tests' clock starts, in seconds.
@@ -58,6 +58,8 @@ pub struct Bench {
     issuer: EcdsaKeyPair,
     clock: Arc<TestClock>,
     events_seen: AtomicU64,
+    /// Where requests come from.
+    pub origin: Mutex<Origin>,
     // Last: the pool's files go after the pool.
     _directory: tempfile::TempDir,
 }
@@ -159,6 +161,7 @@ impl Bench {
             issuer,
             clock,
             events_seen: AtomicU64::new(0),
+            origin: Mutex::new(Origin::Network(([127, 0, 0, 1], 40_000).into())),
             _directory: directory,
         }
     }
@@ -197,7 +200,7 @@ impl Bench {
         }
         let request = request.body(Full::new(body)).unwrap();
         let connection = Connection {
-            peer: ([127, 0, 0, 1], 40_000).into(),
+            origin: *self.origin.lock().unwrap(),
             server_name: Some(HOST.into()),
             local_port: 8443,
         };

@@ -127,6 +127,7 @@ pub fn check_sas(sas: &str) -> Result<(), TargetError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_container_is_where_its_uri_says() {
@@ -194,6 +195,31 @@ mod tests {
         ] {
             let Err(TargetError::NotAllowed(message)) = check_sas(sas) else { panic!("{sas}") };
             assert!(sas.is_empty() || !message.contains(sas), "{message}");
+        }
+    }
+
+    proptest! {
+        /// Whatever a caller gives: what is called is a blob below the container, and does what was asked for.
+        #[test]
+        fn what_is_given_leads_nowhere_else(
+            container in prop_oneof![".{0,40}", "https://a.example/[ -~]{0,20}", "https://a.example/[a-z$-]{1,20}"],
+            name in prop_oneof![".{0,30}", "[a-z./%\\\\-]{1,20}"],
+            sas in prop_oneof![".{0,30}", "(sv=1&)?sig=[ -~]{0,20}"],
+        ) {
+            let Ok(container) = Container::parse(&container) else { return Ok(()) };
+            let Ok(path) = container.blob_path(&name) else { return Ok(()) };
+            if check_sas(&sas).is_err() {
+                return Ok(());
+            }
+            let asked = [("comp", "block"), ("blockid", "a/b=")];
+            let url = container.at(&path, &asked, Some(&sas)).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            prop_assert_eq!(url.authority(), container.url().authority());
+            let rest = url.path().strip_prefix(container.own_path()).and_then(|rest| rest.strip_prefix('/'));
+            prop_assert!(rest.is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | ".."))));
+            let query = url.query().unwrap_or_default();
+            let names: Vec<_> = query.split('&').filter_map(|pair| pair.split('=').next()).collect();
+            prop_assert_eq!(names.iter().filter(|name| name.eq_ignore_ascii_case("comp")).count(), 1);
+            prop_assert!(query.starts_with("comp=block&blockid=a%2Fb%3D&"));
         }
     }
 }

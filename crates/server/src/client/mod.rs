@@ -1,5 +1,5 @@
-//! The commands `key`, `attest`, `backup`, `role`, `setting`, `token`, `apply`, `clock` and `simulate`: clients of the wire API, with
-//! no way in but the one that every client has.
+//! The commands `key`, `attest`, `backup`, `role`, `setting`, `token`, `apply`, `clock` and `simulate`: clients of the
+//! wire API, with no way in but the one that every client has.
 
 pub mod apply;
 pub mod attest;

@@ -120,6 +120,7 @@ impl FromStr for Url {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_url_is_https_to_a_host_at_a_port() {
@@ -178,5 +179,25 @@ mod tests {
         }
         // Two slashes are a path, not a host.
         assert_eq!(url.at("//b.example/").unwrap().authority(), "a.example:8443");
+    }
+
+    proptest! {
+        /// Whatever is taken means the same when it is read again, and its host is nothing but a host.
+        #[test]
+        fn a_url_is_one_way_to_read_it(
+            text in prop_oneof![
+                ".{0,60}",
+                "https://[a-z0-9.:@%\\[\\]/?#\\\\ -]{0,40}",
+                "https://[a-z.@:]{1,20}(:[0-9+]{0,6})?/[ -~]{0,20}",
+            ],
+        ) {
+            let Ok(url) = text.parse::<Url>() else { return Ok(()) };
+            prop_assert!(!url.host().is_empty());
+            prop_assert!(!url.host().contains(['@', '/', '?', '#', '\\', ' ', '\r', '\n']), "{}", url.host());
+            let again = format!("https://{}{}", url.authority(), url.path_and_query());
+            let again: Url = again.parse().map_err(|error| TestCaseError::fail(format!("{again}: {error}")))?;
+            prop_assert_eq!((again.host(), again.port()), (url.host(), url.port()));
+            prop_assert_eq!(again.path_and_query(), url.path_and_query());
+        }
     }
 }

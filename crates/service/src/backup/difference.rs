@@ -2,7 +2,7 @@
 
 use super::outline::Outline;
 use crate::index::Index;
-use domain::access::{CustomRole, Role, RoleAssignment};
+use domain::access::{BuiltInRole, CustomRole, Role, RoleAssignment};
 use domain::guid::Guid;
 use domain::key::Key;
 use domain::name::KeyVersion;
@@ -104,28 +104,32 @@ impl Difference {
         self.lost_keys.first().or(self.lost_versions.first()).map(String::as_str)
     }
 
-    /// Bounded, for an event.
+    /// How much, then what, of each list as much as is read at a glance: an event has room for little.
     pub(super) fn summary(&self) -> String {
         let roles = if self.replaces_roles { "those of the backup" } else { "kept" };
         let lists = [
-            ("new keys", &self.new_keys),
-            ("keys lost", &self.lost_keys),
-            ("versions lost", &self.lost_versions),
-            ("keys changed", &self.changed_keys),
             ("roles gained", &self.new_roles),
             ("roles lost", &self.lost_roles),
+            ("keys lost", &self.lost_keys),
+            ("versions lost", &self.lost_versions),
+            ("new keys", &self.new_keys),
+            ("keys changed", &self.changed_keys),
         ];
-        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(what, list)| {
+        let lists = || lists.into_iter().filter(|(_, list)| !list.is_empty());
+        let counts = lists().map(|(what, list)| format!("{} {what}", list.len()));
+        let named = lists().map(|(what, list)| {
             let named = list.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-            let more = list.len().saturating_sub(NAMED);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!("{} {what}: {named}{more}", list.len())
+            format!("{what}: {named}{}", if list.len() > NAMED { ", \u{2026}" } else { "" })
         });
-        [format!("roles are {roles}")].into_iter().chain(lists).collect::<Vec<_>>().join("; ")
+        let roles = format!("roles are {roles}");
+        let counts: Vec<_> = std::iter::once(roles).chain(counts).collect();
+        std::iter::once(counts.join(", ")).chain(named).collect::<Vec<_>>().join("; ")
     }
 }
 
 fn describe(assignment: &RoleAssignment) -> String {
-    let RoleAssignment { name, scope, role, principal } = assignment;
-    format!("assignment {name}: role {role} for principal {principal} at {scope}")
+    let RoleAssignment { name: _, scope, role, principal } = assignment;
+    let known = BuiltInRole::by_id(*role).map(|role| role.name().to_owned());
+    let role = known.unwrap_or_else(|| role.to_string());
+    format!("{role} for {principal} at {scope}")
 }

@@ -40,6 +40,8 @@ pub(crate) struct Backups {
     /// Of this incarnation.
     pub signer: InstanceKey,
     pub certificate: Vec<u8>,
+    /// One at a time: each reads a whole backup.
+    pub previews: tokio::sync::Mutex<()>,
     /// The job that is under way, and the task that writes down how it ended.
     task: Mutex<Option<(AbortHandle, tokio::task::JoinHandle<()>)>>,
     /// While it is set nothing works but asking how the restore goes.
@@ -55,8 +57,16 @@ impl Backups {
         signer: InstanceKey,
         certificate: Vec<u8>,
     ) -> Self {
-        let (task, restoring, changes) = (Mutex::default(), AtomicBool::new(false), Arc::default());
-        Self { targets, owner, signer, certificate, task, restoring, changes }
+        Self {
+            targets,
+            owner,
+            signer,
+            certificate,
+            previews: Default::default(),
+            task: Mutex::default(),
+            restoring: AtomicBool::new(false),
+            changes: Arc::default(),
+        }
     }
 }
 

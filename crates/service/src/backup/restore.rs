@@ -85,6 +85,8 @@ impl Pool {
     }
 
     async fn difference(&self, source: &RestoreSource, caller: &Caller) -> Result<Difference, Error> {
+        let _one =
+            self.backups().previews.try_lock().map_err(|_| Error::Busy("looking at another backup"))?;
         let target = self.open_target(&source.location).await?;
         let outline = self.outline(target.as_ref(), &source.folder).await?;
         let roles = self.roles_after(&outline, caller);

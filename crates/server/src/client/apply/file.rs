@@ -335,44 +335,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const GOOD: &str = r#"
-version = 1
-
-[settings]
-HoldfastAllowRsa15Decryption = false
-
-[roles.Signer]
-allow = ["sign", "keys/read", "sign"]
-
-[keys.payroll]
-type = "EC-HSM"
-curve = "P-384"
-ops = ["sign", "verify"]
-expires = "2030-01-01"
-tags = { team = "pay" }
-
-[keys.payroll.rotation]
-rotate_after_create = "P90D"
-expires_after = "P2Y"
-
-[[assignments]]
-principal = "app"
-role = "Signer"
-scope = "/keys/payroll"
-"#;
+    const GOOD: &str = include_str!("../../../tests/golden/apply-v1.toml");
 
     #[test]
     fn a_file_is_read() {
         let wanted = read(GOOD).unwrap();
         assert_eq!(wanted.settings, [(Setting::Rsa15Decryption, false)]);
-        let role = &wanted.roles.unwrap()[0];
+        let roles = wanted.roles.unwrap();
+        let [auditor, role] = &roles[..] else { panic!("{roles:?}") };
+        assert_eq!(auditor.except, [DataAction::Sign]);
         assert_eq!(role.allow, [DataAction::KeyRead, DataAction::Sign]);
-        let key = &wanted.keys.unwrap()[0];
-        assert_eq!((key.line, key.spec.to_string().as_str()), (10, "EC-HSM P-384"));
+        let keys = wanted.keys.unwrap();
+        let [archive, _, key] = &keys[..] else { panic!("{keys:?}") };
+        assert_eq!((archive.enabled, archive.rotation.as_ref().unwrap().actions().len()), (Some(false), 2));
+        assert_eq!(archive.not_before, Some(IntDate::from_unix_seconds(1_801_396_800)));
+        assert_eq!((key.line, key.spec.to_string().as_str()), (9, "EC-HSM P-384"));
         assert_eq!(key.expires, Some(IntDate::from_unix_seconds(1_893_456_000)));
         assert_eq!(key.rotation.as_ref().unwrap().actions().len(), 1);
         assert_eq!((key.enabled, key.not_before), (None, None));
-        assert_eq!(wanted.assignments.unwrap()[0].line, 21);
+        assert_eq!(wanted.assignments.unwrap()[0].line, 20);
         let empty = read("version = 1").unwrap();
         assert!(empty.keys.is_none() && empty.roles.is_none() && empty.assignments.is_none());
     }
@@ -390,14 +371,14 @@ scope = "/keys/payroll"
             .replace("/keys/payroll\"", "/key\"");
         let mistakes = read(&bad).unwrap_err();
         for (mistake, expected) in mistakes.iter().zip([
-            "line 2: version: 2 is not",
-            "line 5: settings: no setting is named",
-            "line 8: roles.Signer.allow: ",
-            "line 12: keys.payroll.curve: ",
-            "line 13: keys.payroll.ops: ",
-            "line 14: keys.payroll.expires: expected a date",
-            "line 18: keys.payroll.rotation.rotate_after_create: `90 days` is not a duration",
-            "line 24: assignments.scope: ",
+            "line 1: version: 2 is not",
+            "line 4: settings: no setting is named",
+            "line 7: roles.Signer.allow: ",
+            "line 11: keys.payroll.curve: ",
+            "line 12: keys.payroll.ops: ",
+            "line 13: keys.payroll.expires: expected a date",
+            "line 17: keys.payroll.rotation.rotate_after_create: `90 days` is not a duration",
+            "line 23: assignments.scope: ",
         ]) {
             assert!(mistake.starts_with(expected), "{mistake}");
         }
