@@ -58,7 +58,10 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
             e2e::build(&workspace)?;
             e2e::run(&workspace, rest).map(drop)
         }
-        "soak" => no_more(rest).and_then(|()| stages::soak(&workspace)),
+        "soak" => match rest.split_first() {
+            Some((word, rest)) if word == "load" => bench::soak(&workspace, rest),
+            _ => no_more(rest).and_then(|()| stages::soak(&workspace)),
+        },
         "fuzz" => no_more(rest).and_then(|()| fuzz::soak(&workspace)),
         "conformance" => conformance::run(&workspace, rest),
         "bench" => bench::run(&workspace, rest),
@@ -86,9 +89,11 @@ cargo xtask COMMAND
   unit          unit and integration tests
   e2e [WORDS]   end-to-end tests with the Azure SDK and CLI; WORDS go to pytest
   soak          the long versions: 500 kills, more cases for each property, each fuzz target for a minute
+  soak load [--minutes N]
+                an hour, or N minutes, at 70 percent load with a kill every minute
   fuzz          of these, the fuzz targets alone
   conformance [--allow-missing] [SUITE...]
                 the Azure SDK's own tests against a pool started here
-  bench [--write] [--seconds N] [--rounds N] [--connections N]
+  bench [--write] [--quick] [--seconds N] [--rounds N] [--connections N] [--only TEXT]
                 request rates against the raw primitive and a bare handler
 ";

@@ -1,5 +1,6 @@
 //! One request from its head to its answer.
 
+use crate::answers::Json;
 use crate::api_version::ApiVersion;
 use crate::exchange::{self, Exchange};
 use crate::problem::{self, Problem};
@@ -10,7 +11,7 @@ use domain::network::Blocked;
 use domain::pool::PoolClass;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -27,6 +28,15 @@ const MAX_CORRELATION_ID: usize = 128;
 const MAX_URI: usize = 2048;
 
 const RECEIPT: HeaderName = HeaderName::from_static("x-holdfast-receipt");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
+const SERVICE_VERSION: HeaderName = HeaderName::from_static("x-ms-keyvault-service-version");
+const REGION: HeaderName = HeaderName::from_static("x-ms-keyvault-region");
+const NETWORK_INFO: HeaderName = HeaderName::from_static("x-ms-keyvault-network-info");
+const CLASS: HeaderName = HeaderName::from_static("x-holdfast-class");
+const TEST_MODE: HeaderName = HeaderName::from_static("x-holdfast-test-mode");
+const AZURE_ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
+/// Of an answer, those of HTTP itself included.
+const HEADERS: usize = 14;
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
 
 /// What the listener knows of a connection.
@@ -68,7 +78,7 @@ pub struct Api {
 /// An answer before it has headers.
 pub(crate) struct Answer {
     status: StatusCode,
-    body: Value,
+    body: Json,
     challenge: Option<String>,
     retry_after_seconds: Option<u32>,
     receipt: Option<String>,
@@ -111,7 +121,7 @@ impl Api {
             return Answer::problem(problem::problem(&Error::Blocked(blocked)));
         }
         if head.method == http::Method::GET && head.uri.path().eq_ignore_ascii_case("/healthstatus") {
-            return Answer::ok(serde_json::json!({}), None);
+            return Answer::ok(serde_json::json!({}).into(), None);
         }
         let caller = match bearer(&head.headers) {
             None => return self.challenge(&host, "request is missing a Bearer or PoP token"),
@@ -166,6 +176,7 @@ impl Api {
         connection: &Connection,
         request_id: Guid,
     ) -> RequestFacts {
+        let api_version = query(&head.uri, "api-version");
         RequestFacts {
             request_id,
             correlation_id: text_header(&head.headers, &CLIENT_REQUEST_ID, MAX_CORRELATION_ID)
@@ -176,8 +187,8 @@ impl Api {
             },
             user_agent: text_header(&head.headers, &http::header::USER_AGENT, MAX_USER_AGENT)
                 .unwrap_or_default(),
-            uri: logged_uri(host, &head.uri),
-            api_version: query(&head.uri, "api-version").unwrap_or_default().chars().take(32).collect(),
+            uri: logged_uri(host, &head.uri, api_version.as_deref()),
+            api_version: api_version.unwrap_or_default().chars().take(32).collect(),
             received: Instant::now(),
             received_at: self.pool.now(),
             show: problem::show,
@@ -221,52 +232,55 @@ impl Api {
         connection: &Connection,
     ) -> Response<Full<Bytes>> {
         let body =
-            if answer.status == StatusCode::NO_CONTENT { String::new() } else { answer.body.to_string() };
-        let mut response = Response::new(Full::new(Bytes::from(body)));
+            if answer.status == StatusCode::NO_CONTENT { Bytes::new() } else { Bytes::from(answer.body) };
+        let mut response = Response::new(Full::new(body));
         *response.status_mut() = answer.status;
         let headers = response.headers_mut();
+        headers.reserve(HEADERS);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(
-            "strict-transport-security",
+            STRICT_TRANSPORT_SECURITY,
             HeaderValue::from_static("max-age=31536000; includeSubDomains"),
         );
-        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        headers.insert("x-ms-keyvault-service-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
-        headers.insert("x-ms-keyvault-region", HeaderValue::from_static("local"));
-        put(headers, "x-ms-request-id", &request_id.to_string());
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(SERVICE_VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+        headers.insert(REGION, HeaderValue::from_static("local"));
+        put(headers, REQUEST_ID, request_id.to_string());
         if let Origin::Network(address) = connection.origin {
-            put(headers, "x-ms-keyvault-network-info", &network_info(address.ip()));
+            put(headers, NETWORK_INFO, network_info(address.ip()));
         }
         if let Some(id) = client_request_id {
             headers.insert(CLIENT_REQUEST_ID, id);
         }
         if let Some(challenge) = answer.challenge {
-            put(headers, WWW_AUTHENTICATE.as_str(), &challenge);
+            put(headers, WWW_AUTHENTICATE, challenge);
         }
         if let Some(seconds) = answer.retry_after_seconds {
             headers.insert(RETRY_AFTER, seconds.into());
         }
         if let Some(address) = answer.status_address {
-            put(headers, "azure-asyncoperation", &address);
+            put(headers, AZURE_ASYNC_OPERATION, address);
         }
         if let Some(receipt) = answer.receipt {
-            put(headers, RECEIPT.as_str(), &receipt);
+            put(headers, RECEIPT, receipt);
         }
         match self.pool.genesis().class {
-            PoolClass::Test => put(headers, "x-holdfast-class", PoolClass::Test.as_str()),
+            PoolClass::Test => {
+                headers.insert(CLASS, HeaderValue::from_static(PoolClass::Test.as_str()));
+            }
             PoolClass::Production => {}
         }
         let test_mode = self.pool.test_mode();
         if test_mode.alters() {
-            put(headers, "x-holdfast-test-mode", &test_mode.to_string());
+            put(headers, TEST_MODE, test_mode.to_string());
         }
         response
     }
 }
 
 impl Answer {
-    fn ok(body: Value, receipt: Option<String>) -> Self {
+    fn ok(body: Json, receipt: Option<String>) -> Self {
         Self {
             status: StatusCode::OK,
             body,
@@ -281,7 +295,7 @@ impl Answer {
         let status = StatusCode::from_u16(problem.shown.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self {
             status,
-            body: problem.body(),
+            body: problem.body().into(),
             challenge: None,
             retry_after_seconds: problem.retry_after_seconds,
             receipt: None,
@@ -312,15 +326,15 @@ impl Answer {
         if self.status == StatusCode::OK { Self { status, ..self } } else { self }
     }
 
-    pub(crate) fn recorded<T>(
+    pub(crate) fn recorded<T, J: Into<Json>>(
         recorded: Recorded<T>,
         full_receipt: bool,
-        body: impl FnOnce(T) -> Value,
+        body: impl FnOnce(T) -> J,
     ) -> Self {
         let (result, receipt) = recorded.into_parts();
         let receipt = receipt.map(|receipt: Receipt| receipt.header_value(full_receipt));
         match result {
-            Ok(value) => Self::ok(body(value), receipt),
+            Ok(value) => Self::ok(body(value).into(), receipt),
             Err(error) => Self { receipt, ..Self::problem(problem::problem(&error)) },
         }
     }
@@ -367,15 +381,19 @@ pub(crate) fn query(uri: &http::Uri, name: &str) -> Option<String> {
 }
 
 /// Of the query only the api-version is written down: other parameters may hold what must not be logged.
-fn logged_uri(host: &str, uri: &http::Uri) -> String {
-    let version =
-        query(uri, "api-version").map(|version| format!("?api-version={version}")).unwrap_or_default();
-    format!("https://{host}{}{version}", uri.path()).chars().take(MAX_URI).collect()
+fn logged_uri(host: &str, uri: &http::Uri, api_version: Option<&str>) -> String {
+    let mut logged = format!("https://{host}{}", uri.path());
+    if let Some(version) = api_version {
+        logged.push_str("?api-version=");
+        logged.push_str(version);
+    }
+    logged.truncate(logged.floor_char_boundary(MAX_URI));
+    logged
 }
 
 fn text_header(headers: &HeaderMap, name: &HeaderName, limit: usize) -> Option<String> {
     let text = headers.get(name)?.to_str().ok()?;
-    Some(text.chars().take(limit).collect())
+    Some(text[..text.floor_char_boundary(limit)].to_owned())
 }
 
 fn without_port(host: &str) -> &str {
@@ -394,9 +412,8 @@ fn network_info(address: IpAddr) -> String {
     format!("addr={};act_addr_fam={family};", address.to_canonical())
 }
 
-fn put(headers: &mut HeaderMap, name: &str, value: &str) {
-    let name = HeaderName::try_from(name);
-    if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
+fn put(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);
     }
 }

@@ -1,5 +1,6 @@
 //! One authenticated request on a known route: reads the body, calls the use case, writes the answer's body.
 
+use crate::answers::{self, Json};
 use crate::api::{Answer, query};
 use crate::backup;
 use crate::key_import::{self, Import};
@@ -53,13 +54,30 @@ impl Exchange<'_> {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
+        // Apart, so that what is asked all the time does not carry the size of everything else.
+        match route {
+            Route::ReadKey(key) => {
+                let Self { pool, ticket, origin, full_receipt, .. } = self;
+                let recorded = pool.read_key(ticket, key).await;
+                Answer::recorded(recorded, full_receipt, |view| answers::key_bundle(&origin, &view))
+            }
+            Route::UseKey(operation, key) => self.use_key(operation, key, body).await,
+            route => Box::pin(self.answer_others(route, body)).await,
+        }
+    }
+
+    async fn answer_others<B>(self, route: Route, body: B) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
         let pool = self.pool;
         let origin = self.origin.clone();
         match route {
             Route::CreateKey(name) => {
                 let parse = |body: &[u8]| wire::parse_create(name, body);
                 let act = |ticket, new| pool.create_key(ticket, new);
-                self.with_body(body, parse, act, |view| wire::key_bundle(&origin, &view)).await
+                self.with_body(body, parse, act, |view| answers::key_bundle(&origin, &view)).await
             }
             Route::ImportKey(name) => {
                 let parse = |body: &[u8]| key_import::parse(name, body);
@@ -69,11 +87,11 @@ impl Exchange<'_> {
                         Import::Wrapped(wrapped) => pool.import_wrapped_key(ticket, wrapped).await,
                     }
                 };
-                self.with_body(body, parse, act, |view| wire::key_bundle(&origin, &view)).await
+                self.with_body(body, parse, act, |view| answers::key_bundle(&origin, &view)).await
             }
             Route::ReadKey(key) => {
                 let recorded = pool.read_key(self.ticket, key).await;
-                Answer::recorded(recorded, self.full_receipt, |view| wire::key_bundle(&origin, &view))
+                Answer::recorded(recorded, self.full_receipt, |view| answers::key_bundle(&origin, &view))
             }
             Route::AttestKey(key) => {
                 let recorded = pool.attest_key(self.ticket, key).await;
@@ -83,7 +101,8 @@ impl Exchange<'_> {
             }
             Route::UpdateKey(key) => {
                 let act = |ticket, change| pool.update_key(ticket, key, change);
-                self.with_body(body, wire::parse_update, act, |view| wire::key_bundle(&origin, &view)).await
+                self.with_body(body, wire::parse_update, act, |view| answers::key_bundle(&origin, &view))
+                    .await
             }
             Route::ListKeys => self.list(|ticket, page| pool.list_keys(ticket, page), wire::key_item).await,
             Route::ListVersions(name) => {
@@ -103,7 +122,7 @@ impl Exchange<'_> {
             }
             Route::RecoverKey(name) => {
                 let recorded = pool.recover_key(self.ticket, name).await;
-                Answer::recorded(recorded, self.full_receipt, |view| wire::key_bundle(&origin, &view))
+                Answer::recorded(recorded, self.full_receipt, |view| answers::key_bundle(&origin, &view))
             }
             Route::PurgeKey(name) => {
                 let mut ticket = self.ticket;
@@ -133,11 +152,12 @@ impl Exchange<'_> {
             }
             Route::RestoreKey => {
                 let act = |ticket, blob| pool.restore_key(ticket, blob);
-                self.with_body(body, wire::parse_restore, act, |view| wire::key_bundle(&origin, &view)).await
+                self.with_body(body, wire::parse_restore, act, |view| answers::key_bundle(&origin, &view))
+                    .await
             }
             Route::RotateKey(name) => {
                 let recorded = pool.rotate_key(self.ticket, name).await;
-                Answer::recorded(recorded, self.full_receipt, |view| wire::key_bundle(&origin, &view))
+                Answer::recorded(recorded, self.full_receipt, |view| answers::key_bundle(&origin, &view))
             }
             Route::ReadRotationPolicy(name) => {
                 let recorded = pool.read_rotation_policy(self.ticket, name).await;
@@ -293,7 +313,7 @@ impl Exchange<'_> {
         match operation {
             KeyUse::Sign => {
                 let act = |ticket, (algorithm, digest)| pool.sign(ticket, key, algorithm, digest);
-                self.with_body(body, wire::parse_sign, act, |used| wire::used_key(&origin, &used)).await
+                self.with_body(body, wire::parse_sign, act, |used| answers::used_key(&origin, &used)).await
             }
             KeyUse::Verify => {
                 let act = |ticket, (algorithm, digest, signature)| {
@@ -312,28 +332,30 @@ impl Exchange<'_> {
                     recorded.map(|used| (used, additional_data))
                 };
                 let render = |(used, additional_data): (_, Option<Vec<u8>>)| {
-                    wire::encrypted(&origin, &used, additional_data.as_deref())
+                    answers::encrypted(&origin, &used, additional_data.as_deref())
                 };
                 self.with_body(body, wire::parse_encrypt, act, render).await
             }
             KeyUse::Decrypt => {
                 let act = |ticket, (algorithm, input)| pool.decrypt(ticket, key, algorithm, input);
-                self.with_body(body, wire::parse_decrypt, act, |used| wire::decrypted(&origin, &used)).await
+                self.with_body(body, wire::parse_decrypt, act, |used| answers::decrypted(&origin, &used))
+                    .await
             }
             KeyUse::UnwrapKey => {
                 let act = |ticket, (algorithm, input)| pool.unwrap_key(ticket, key, algorithm, input);
-                self.with_body(body, wire::parse_decrypt, act, |used| wire::decrypted(&origin, &used)).await
+                self.with_body(body, wire::parse_decrypt, act, |used| answers::decrypted(&origin, &used))
+                    .await
             }
         }
     }
 
     /// A use case that takes what `parse` reads from the body.
-    async fn with_body<B, P, T, F>(
+    async fn with_body<B, P, T, F, J: Into<Json>>(
         self,
         body: B,
         parse: impl FnOnce(&[u8]) -> Result<P, Error>,
         act: impl FnOnce(Ticket, P) -> F,
-        render: impl FnOnce(T) -> Value,
+        render: impl FnOnce(T) -> J,
     ) -> Answer
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -371,12 +393,12 @@ impl Exchange<'_> {
     }
 
     /// Likewise, answered with 201.
-    async fn creating<B, P, T, F>(
+    async fn creating<B, P, T, F, J: Into<Json>>(
         mut self,
         body: B,
         parse: impl FnOnce(&[u8]) -> Result<P, Error>,
         act: impl FnOnce(Ticket, P) -> F,
-        render: impl FnOnce(T) -> Value,
+        render: impl FnOnce(T) -> J,
     ) -> Answer
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,

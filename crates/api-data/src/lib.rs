@@ -7,6 +7,7 @@
 //! `/providers/`) does not fit patterns, and a layer rewriting it for a pattern router would be the router in all but
 //! name. It is one pure function, [`Route::parse`].
 
+mod answers;
 mod api;
 mod api_version;
 mod backup;

@@ -120,9 +120,9 @@ pub(crate) fn show(error: &Error) -> Shown {
             | service::PartitionError::InputLength(_)
             | service::PartitionError::InvalidMaterial(_)
             | service::PartitionError::DecryptionFailed => plain(400, "BadParameter"),
-            service::PartitionError::ForeignMaterial | service::PartitionError::Internal(_) => {
-                plain(500, "InternalServerError")
-            }
+            service::PartitionError::ForeignMaterial
+            | service::PartitionError::NoRoom(_)
+            | service::PartitionError::Internal(_) => plain(500, "InternalServerError"),
         },
         Error::AssignmentNotFound { .. } => plain(404, "RoleAssignmentNotFound"),
         Error::AssignmentExists { .. } => plain(409, "RoleAssignmentExists"),

@@ -1,5 +1,6 @@
 //! Release policies in bodies, and the answer of a release.
 
+use crate::answers::KeyBundle;
 use crate::wire::{self, BASE64URL, bad, required};
 use base64::Engine as _;
 use domain::release::ReleasePolicy;
@@ -68,7 +69,7 @@ pub(crate) fn payload(origin: &str, api_version: &str, nonce: Option<&str>, rele
         "header": { "kid": released.release_kid, "alg": "dir", "enc": enc },
         "ciphertext": BASE64URL.encode(&released.wrapped),
     });
-    let mut key = wire::key_bundle(origin, &released.view);
+    let mut key = json!(KeyBundle::new(origin, &released.view));
     key["key"]["key_hsm"] = BASE64URL.encode(key_hsm.to_string()).into();
     let mut request = json!({
         "api-version": api_version,

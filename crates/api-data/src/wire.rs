@@ -1,5 +1,6 @@
 //! JSON bodies, in and out. Members that we do not know are ignored, as clients are newer than servers.
 
+use crate::answers::{Attributes, KeyBundle};
 use crate::release::{self, PolicyBody};
 use base64::Engine as _;
 use base64::alphabet;
@@ -8,8 +9,8 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use domain::access::{CustomRole, DataAction, Permission, Role, RoleAssignment, Scope};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use domain::guid::Guid;
-use domain::key::{KeyOperation, KeyOperations, PublicKey, Tags, VersionChange};
-use domain::name::KeyName;
+use domain::key::{KeyOperation, KeyOperations, Tags, VersionChange};
+use domain::name::{KeyName, KeyVersion};
 use domain::setting::SettingValue;
 use domain::time::IntDate;
 use serde::Deserialize;
@@ -17,7 +18,6 @@ use serde_json::{Map, Value, json};
 use service::{
     AttestedKey, DecryptInput, DeletedKeyView, DomainStatus, DownloadRequest, EncryptInput, Error,
     KeyAttestation, KeyView, NewAssignment, NewKey, NotBefore, SecretBytes, SettingView, TransferKey,
-    UsedKey,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -402,7 +402,7 @@ pub(crate) fn key_item(origin: &str, view: &KeyView) -> Value {
 }
 
 pub(crate) fn version_item(origin: &str, view: &KeyView) -> Value {
-    item(kid(origin, &view.version.name, &view.version.version.to_string()), view)
+    item(kid(origin, &view.version.name, view.version.version), view)
 }
 
 pub(crate) fn deleted_item(origin: &str, view: &DeletedKeyView) -> Value {
@@ -410,11 +410,11 @@ pub(crate) fn deleted_item(origin: &str, view: &DeletedKeyView) -> Value {
 }
 
 pub(crate) fn deleted_bundle(origin: &str, view: &DeletedKeyView) -> Value {
-    with_deletion(origin, key_bundle(origin, &view.key), view)
+    with_deletion(origin, json!(KeyBundle::new(origin, &view.key)), view)
 }
 
 fn item(kid: String, view: &KeyView) -> Value {
-    with_tags(json!({ "kid": kid, "attributes": attributes(view) }), &view.version.tags)
+    with_tags(json!({ "kid": kid, "attributes": Attributes::new(view) }), &view.version.tags)
 }
 
 fn with_deletion(origin: &str, mut value: Value, view: &DeletedKeyView) -> Value {
@@ -437,33 +437,6 @@ fn role_id(id: Guid) -> String {
     format!("Microsoft.KeyVault/providers/Microsoft.Authorization/roleDefinitions/{id}")
 }
 
-/// A key bundle. `origin` is `https://` and the host as the client wrote it.
-pub(crate) fn key_bundle(origin: &str, view: &KeyView) -> Value {
-    let version = &view.version;
-    let mut key = json!({
-        "kid": kid(origin, &version.name, &version.version.to_string()),
-        "kty": version.spec.key_type(),
-        "key_ops": version.operations.iter().map(KeyOperation::as_str).collect::<Vec<_>>(),
-    });
-    match &version.public {
-        PublicKey::Rsa { modulus, exponent } => {
-            key["n"] = encode(modulus).into();
-            key["e"] = encode(exponent).into();
-        }
-        PublicKey::Ec { curve, x, y } => {
-            key["crv"] = curve.as_str().into();
-            key["x"] = encode(x).into();
-            key["y"] = encode(y).into();
-        }
-        PublicKey::Oct => {}
-    }
-    let mut bundle = with_tags(json!({ "key": key, "attributes": attributes(view) }), &version.tags);
-    if let Some(policy) = &version.release {
-        bundle["release_policy"] = release::policy_value(policy);
-    }
-    bundle
-}
-
 /// The bundle with its attestation, in base64url (behaviour section 21).
 pub(crate) fn attested_key(origin: &str, attested: &AttestedKey) -> Value {
     let KeyAttestation { certificates, private, public } = &attested.attestation;
@@ -475,7 +448,7 @@ pub(crate) fn attested_key(origin: &str, attested: &AttestedKey) -> Value {
     if let Some(public) = public {
         members["publicKeyAttestation"] = encode(public).into();
     }
-    let mut bundle = key_bundle(origin, &attested.key);
+    let mut bundle = json!(KeyBundle::new(origin, &attested.key));
     bundle["attributes"]["attestation"] = members;
     bundle
 }
@@ -488,61 +461,8 @@ pub(crate) fn random(bytes: &SecretBytes) -> Value {
     json!({ "value": encode(bytes.danger_expose()) })
 }
 
-pub(crate) fn used_key(origin: &str, used: &UsedKey<impl AsRef<[u8]>>) -> Value {
-    json!({ "kid": kid(origin, &used.name, &used.version.to_string()), "value": encode(used.result.as_ref()) })
-}
-
-pub(crate) fn decrypted(origin: &str, used: &UsedKey<SecretBytes>) -> Value {
-    json!({
-        "kid": kid(origin, &used.name, &used.version.to_string()),
-        "value": encode(used.result.danger_expose()),
-    })
-}
-
-/// `additional_data` is shown to the caller again where the algorithm took it.
-pub(crate) fn encrypted(
-    origin: &str,
-    used: &UsedKey<service::Ciphertext>,
-    additional_data: Option<&[u8]>,
-) -> Value {
-    let ciphertext = &used.result;
-    let mut body = json!({
-        "kid": kid(origin, &used.name, &used.version.to_string()),
-        "value": encode(&ciphertext.bytes),
-    });
-    let parts = [
-        ("iv", ciphertext.iv.as_deref()),
-        ("tag", ciphertext.tag.as_deref()),
-        ("aad", additional_data.filter(|_| ciphertext.tag.is_some())),
-    ];
-    for (name, part) in parts {
-        if let Some(part) = part {
-            body[name] = encode(part).into();
-        }
-    }
-    body
-}
-
-fn attributes(view: &KeyView) -> Value {
-    let held = &view.version.attributes;
-    let mut attributes = json!({
-        "enabled": held.enabled,
-        "created": held.created.unix_seconds(),
-        "updated": held.updated.unix_seconds(),
-        "recoveryLevel": recovery_level(view),
-        "recoverableDays": view.retention.days(),
-        "exportable": held.exportable,
-    });
-    for (name, date) in [("nbf", held.not_before), ("exp", held.expires)] {
-        if let Some(date) = date {
-            attributes[name] = date.unix_seconds().into();
-        }
-    }
-    attributes
-}
-
 /// Behaviour section 6.3.
-fn recovery_level(view: &KeyView) -> &'static str {
+pub(crate) fn recovery_level(view: &KeyView) -> &'static str {
     match (view.retention.days() == 90, view.purge_protection) {
         (true, false) => "Recoverable+Purgeable",
         (true, true) => "Recoverable",
@@ -551,11 +471,11 @@ fn recovery_level(view: &KeyView) -> &'static str {
     }
 }
 
-fn kid(origin: &str, name: &KeyName, version: &str) -> String {
+pub(crate) fn kid(origin: &str, name: &KeyName, version: KeyVersion) -> String {
     format!("{origin}/keys/{name}/{version}")
 }
 
-fn encode(bytes: &[u8]) -> String {
+pub(crate) fn encode(bytes: &[u8]) -> String {
     BASE64URL.encode(bytes)
 }
 

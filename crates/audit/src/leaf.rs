@@ -35,7 +35,7 @@ impl Leaf {
         bytes.push(FORMAT_VERSION);
         bytes.extend_from_slice(&event_id);
         bytes.extend_from_slice(&sealer.epoch().to_le_bytes());
-        bytes.extend_from_slice(&sealer.seal(&event_id, &event.encode()));
+        sealer.seal_into(&event_id, &event.encode(), &mut bytes);
         Self(bytes)
     }
 

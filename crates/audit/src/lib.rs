@@ -26,6 +26,6 @@ mod writer;
 
 pub use flaw::Flaw;
 pub use leaf::{EventUnreadable, Leaf, MalformedLeaf, open_event};
-pub use log::{AuditConfig, AuditError, AuditLog, CheckpointMark, OpenError, Pending, Recovered};
+pub use log::{Announced, AuditConfig, AuditError, AuditLog, CheckpointMark, OpenError, Pending, Recovered};
 pub use receipt::{MalformedReceipt, Receipt, ReceiptText};
 pub use segment::Checkpoint;

@@ -7,7 +7,7 @@ use crate::receipt::Receipt;
 use crate::recovery::find_end;
 use crate::segment::{Identity, MAX_CERTIFICATE_BYTES, Next, Segment, check_certificate};
 use crate::tree::{Hash, ProofBuilder, leaf_hash};
-use crate::writer::{Message, Writer};
+use crate::writer::{Message, Waiting, Writer};
 use crypto::certificate::{InstanceKey, OwnerPublicKey};
 use domain::guid::Guid;
 use domain::time::Time;
@@ -15,13 +15,20 @@ use host::{Log, LogError, SegmentId};
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Leaves that wait for the writer, at most; beyond that requests are refused as busy.
 const QUEUE: usize = 16 * 1024;
 const DEFAULT_SEGMENT_BYTES: u64 = 16 << 20;
+/// A request of a millisecond or less waits for nobody; one of 16 ms waits this long, at most, for others to share a
+/// sync with.
+const LONGEST_WAIT: Duration = Duration::from_millis(2);
+/// The part of its own time that a request may be held back.
+const PATIENCE_PART: u32 = 8;
 /// A page of leaves ends with the leaf that reaches this.
 const MAX_PAGE_BYTES: usize = 16 << 20;
 /// Leaves per page where the log is read for itself.
@@ -43,6 +50,8 @@ pub struct AuditConfig {
     pub(crate) owner: OwnerPublicKey,
     /// A segment that has reached this many bytes is followed by the next.
     pub segment_bytes: u64,
+    /// No event waits longer for others that were announced.
+    pub longest_wait: Duration,
 }
 
 impl AuditConfig {
@@ -55,7 +64,13 @@ impl AuditConfig {
         owner: OwnerPublicKey,
     ) -> Self {
         let identity = Identity { pool, genesis_hash, node };
-        Self { identity, incarnation, owner, segment_bytes: DEFAULT_SEGMENT_BYTES }
+        Self {
+            identity,
+            incarnation,
+            owner,
+            segment_bytes: DEFAULT_SEGMENT_BYTES,
+            longest_wait: LONGEST_WAIT,
+        }
     }
 }
 
@@ -129,6 +144,16 @@ pub struct AuditLog {
 pub(crate) struct Shared {
     pub log: Arc<dyn Log>,
     places: Mutex<Places>,
+    announced: AtomicUsize,
+}
+
+/// Says that an event will follow, for as long as it lives: a group whose requests have time may wait for it.
+pub struct Announced(Arc<Shared>);
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.0.announced.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 pub(crate) struct Places {
@@ -143,6 +168,11 @@ pub(crate) struct Places {
 }
 
 impl Shared {
+    /// Events that will follow.
+    pub fn announced(&self) -> usize {
+        self.announced.load(Ordering::Relaxed)
+    }
+
     /// A panic while the lock is held cannot leave these values half-written.
     pub fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
@@ -202,7 +232,7 @@ impl AuditLog {
             groups: end.groups.clone(),
             cursor: None,
         };
-        let shared = Arc::new(Shared { log, places: Mutex::new(places) });
+        let shared = Arc::new(Shared { log, places: Mutex::new(places), announced: AtomicUsize::new(0) });
         let (queue, messages) = mpsc::channel(QUEUE);
         let writer = Writer::new(shared.clone(), config, key, certificate, &claims, clock, end);
         tokio::spawn(writer.run(messages));
@@ -210,10 +240,20 @@ impl AuditLog {
         Ok(Recovered { log, size: latest.size, root: latest.root, last_checkpoint, torn_bytes_dropped })
     }
 
+    /// Says that an event will follow.
+    pub fn announce(&self) -> Announced {
+        self.shared.announced.fetch_add(1, Ordering::Relaxed);
+        Announced(self.shared.clone())
+    }
+
     /// Hands a leaf to the writer. Once this returns the leaf will be written, whether or not anyone waits.
     pub fn enqueue(&self, leaf: Leaf) -> Result<Pending, AuditError> {
+        self.enqueue_patiently(leaf, Duration::ZERO)
+    }
+
+    fn enqueue_patiently(&self, leaf: Leaf, patience: Duration) -> Result<Pending, AuditError> {
         let (answer, answered) = oneshot::channel();
-        match self.queue.try_send(Message::Leaf(leaf, answer)) {
+        match self.queue.try_send(Message::Leaf(Waiting { leaf, patience, answer })) {
             Ok(()) => Ok(Pending(answered)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(AuditError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ended()),
@@ -223,6 +263,11 @@ impl AuditLog {
     /// Appends a leaf and waits until it is durable.
     pub async fn append(&self, leaf: Leaf) -> Result<Receipt, AuditError> {
         self.enqueue(leaf)?.await
+    }
+
+    /// Appends the leaf of a request that has taken `taken` so far: a part of that it may still wait for others.
+    pub async fn append_after(&self, leaf: Leaf, taken: Duration) -> Result<Receipt, AuditError> {
+        self.enqueue_patiently(leaf, taken / PATIENCE_PART)?.await
     }
 
     pub fn latest(&self) -> CheckpointMark {

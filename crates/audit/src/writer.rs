@@ -1,5 +1,10 @@
 //! The one task that appends: gathers what waits into a group, signs one checkpoint over it, and answers once the group
 //! is durable. One frame is under way at a time; the next group gathers meanwhile in the queue.
+//!
+//! A sync and a signature cost as much for one event as for a hundred, so a group gathers a little longer where that
+//! holds nobody up: while other requests are ready to run, up to half of those that come and go; and while events are
+//! announced, as long as every request in the group has the patience ([`Announced`](crate::Announced)). An event that
+//! is alone is written at once.
 
 use crate::leaf::Leaf;
 use crate::log::{AuditConfig, AuditError, CheckpointMark, Shared, unavailable};
@@ -11,17 +16,39 @@ use crypto::certificate::{InstanceClaims, InstanceKey};
 use domain::time::{IntDate, Time};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 const MAX_GROUP_LEAVES: usize = 1024;
 /// A group ends with the leaf that reaches this.
 const MAX_GROUP_BYTES: usize = 1 << 20;
+/// How often a group lets everything else that is ready run first.
+const MAX_TURNS: usize = 16;
+/// The runtime's timers are no finer.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 pub(crate) type Answer = oneshot::Sender<Result<Receipt, AuditError>>;
 
 pub(crate) enum Message {
-    Leaf(Leaf, Answer),
+    Leaf(Waiting),
     Close(oneshot::Sender<()>),
+}
+
+/// A leaf, how long its group may be held back for it, and who waits.
+pub(crate) struct Waiting {
+    pub leaf: Leaf,
+    pub patience: Duration,
+    pub answer: Answer,
+}
+
+/// What was handed in and is not written yet.
+struct Inbox {
+    messages: mpsc::Receiver<Message>,
+    received: Vec<Message>,
+    leaves: VecDeque<Waiting>,
+    /// Who waits for the end.
+    closing: Vec<oneshot::Sender<()>>,
 }
 
 pub(crate) struct Writer {
@@ -72,38 +99,22 @@ impl Writer {
         }
     }
 
-    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        let mut received = Vec::new();
-        let mut leaves = VecDeque::new();
-        let mut closing = Vec::new();
-        loop {
-            if leaves.is_empty() && messages.recv_many(&mut received, MAX_GROUP_LEAVES).await == 0 {
-                for done in closing {
-                    // Whoever closed the log may have stopped waiting.
-                    let _: Result<(), ()> = oneshot::Sender::send(done, ());
-                }
-                return;
-            }
-            while leaves.len() + received.len() < MAX_GROUP_LEAVES
-                && let Ok(message) = messages.try_recv()
-            {
-                received.push(message);
-            }
-            for message in received.drain(..) {
-                match message {
-                    Message::Leaf(leaf, answer) => leaves.push_back((leaf, answer)),
-                    // What was handed in before is still received; nothing can be handed in from here on.
-                    Message::Close(done) => {
-                        messages.close();
-                        closing.push(done);
-                    }
-                }
-            }
-            let (group, answers) = next_group(&mut leaves);
+    pub async fn run(mut self, messages: mpsc::Receiver<Message>) {
+        let mut inbox =
+            Inbox { messages, received: Vec::new(), leaves: VecDeque::new(), closing: Vec::new() };
+        let mut last_group = 0;
+        while inbox.wait().await {
+            inbox.gather(last_group, &self.shared, self.config.longest_wait).await;
+            let (group, answers) = next_group(&mut inbox.leaves);
+            last_group = group.len();
             if !group.is_empty() {
                 let written = self.write_unless_failed(group).await;
                 send_answers(&written, answers);
             }
+        }
+        for done in inbox.closing {
+            // Whoever closed the log may have stopped waiting.
+            let _: Result<(), ()> = oneshot::Sender::send(done, ());
         }
     }
 
@@ -209,15 +220,81 @@ impl Writer {
     }
 }
 
+impl Inbox {
+    /// Waits until there is something; false once there never will be.
+    async fn wait(&mut self) -> bool {
+        if self.leaves.is_empty() && self.messages.recv_many(&mut self.received, MAX_GROUP_LEAVES).await == 0
+        {
+            return false;
+        }
+        self.take();
+        true
+    }
+
+    /// Takes what is there, up to a group.
+    fn take(&mut self) {
+        while self.leaves.len() + self.received.len() < MAX_GROUP_LEAVES
+            && let Ok(message) = self.messages.try_recv()
+        {
+            self.received.push(message);
+        }
+        for message in self.received.drain(..) {
+            match message {
+                Message::Leaf(waiting) => self.leaves.push_back(waiting),
+                // What was handed in before is still received; nothing can be handed in from here on.
+                Message::Close(done) => {
+                    self.messages.close();
+                    self.closing.push(done);
+                }
+            }
+        }
+    }
+
+    /// Gathers a little longer, after a group of `last_group` leaves.
+    async fn gather(&mut self, last_group: usize, shared: &Shared, longest_wait: Duration) {
+        // Those whose answers went out a moment ago come again, those here would have to wait for another sync. Half of
+        // them all is a group, so that one half is at work while the other is written.
+        let half = (last_group + self.leaves.len()).div_ceil(2);
+        for _ in 0..MAX_TURNS {
+            let before = self.leaves.len();
+            if before >= half {
+                break;
+            }
+            // Everything that is ready runs before this goes on.
+            tokio::task::yield_now().await;
+            self.take();
+            if self.leaves.len() == before {
+                break;
+            }
+        }
+        let began = Instant::now();
+        while self.leaves.len() < shared.announced()
+            && let patience = self.patience().min(longest_wait)
+            && patience >= SHORTEST_WAIT
+        {
+            let received = self.messages.recv_many(&mut self.received, MAX_GROUP_LEAVES);
+            match tokio::time::timeout_at(began + patience, received).await {
+                Ok(1..) => self.take(),
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Of the request in the group that has the least.
+    fn patience(&self) -> Duration {
+        self.leaves.iter().map(|waiting| waiting.patience).min().unwrap_or_default()
+    }
+}
+
 /// Takes leaves from the front until there are enough for a group.
-fn next_group(leaves: &mut VecDeque<(Leaf, Answer)>) -> (Vec<Leaf>, Vec<Answer>) {
+fn next_group(leaves: &mut VecDeque<Waiting>) -> (Vec<Leaf>, Vec<Answer>) {
     let mut bytes = 0;
     let mut count = 0;
     while count < leaves.len().min(MAX_GROUP_LEAVES) && bytes < MAX_GROUP_BYTES {
-        bytes += leaves[count].0.as_bytes().len();
+        bytes += leaves[count].leaf.as_bytes().len();
         count += 1;
     }
-    leaves.drain(..count).unzip()
+    leaves.drain(..count).map(|waiting| (waiting.leaf, waiting.answer)).unzip()
 }
 
 fn send_answers(written: &Result<Arc<Checkpoint>, AuditError>, answers: Vec<Answer>) {

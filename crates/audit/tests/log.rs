@@ -11,6 +11,7 @@ use domain::guid::Guid;
 use domain::time::{IntDate, Time};
 use host::LogError;
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn none() -> Vec<String> {
     Vec::new()
@@ -61,6 +62,64 @@ async fn what_waits_while_a_group_is_written_shares_the_next_checkpoint() {
     }
     // The segment's header, and one group.
     assert_eq!(log.memory().appends, 2);
+}
+
+/// Long enough that waiting for nothing would end no test.
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+#[tokio::test]
+async fn a_group_waits_for_what_is_announced_as_long_as_all_in_it_have_time() {
+    let log = MemoryLog::default();
+    let opened = Pool::new().open(&log, None).await.unwrap().log;
+    // Four requests under way: the first two to be recorded are half of them.
+    let announced: Vec<_> = (0..4).map(|_| opened.announce()).collect();
+    let append = |number| {
+        let opened = opened.clone();
+        tokio::spawn(async move { opened.append_after(leaf(number), A_DAY).await.unwrap() })
+    };
+    let mut announced = announced.into_iter();
+    drop(announced.next());
+    let first = append(1);
+    // However often the writer runs, it holds the group back.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((first.is_finished(), log.memory().appends), (false, 0));
+    drop(announced.next());
+    let second = append(2);
+    let sizes = (first.await.unwrap().tree_size(), second.await.unwrap().tree_size());
+    assert_eq!(sizes, (2, 2));
+
+    // Who has no time takes the group along.
+    let patient = append(3);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!patient.is_finished());
+    assert_eq!(opened.append(leaf(4)).await.unwrap().tree_size(), 4);
+    assert_eq!(patient.await.unwrap().tree_size(), 4);
+}
+
+#[tokio::test]
+async fn an_event_that_is_alone_waits_for_nobody() {
+    let opened = Pool::new().open(&MemoryLog::default(), None).await.unwrap().log;
+    drop(opened.announce());
+    assert_eq!(opened.append_after(leaf(1), A_DAY).await.unwrap().index, 0);
+    // Quick requests wait for nobody either, however many are under way.
+    let _announced = [opened.announce(), opened.announce()];
+    assert_eq!(opened.append_after(leaf(2), Duration::from_millis(7)).await.unwrap().index, 1);
+}
+
+#[tokio::test]
+async fn what_is_announced_and_never_comes_delays_a_group_by_its_limit_alone() {
+    let mut pool = Pool::new();
+    pool.longest_wait = Duration::from_millis(2);
+    let opened = pool.open(&MemoryLog::default(), None).await.unwrap().log;
+    let _announced = [opened.announce(), opened.announce()];
+    assert_eq!(opened.append_after(leaf(1), A_DAY).await.unwrap().index, 0);
+    let pending = opened.append_after(leaf(2), A_DAY);
+    opened.close().await;
+    assert!(matches!(pending.await, Err(AuditError::Unavailable(_))));
 }
 
 #[tokio::test]

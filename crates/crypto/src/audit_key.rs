@@ -43,7 +43,14 @@ impl AuditSealer {
 
     /// `salt 24 bytes | ciphertext | tag 16 bytes`; associated data: pool ‖ epoch ‖ `event_id`.
     pub fn seal(&self, event_id: &[u8; 16], plaintext: &[u8]) -> Vec<u8> {
-        self.seal_with_salt(event_id, plaintext, single_use::fresh_salt())
+        let mut sealed = Vec::new();
+        self.seal_into(event_id, plaintext, &mut sealed);
+        sealed
+    }
+
+    /// As [`AuditSealer::seal`], behind what `out` holds.
+    pub fn seal_into(&self, event_id: &[u8; 16], plaintext: &[u8], out: &mut Vec<u8>) {
+        self.seal_with_salt(event_id, plaintext, single_use::fresh_salt(), out);
     }
 
     fn seal_with_salt(
@@ -51,17 +58,10 @@ impl AuditSealer {
         event_id: &[u8; 16],
         plaintext: &[u8],
         salt: [u8; single_use::SALT_BYTES],
-    ) -> Vec<u8> {
-        let mut sealed = Vec::new();
-        single_use::seal(
-            self.key.danger_expose(),
-            LABEL,
-            &salt,
-            &self.associated_data(event_id),
-            plaintext,
-            &mut sealed,
-        );
-        sealed
+        out: &mut Vec<u8>,
+    ) {
+        let associated = self.associated_data(event_id);
+        single_use::seal(self.key.danger_expose(), LABEL, &salt, &associated, plaintext, out);
     }
 
     pub fn open(&self, event_id: &[u8; 16], sealed: &[u8]) -> Result<SecretBytes, EventDoesNotOpen> {
@@ -69,8 +69,12 @@ impl AuditSealer {
             .ok_or(EventDoesNotOpen)
     }
 
-    fn associated_data(&self, event_id: &[u8; 16]) -> Vec<u8> {
-        [self.pool.0.as_slice(), &self.epoch.to_le_bytes(), event_id].concat()
+    fn associated_data(&self, event_id: &[u8; 16]) -> [u8; 36] {
+        let mut data = [0; 36];
+        data[..16].copy_from_slice(&self.pool.0);
+        data[16..20].copy_from_slice(&self.epoch.to_le_bytes());
+        data[20..].copy_from_slice(event_id);
+        data
     }
 }
 
@@ -85,7 +89,9 @@ mod tests {
     #[test]
     fn a_sealed_event_matches_its_golden_file() {
         let golden = include_bytes!("../tests/golden/audit-event-sealing-v1.bin");
-        assert_eq!(sealer().seal_with_salt(&[2; 16], b"an event", [3; single_use::SALT_BYTES]), golden);
+        let mut sealed = Vec::new();
+        sealer().seal_with_salt(&[2; 16], b"an event", [3; single_use::SALT_BYTES], &mut sealed);
+        assert_eq!(sealed, golden);
         assert_eq!(sealer().open(&[2; 16], golden).unwrap().danger_expose(), b"an event");
     }
 

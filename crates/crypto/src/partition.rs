@@ -71,6 +71,9 @@ pub enum PartitionError {
     /// Material that is not a well-formed key of the type it claims.
     #[error("{0}")]
     InvalidMaterial(String),
+    /// Memory for keys is full. There is room again once others are dropped.
+    #[error("the partition failed to {0}")]
+    NoRoom(&'static str),
     /// The library refused; nothing about the input explains it.
     #[error("the partition failed to {0}")]
     Internal(&'static str),

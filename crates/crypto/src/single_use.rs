@@ -15,8 +15,9 @@ pub const SALT_BYTES: usize = 24;
 /// Bytes of tag behind the ciphertext.
 pub const TAG_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
-/// More than an HMAC or AES-GCM of the library puts on the stack.
-const STACK_BYTES: usize = 8 * 1024;
+/// More than an HMAC or AES-GCM of the library puts on the stack, and the handle of a key with it. Derivation and
+/// encryption are wiped together: an event is sealed for each request.
+const STACK_BYTES: usize = 12 * 1024;
 
 /// A salt from the random source.
 pub fn fresh_salt() -> [u8; SALT_BYTES] {
@@ -27,14 +28,17 @@ pub fn fresh_salt() -> [u8; SALT_BYTES] {
 
 /// 32 bytes derived from `secret` for `label` and `context`.
 pub fn derive(secret: &[u8], label: &[u8], context: &[u8]) -> SecretBytes {
+    wiping_stack::<STACK_BYTES, _>(|| derive_unwiped(secret, label, context))
+}
+
+fn derive_unwiped(secret: &[u8], label: &[u8], context: &[u8]) -> SecretBytes {
     let bits = (KEY_BYTES as u32) * 8;
     let info = [label, &[0], context, &bits.to_be_bytes()].concat();
     let algorithm = get_kbkdf_ctr_hmac_algorithm(KbkdfCtrHmacAlgorithmId::Sha256)
         .expect("the library has counter mode with HMAC-SHA-256");
     let mut key = SecretBytes::zeroed(KEY_BYTES);
-    let derived =
-        wiping_stack::<STACK_BYTES, _>(|| kbkdf_ctr_hmac(algorithm, secret, &info, key.danger_expose_mut()));
-    derived.expect("32 bytes can be derived from any secret");
+    kbkdf_ctr_hmac(algorithm, secret, &info, key.danger_expose_mut())
+        .expect("32 bytes can be derived from any secret");
     key
 }
 
@@ -47,14 +51,14 @@ pub fn seal(
     plaintext: &[u8],
     out: &mut Vec<u8>,
 ) {
-    let key = key(secret, label, salt);
+    // Room for the tag as well, so that the plaintext is not left behind in a buffer that grew.
+    out.reserve(SALT_BYTES + plaintext.len() + TAG_BYTES);
     out.extend_from_slice(salt);
     let start = out.len();
-    // Room for the tag as well, so that the plaintext is not left behind in a buffer that grew.
-    out.reserve_exact(plaintext.len() + TAG_BYTES);
     out.extend_from_slice(plaintext);
     let nonce = Nonce::assume_unique_for_key([0; 12]);
     let tag = wiping_stack::<STACK_BYTES, _>(|| {
+        let key = key_unwiped(secret, label, salt);
         key.seal_in_place_separate_tag(nonce, Aad::from(associated), &mut out[start..])
     });
     let tag = tag.expect("a record is far below the limit of AES-GCM");
@@ -65,23 +69,19 @@ pub fn seal(
 pub fn open(secret: &[u8], label: &[u8], associated: &[u8], sealed: &[u8]) -> Option<SecretBytes> {
     let (salt, body) = sealed.split_first_chunk::<SALT_BYTES>()?;
     let (ciphertext, tag) = body.split_last_chunk::<TAG_BYTES>()?;
-    let key = key(secret, label, salt);
     let mut plaintext = SecretBytes::zeroed(ciphertext.len());
     let nonce = Nonce::assume_unique_for_key([0; 12]);
     let opened = wiping_stack::<STACK_BYTES, _>(|| {
+        let key = key_unwiped(secret, label, salt);
         key.open_separate_gather(nonce, Aad::from(associated), ciphertext, tag, plaintext.danger_expose_mut())
     });
     opened.ok()?;
     Some(plaintext)
 }
 
-fn key(secret: &[u8], label: &[u8], salt: &[u8; SALT_BYTES]) -> LessSafeKey {
-    let key = derive(secret, label, salt);
-    wiping_stack::<STACK_BYTES, _>(|| {
-        LessSafeKey::new(
-            UnboundKey::new(&AES_256_GCM, key.danger_expose()).expect("an AES-256 key is 32 bytes"),
-        )
-    })
+fn key_unwiped(secret: &[u8], label: &[u8], salt: &[u8; SALT_BYTES]) -> LessSafeKey {
+    let key = derive_unwiped(secret, label, salt);
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.danger_expose()).expect("an AES-256 key is 32 bytes"))
 }
 
 #[cfg(test)]

@@ -48,15 +48,25 @@ impl FromStr for Guid {
 }
 
 impl fmt::Display for Guid {
+    /// Of one piece: several are written for each request.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [b'-'; 36];
+        let mut position = 0;
         for (index, byte) in self.0.iter().enumerate() {
             if matches!(index, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
+                position += 1;
             }
-            write!(f, "{byte:02x}")?;
+            [text[position], text[position + 1]] = hex_digits(*byte);
+            position += 2;
         }
-        Ok(())
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
+}
+
+/// The two digits of `byte`.
+pub(crate) fn hex_digits(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
 impl fmt::Debug for Guid {

@@ -1,5 +1,6 @@
 //! Names of pools, keys and key versions.
 
+use crate::guid::hex_digits;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -109,7 +110,11 @@ impl FromStr for KeyVersion {
 
 impl fmt::Display for KeyVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut text = [0; 32];
+        for (digits, byte) in text.as_chunks_mut().0.iter_mut().zip(self.0) {
+            *digits = hex_digits(byte);
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -14,6 +14,8 @@ const MAX_KEYS: usize = 100_000;
 const MAX_VERSIONS_PER_KEY: usize = 100;
 const MAX_OF_ROLES: usize = 10_000;
 const MAX_AT_KEY: usize = 10;
+/// Of each size; one of RSA-4096 takes half a second to make.
+const MAX_READY: usize = 100;
 const MAX_CACHED: usize = 1_000_000;
 
 #[derive(Default, Deserialize)]
@@ -54,6 +56,7 @@ struct Limits {
     assignments_at_key_scope: Option<usize>,
     rsa15_failures_per_hour: Option<u32>,
     loaded_keys: Option<usize>,
+    ready_keys: Option<usize>,
     cached_tokens: Option<usize>,
 }
 
@@ -120,6 +123,14 @@ fn limits(limits: Limits) -> Result<PoolLimits, String> {
         rsa15_failures_per_hour: limits.rsa15_failures_per_hour.unwrap_or(default.rsa15_failures_per_hour),
         // Not to be raised: it is what the IVs are good for.
         gcm_encryptions: default.gcm_encryptions,
+        ready_keys: match limits.ready_keys {
+            None => default.ready_keys,
+            Some(wanted @ 0..=MAX_READY) => wanted,
+            Some(wanted) => {
+                return Err(format!("limits.ready_keys is {wanted}; it must be 0 to {MAX_READY}"));
+            }
+        },
+        ready_keys_after: default.ready_keys_after,
         loaded_keys: within("loaded_keys", limits.loaded_keys, default.loaded_keys, MAX_CACHED)?,
         cached_tokens: within("cached_tokens", limits.cached_tokens, default.cached_tokens, MAX_CACHED)?,
     })
@@ -158,6 +169,7 @@ mod tests {
             ("limit = 3\n", "unknown field `limit`"),
             ("[limits]\nkeys = 0\n", "limits.keys is 0; it must be 1 to 100000"),
             ("[limits]\nversions_per_key = 101\n", "it must be 1 to 100"),
+            ("[limits]\nready_keys = 101\n", "limits.ready_keys is 101; it must be 0 to 100"),
             ("[limits]\nkeys = \"3\"\n", "invalid type"),
         ] {
             let error = parse(text).unwrap_err();

@@ -4,13 +4,13 @@ use crate::error::Error;
 use crate::failures::{Attempt, Refused};
 use crate::index::Held;
 use crate::pool::{Change, Pool};
+use crate::shares::Payer;
 use crate::ticket::{Recorded, Ticket};
 use crate::views::{ImportedKey, KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey, WrappedKey};
 use crate::workers::CostClass;
 use audit::event::{Event, EventResult};
 use crypto::{
-    Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaterialBinding, Partition, PartitionError,
-    PrivateParts, SecretBytes,
+    Ciphertext, Decrypt, Encrypt, LoadedKey, MaterialBinding, PartitionError, PrivateParts, SecretBytes,
 };
 use domain::access::{Action, Grant, Scope, action};
 use domain::algorithm::{EncryptionAlgorithm, KeySpec, SignatureAlgorithm};
@@ -21,6 +21,7 @@ use domain::key::{
 use domain::name::{KeyName, KeyVersion};
 use domain::setting::Setting;
 use domain::time::IntDate;
+use std::cell::Cell;
 use std::sync::Arc;
 use storage::{KeyRecord, Record, RecordId, Stamp, VersionRecord};
 
@@ -90,7 +91,7 @@ impl Pool {
         let made = async {
             let grant = ticket.authorize::<action::KeyCreate>(scope)?;
             self.check_policy(new.release.as_ref())?;
-            self.make_version(&grant, &new, version, Origin::Generated, generated(&new)).await
+            self.make_version(&grant, &new, version, Source::Generated).await
         };
         let made = made.await;
         self.record_made(ticket, made).await
@@ -106,7 +107,7 @@ impl Pool {
         let made = async {
             let grant = ticket.authorize::<action::KeyImport>(scope)?;
             self.check_policy(new.release.as_ref())?;
-            self.make_version(&grant, &new, version, Origin::Imported, imported(new.spec, parts)).await
+            self.make_version(&grant, &new, version, Source::Imported(parts)).await
         };
         let made = made.await;
         self.record_made(ticket, made).await
@@ -142,7 +143,7 @@ impl Pool {
                 release: wrapped.release.clone(),
                 tags: wrapped.tags.clone(),
             };
-            self.make_version(&grant, &new, version, Origin::Wrapped, imported(new.spec, parts)).await
+            self.make_version(&grant, &new, version, Source::Unwrapped(parts)).await
         };
         let made = made.await;
         self.record_made(ticket, made).await
@@ -161,7 +162,8 @@ impl Pool {
         let (partition, key) = (self.partition().clone(), usable.key);
         let (kind, ciphertext) = (wrapped.kind, wrapped.ciphertext.clone());
         let open = move || partition.unwrap(key.as_ref(), kind, &ciphertext);
-        Ok(self.workers().run(CostClass::RsaPrivate, open).await??)
+        let payer = Some(grant.caller().object_id);
+        Ok(self.workers().run(CostClass::RsaPrivate, payer, open).await??)
     }
 
     pub async fn read_key(self: &Arc<Self>, mut ticket: Ticket, key: KeyReference) -> Recorded<KeyView> {
@@ -474,7 +476,8 @@ impl Pool {
                 Err(error) => Err(error),
             },
             (Cost::Threads(class), KeySpec::Rsa(_)) => {
-                let ran = self.workers().run(class, move || operate(key.as_ref(), admitted)).await;
+                let payer = Some(ticket.caller().object_id);
+                let ran = self.workers().run(class, payer, move || operate(key.as_ref(), admitted)).await;
                 ran.and_then(|result| result.map_err(Error::from))
             }
             (Cost::Threads(_) | Cost::Inline, _) => operate(key.as_ref(), admitted).map_err(Error::from),
@@ -491,11 +494,7 @@ impl Pool {
         let key = match self.loaded().get(&place) {
             Some(key) => key,
             None => {
-                let key = self.partition().load(
-                    held.spec,
-                    &record.material,
-                    &self.binding(&held.name, held.version),
-                )?;
+                let key = self.load(&record)?;
                 self.loaded().insert(place.clone(), key.clone());
                 // Disabled or deleted meanwhile, it was taken out before it was put in.
                 let still = self.live(&held.name, Some(held.version));
@@ -507,6 +506,28 @@ impl Pool {
         };
         let (name, version) = place;
         Ok(Usable { name, version, spec: held.spec, key })
+    }
+
+    /// Where memory for keys is full, those that wait to be used make room: half of them, then all.
+    fn load(&self, record: &VersionRecord) -> Result<Arc<dyn LoadedKey>, PartitionError> {
+        let held = &record.version;
+        let binding = self.binding(&held.name, held.version);
+        let load = || self.partition().load(held.spec, &record.material, &binding);
+        let no_room = |loaded: &Result<_, _>| matches!(loaded, Err(PartitionError::NoRoom(_)));
+        let mut loaded = load();
+        if no_room(&loaded) {
+            let keep = Cell::new(false);
+            self.loaded().retain(|_, _| {
+                keep.set(!keep.get());
+                keep.get()
+            });
+            loaded = load();
+        }
+        if no_room(&loaded) {
+            self.loaded().clear();
+            loaded = load();
+        }
+        loaded
     }
 
     /// The record that a grant is for. The grant names the key, so the check cannot drift from what it protects.
@@ -538,16 +559,15 @@ impl Pool {
         KeyVersion(version)
     }
 
-    /// A version of `new` with the material that `make` has the partition make or take in.
+    /// A version of `new` with the material that the partition makes or takes in.
     pub(crate) async fn make_version<A: Making>(
         &self,
-        _grant: &Grant<'_, A>,
+        grant: &Grant<'_, A>,
         new: &NewKey,
         version: KeyVersion,
-        origin: Origin,
-        make: impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + 'static,
+        source: Source,
     ) -> Result<VersionRecord, Error> {
-        self.generate_version(new, version, origin, make).await
+        self.generate_version(new, version, source, Some(grant.caller().object_id)).await
     }
 
     /// Likewise without a grant, for what the pool does of its own accord.
@@ -555,8 +575,8 @@ impl Pool {
         &self,
         new: &NewKey,
         version: KeyVersion,
-        origin: Origin,
-        make: impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + 'static,
+        source: Source,
+        payer: Payer,
     ) -> Result<VersionRecord, Error> {
         let operations =
             new.operations.unwrap_or_else(|| KeyOperations::default_for(new.spec)).check(new.spec)?;
@@ -575,12 +595,24 @@ impl Pool {
         self.extended(&new.name, version)?;
         let partition = self.partition().clone();
         let binding = self.binding(&new.name, version);
-        let spec = new.spec;
-        let make = move || make(partition.as_ref(), &binding);
-        let generated = match spec {
+        let (spec, exponent) = (new.spec, new.public_exponent);
+        let origin = source.origin();
+        let ready = match &source {
+            Source::Generated => self.ready_keys().take(spec, exponent),
+            Source::Imported(_) | Source::Unwrapped(_) => None,
+        };
+        let make = move || match source {
+            Source::Generated => partition.generate(spec, exponent, &binding),
+            Source::Imported(parts) | Source::Unwrapped(parts) => partition.import(spec, &parts, &binding),
+        };
+        let generated = match (spec, ready) {
+            (_, Some(ready)) => {
+                self.workers().prompt_idle_work();
+                ready.bind(self.partition().as_ref(), &self.binding(&new.name, version))?
+            }
             // Imported ones as well: their primes are tested.
-            KeySpec::Rsa(_) => self.workers().run(CostClass::KeyGeneration, make).await??,
-            KeySpec::Ec(_) | KeySpec::Oct(_) => make()?,
+            (KeySpec::Rsa(_), None) => self.workers().run(CostClass::KeyGeneration, payer, make).await??,
+            (KeySpec::Ec(_) | KeySpec::Oct(_), None) => make()?,
         };
         let version = Version {
             name: new.name.clone(),
@@ -651,20 +683,24 @@ impl Pool {
     }
 }
 
-/// Material that the partition makes for `new`.
-pub(crate) fn generated(
-    new: &NewKey,
-) -> impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send + use<> {
-    let (spec, exponent) = (new.spec, new.public_exponent);
-    move |partition, binding| partition.generate(spec, exponent, binding)
+/// Where the material of a new version comes from.
+pub(crate) enum Source {
+    /// The partition makes it, or has made it ahead.
+    Generated,
+    /// The partition takes it in.
+    Imported(PrivateParts),
+    /// Likewise, after another key of the pool opened it.
+    Unwrapped(PrivateParts),
 }
 
-/// Material that the partition takes in.
-fn imported(
-    spec: KeySpec,
-    parts: PrivateParts,
-) -> impl FnOnce(&dyn Partition, &MaterialBinding) -> Result<Generated, PartitionError> + Send {
-    move |partition, binding| partition.import(spec, &parts, binding)
+impl Source {
+    fn origin(&self) -> Origin {
+        match self {
+            Source::Generated => Origin::Generated,
+            Source::Imported(_) => Origin::Imported,
+            Source::Unwrapped(_) => Origin::Wrapped,
+        }
+    }
 }
 
 /// `name/version`

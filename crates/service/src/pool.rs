@@ -9,11 +9,12 @@ use crate::index::Index;
 use crate::invocations::Invocations;
 use crate::key_backup::KeyBackups;
 use crate::network::Firewall;
+use crate::ready_keys::ReadyKeys;
 use crate::release::{Releases, UsedAssertions};
 use crate::security_domain::{DomainState, Installer};
 use crate::test_mode::Simulation;
 use crate::ticket::{Recorded, RequestFacts, Ticket};
-use crate::workers::Workers;
+use crate::workers::{Idle, Workers};
 use audit::event::{Event, EventResult};
 use audit::{AuditConfig, AuditLog, Leaf, Receipt};
 use crypto::attestation::Attestor;
@@ -69,6 +70,9 @@ pub struct PoolLimits {
     pub gcm_encryptions: u64,
     /// Parsed keys kept ready, a few KiB each.
     pub loaded_keys: usize,
+    /// RSA keys of each size made ahead, once no key was asked for during `ready_keys_after`.
+    pub ready_keys: usize,
+    pub ready_keys_after: Duration,
     /// Verified tokens kept.
     pub cached_tokens: usize,
 }
@@ -84,6 +88,8 @@ impl Default for PoolLimits {
             rsa15_failures_per_hour: 100,
             gcm_encryptions: 1 << 32,
             loaded_keys: 10_000,
+            ready_keys: 2,
+            ready_keys_after: Duration::from_secs(5),
             cached_tokens: identity::token::DEFAULT_CACHED_TOKENS,
         }
     }
@@ -146,6 +152,7 @@ pub struct Pool {
     sealer: AuditSealer,
     partition: Arc<dyn Partition>,
     loaded: Arc<LoadedKeys>,
+    ready_keys: Arc<ReadyKeys>,
     workers: Workers,
     rsa15_failures: Option<Arc<FailureLimiter>>,
     domain: DomainState,
@@ -302,6 +309,11 @@ impl Pool {
             },
             KeySet::parse(&genesis.issuer.key_set)?,
         );
+        let ready_keys = Arc::new(ReadyKeys::new(partition.clone(), genesis.pool, limits.ready_keys));
+        let idle = {
+            let ready_keys = ready_keys.clone();
+            Idle { after: limits.ready_keys_after, work: Box::new(move || ready_keys.make_one()) }
+        };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let sealer = secrets.audit_sealer(&genesis, AUDIT_EPOCH);
         let rsa15_failures = match genesis.class {
@@ -315,7 +327,8 @@ impl Pool {
             sealer,
             partition,
             loaded,
-            workers: Workers::start(cores),
+            ready_keys,
+            workers: Workers::start(cores, idle),
             rsa15_failures,
             invocations,
             domain: DomainState::new(secrets, installer),
@@ -550,6 +563,15 @@ impl Pool {
         &self.workers
     }
 
+    pub(crate) fn ready_keys(&self) -> &ReadyKeys {
+        &self.ready_keys
+    }
+
+    /// How many RSA keys are made ahead.
+    pub fn ready_key_count(&self) -> usize {
+        self.ready_keys.count()
+    }
+
     pub(crate) fn loaded(&self) -> &LoadedKeys {
         &self.loaded
     }
@@ -661,9 +683,10 @@ impl Pool {
         };
         staging.switch(transaction, applied).await?;
         self.note_roles();
-        self.note_roles();
-        // Where the log fails now, the next start brings the event into it.
-        self.log_committed(leaf).await.map(|_| ())
+        if let Err(error) = self.log_committed(leaf).await {
+            tracing::error!(%error, "the event of a restore is logged at the next start");
+        }
+        Ok(())
     }
 
     fn outbox(&self, leaf: &Leaf) -> OutboxRecord {

@@ -3,13 +3,13 @@
 use crate::deletion;
 use crate::error::Error;
 use crate::index::Held;
-use crate::keys::generated;
+use crate::keys::Source;
 use crate::pool::{Change, Pool};
 use crate::ticket::{Recorded, Ticket};
 use crate::views::{KeyView, NewKey};
 use audit::event::{Event, EventResult};
 use domain::access::{Scope, action};
-use domain::key::{Key, Origin, PublicKey, Version};
+use domain::key::{Key, PublicKey, Version};
 use domain::name::KeyName;
 use domain::rotation::{LifetimeAction, Period, RotationPolicy, RotationRefused, Trigger};
 use domain::time::IntDate;
@@ -89,7 +89,7 @@ impl Pool {
         let made = async {
             let grant = ticket.authorize::<action::KeyRotate>(scope)?;
             let new = self.next_of(&self.live(&name, None)?)?;
-            self.make_version(&grant, &new, version, Origin::Generated, generated(&new)).await
+            self.make_version(&grant, &new, version, Source::Generated).await
         };
         let made = match made.await {
             Ok(made) => made,
@@ -128,7 +128,7 @@ impl Pool {
         let before = held.version.value.version.version;
         let new = self.next_of(&held)?;
         let version = self.new_version();
-        let made = self.generate_version(&new, version, Origin::Generated, generated(&new)).await?;
+        let made = self.generate_version(&new, version, Source::Generated, None).await?;
         let event = Event {
             operation: "KeyRotateIfDue".into(),
             result: EventResult::Success,

@@ -16,6 +16,7 @@ use ceremony::{
 use crypto::domain_secrets::DomainSecrets;
 use domain::access::{Action, DataAction, Scope, action};
 use domain::pool::{Genesis, PoolClass};
+use domain::principal::Caller;
 use domain::time::IntDate;
 use parking_lot::Mutex;
 use std::future::Future;
@@ -162,8 +163,9 @@ impl Pool {
         let now = self.now().int_date();
         let until = IntDate::from_unix_seconds(now.unix_seconds() + TRANSFER_KEY_SECONDS);
         let (pool, name) = (self.genesis().pool, self.genesis().name.clone());
+        let payer = Some(ticket.caller().object_id);
         let generate = move || TransferKey::generate(pool, &name, now, until);
-        let made = self.workers().run(CostClass::KeyGeneration, generate).await.map(Arc::new);
+        let made = self.workers().run(CostClass::KeyGeneration, payer, generate).await.map(Arc::new);
         if let Ok(key) = &made {
             *self.domain_state().transfer_key.lock() = Some((key.clone(), until));
         }
@@ -184,7 +186,7 @@ impl Pool {
 
     async fn take_in(self: &Arc<Self>, mut ticket: Ticket, blob: String) -> Recorded<DomainStatus> {
         let mut uploaded = self.domain_state().uploaded.lock().await;
-        let installed = match self.open_blob(blob, *uploaded).await {
+        let installed = match self.open_blob(ticket.caller(), blob, *uploaded).await {
             Ok(opened) => {
                 ticket.details(format!(
                     "domain {} of pool {}, owner {}",
@@ -323,14 +325,14 @@ impl Pool {
         if uploaded || self.is_active() { Err(Error::AlreadyActive) } else { Ok(()) }
     }
 
-    async fn open_blob(&self, blob: String, uploaded: bool) -> Result<OpenedDomain, Error> {
+    async fn open_blob(&self, caller: &Caller, blob: String, uploaded: bool) -> Result<OpenedDomain, Error> {
         self.check_may_take_in(uploaded)?;
         let held = self.domain_state().transfer_key.lock().clone();
         let now = self.now().int_date();
         let key = held.filter(|(_, until)| now < *until).ok_or(Error::NoTransferKey)?.0;
         let blob = RestoreBlob::parse(&blob).map_err(|error| Error::BadParameter(error.to_string()))?;
         let open = move || blob.open(key.as_ref(), &crypto::digest::random);
-        let opened = self.workers().run(CostClass::RsaPrivate, open).await?;
+        let opened = self.workers().run(CostClass::RsaPrivate, Some(caller.object_id), open).await?;
         // One answer for whatever is wrong with it; also where a domain of class test is to come to production, or the
         // other way round.
         opened

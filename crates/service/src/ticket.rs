@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::pool::Pool;
 use crate::security_domain::works_before_activation;
 use audit::event::{CallerIdentity, Event, EventResult};
-use audit::{Leaf, Receipt};
+use audit::{Announced, Leaf, Receipt};
 use domain::access::{Action, DataAction, Grant, Scope, Sight};
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
@@ -67,6 +67,8 @@ pub struct Ticket {
     caller: Arc<Caller>,
     facts: RequestFacts,
     subject: Subject,
+    /// While the outcome is open.
+    announced: Option<Announced>,
     spent: bool,
 }
 
@@ -88,7 +90,8 @@ struct Subject {
 impl Ticket {
     pub(crate) fn new(pool: Arc<Pool>, caller: Arc<Caller>, facts: RequestFacts) -> Self {
         let subject = Subject { operation: "Unknown", success: 200, ..Subject::default() };
-        Self { pool, caller, facts, subject, spent: false }
+        let announced = Some(pool.audit().announce());
+        Self { pool, caller, facts, subject, announced, spent: false }
     }
 
     pub fn caller(&self) -> &Caller {
@@ -165,7 +168,8 @@ impl Ticket {
     pub(crate) async fn record<T>(mut self, result: Result<T, Error>) -> Recorded<T> {
         self.spent = true;
         let leaf = self.leaf(result.as_ref().err());
-        match self.pool.audit().append(leaf).await {
+        self.announced = None;
+        match self.pool.audit().append_after(leaf, self.facts.received.elapsed()).await {
             Ok(receipt) => Recorded { result, receipt: Some(receipt) },
             Err(error) => Recorded { result: Err(Error::AuditUnavailable(error.to_string())), receipt: None },
         }

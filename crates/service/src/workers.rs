@@ -1,13 +1,14 @@
 //! Threads for what would hold up everybody else: RSA private operations and key generation.
 //!
-//! Each class has threads of its own at a lower priority, and a bounded queue; a job of one class never sits on
-//! another's thread, as a signature behind a key generation once waited for more than a second. Everything else runs
-//! where the request runs.
+//! Each class has threads of its own at a lower priority, and a bounded queue that principals share; a job of one class
+//! never sits on another's thread, as a signature behind a key generation once waited for more than a second. Everything
+//! else runs where the request runs.
 
 use crate::error::Error;
-use parking_lot::Mutex;
+use crate::shares::{Full, Payer, Shares};
+use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// What a job costs, and so where it runs.
@@ -21,9 +22,36 @@ pub(crate) enum CostClass {
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// What a thread without jobs does: once it has had none for a while, again and again until there is no more to do.
+pub(crate) struct Idle {
+    pub after: Duration,
+    /// Whether there may be more to do.
+    pub work: Box<dyn Fn() -> bool + Send>,
+}
+
 pub(crate) struct Workers {
-    rsa_private: SyncSender<Job>,
-    key_generation: SyncSender<Job>,
+    rsa_private: Arc<Queue>,
+    key_generation: Arc<Queue>,
+}
+
+struct Queue {
+    what: &'static str,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    jobs: Shares<Job>,
+    /// There is idle work again.
+    prompted: bool,
+    closed: bool,
+}
+
+enum Next {
+    Job(Job),
+    Idle,
+    Prompted,
+    Closed,
 }
 
 /// Waiting RSA operations: about 0.3 s of work for one core at RSA-2048.
@@ -35,59 +63,226 @@ const RSA_NICE: i32 = 5;
 const GENERATION_NICE: i32 = 10;
 
 impl Workers {
-    pub fn start(cores: usize) -> Self {
-        Self {
-            rsa_private: start("rsa", cores, RSA_QUEUE, RSA_NICE),
-            key_generation: start("keygen", 1, GENERATION_QUEUE, GENERATION_NICE),
+    /// `idle` is for the thread that makes keys.
+    pub fn start(cores: usize, idle: Idle) -> Self {
+        let rsa_private = Queue::new("RSA private operations", RSA_QUEUE);
+        for number in 0..cores {
+            rsa_private.start(format!("rsa-{number}"), RSA_NICE, None);
         }
+        let key_generation = Queue::new("key generation", GENERATION_QUEUE);
+        key_generation.start("keygen-0".into(), GENERATION_NICE, Some(idle));
+        Self { rsa_private, key_generation }
     }
 
-    /// Runs `job` on a thread of `class`; [`Error::Busy`] at once when its queue is full.
+    /// Runs `job` on a thread of `class`; [`Error::Busy`] at once when its queue, or the share of `payer`, is full.
     pub async fn run<T: Send + 'static>(
         &self,
         class: CostClass,
+        payer: Payer,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let (queue, what) = match class {
-            CostClass::RsaPrivate => (&self.rsa_private, "RSA private operations"),
-            CostClass::KeyGeneration => (&self.key_generation, "key generation"),
+        let queue = match class {
+            CostClass::RsaPrivate => &self.rsa_private,
+            CostClass::KeyGeneration => &self.key_generation,
         };
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move || {
             // A caller that left is no reason to fail.
             let _ = answer.send(job());
         });
-        match queue.try_send(job) {
-            Ok(()) => answered.await.map_err(|_| Error::Busy(what)),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Error::Busy(what)),
+        queue.push(payer, job).map_err(|Full| Error::Busy(queue.what))?;
+        answered.await.map_err(|_| Error::Busy(queue.what))
+    }
+}
+
+impl Workers {
+    /// Says that there is idle work again for the thread that makes keys, although no job passed through it.
+    pub fn prompt_idle_work(&self) {
+        self.key_generation.state.lock().prompted = true;
+        self.key_generation.changed.notify_one();
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for queue in [&self.rsa_private, &self.key_generation] {
+            queue.state.lock().closed = true;
+            queue.changed.notify_all();
         }
     }
 }
 
-fn start(name: &str, threads: usize, queue: usize, nice: i32) -> SyncSender<Job> {
-    let (sender, receiver) = sync_channel::<Job>(queue);
-    let receiver = Arc::new(Mutex::new(receiver));
-    for number in 0..threads {
-        let receiver = receiver.clone();
+impl Queue {
+    fn new(what: &'static str, capacity: usize) -> Arc<Self> {
+        let state = State { jobs: Shares::new(capacity), prompted: false, closed: false };
+        Arc::new(Self { what, state: Mutex::new(state), changed: Condvar::new() })
+    }
+
+    fn push(&self, payer: Payer, job: Job) -> Result<(), Full> {
+        self.state.lock().jobs.push(payer, job)?;
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn start(self: &Arc<Self>, name: String, nice: i32, idle: Option<Idle>) {
+        let queue = self.clone();
         std::thread::Builder::new()
-            .name(format!("{name}-{number}"))
-            .spawn(move || work(&receiver, nice))
+            .name(name)
+            .spawn(move || queue.work(nice, idle))
             .expect("the operating system starts threads at start-up");
     }
-    sender
+
+    /// The next job. What waits when the queue is closed is not done: nobody is left to hear of it.
+    fn next(&self, patience: Option<Duration>) -> Next {
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return Next::Closed;
+            }
+            if let Some(job) = state.jobs.pop() {
+                return Next::Job(job);
+            }
+            if std::mem::take(&mut state.prompted) {
+                return Next::Prompted;
+            }
+            match patience {
+                None => self.changed.wait(&mut state),
+                Some(patience) => {
+                    if self.changed.wait_for(&mut state, patience).timed_out() {
+                        return Next::Idle;
+                    }
+                }
+            }
+        }
+    }
+
+    fn work(&self, nice: i32, idle: Option<Idle>) {
+        // On Linux this is the priority of the calling thread alone. Without it the class merely runs at full priority.
+        if let Err(error) = rustix::process::nice(nice) {
+            tracing::warn!(%error, "cannot lower the priority of a worker thread");
+        }
+        let after = idle.as_ref().map(|idle| idle.after);
+        let mut patience = after;
+        loop {
+            match self.next(patience) {
+                Next::Job(job) => {
+                    guarded(job);
+                    patience = after;
+                }
+                Next::Prompted => patience = after,
+                // Between any two of them a job may come first.
+                Next::Idle => {
+                    let more = idle.as_ref().and_then(|idle| guarded(|| (idle.work)())).unwrap_or(false);
+                    patience = more.then_some(Duration::ZERO);
+                }
+                Next::Closed => return,
+            }
+        }
+    }
 }
 
-fn work(receiver: &Mutex<Receiver<Job>>, nice: i32) {
-    // On Linux this is the priority of the calling thread alone. Without it the class merely runs at full priority.
-    if let Err(error) = rustix::process::nice(nice) {
-        tracing::warn!(%error, "cannot lower the priority of a worker thread");
+/// A panic in one job must not take the thread, and with it the class.
+fn guarded<T>(job: impl FnOnce() -> T) -> Option<T> {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).ok();
+    if done.is_none() {
+        tracing::error!("a worker's job panicked");
     }
-    loop {
-        let job = receiver.lock().recv();
-        let Ok(job) = job else { return };
-        // A panic in one job must not take the thread, and with it the class.
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
-            tracing::error!("a worker's job panicked");
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::guid::Guid;
+    use std::sync::mpsc;
+
+    fn without_idle_work() -> Idle {
+        Idle { after: Duration::from_secs(3600), work: Box::new(|| false) }
+    }
+
+    fn payer(number: u8) -> Payer {
+        Some(Guid([number; 16]))
+    }
+
+    /// One principal has all that it may wait; another one's job is still taken, and is done second.
+    #[tokio::test]
+    async fn a_principal_that_asks_too_much_is_refused_and_others_are_not() {
+        let workers = Workers::start(1, without_idle_work());
+        let (release, gate) = mpsc::channel::<()>();
+        let (begun, running) = oneshot::channel();
+        let (order, done) = mpsc::channel();
+        let blocked = workers.run(CostClass::KeyGeneration, payer(1), move || {
+            let _ = begun.send(());
+            gate.recv()
+        });
+        let job = |number: u8| {
+            let order = order.clone();
+            workers.run(CostClass::KeyGeneration, payer(number), move || order.send(number))
+        };
+        let rest = async {
+            running.await.unwrap();
+            // Nothing leaves the queue while the one thread is held.
+            let mut waiting = Vec::new();
+            loop {
+                let mut one = Box::pin(job(1));
+                match poll_once(&mut one) {
+                    None => waiting.push(one),
+                    Some(refused) => {
+                        assert!(matches!(refused, Err(Error::Busy("key generation"))));
+                        break;
+                    }
+                }
+            }
+            assert_eq!(waiting.len(), GENERATION_QUEUE / 2);
+            let mut other = Box::pin(job(2));
+            assert!(poll_once(&mut other).is_none());
+            release.send(()).unwrap();
+            other.await.unwrap().unwrap();
+            for one in waiting {
+                one.await.unwrap().unwrap();
+            }
+        };
+        let (first, ()) = tokio::join!(blocked, rest);
+        first.unwrap().unwrap();
+        let order: Vec<u8> = done.try_iter().collect();
+        assert_eq!((order[..2].to_vec(), order.len()), (vec![1, 2], GENERATION_QUEUE / 2 + 1));
+    }
+
+    #[tokio::test]
+    async fn a_thread_without_jobs_does_its_idle_work_until_it_is_done_and_again_after_a_job() {
+        let (sender, done) = mpsc::channel();
+        let left = Mutex::new(3);
+        let work = move || {
+            let mut left = left.lock();
+            *left -= 1;
+            // Nobody listens once the test is over.
+            let _ = sender.send(*left);
+            *left % 3 != 0
+        };
+        let workers = Workers::start(1, Idle { after: Duration::ZERO, work: Box::new(work) });
+        let next = || done.recv().unwrap();
+        assert_eq!([next(), next(), next()], [2, 1, 0]);
+        assert_eq!(workers.run(CostClass::KeyGeneration, None, || 7).await.unwrap(), 7);
+        assert_eq!([next(), next(), next()], [-1, -2, -3]);
+        workers.prompt_idle_work();
+        assert_eq!(next(), -4);
+    }
+
+    #[tokio::test]
+    async fn a_panic_takes_its_own_job_alone() {
+        let workers = Workers::start(1, without_idle_work());
+        let failed = workers.run(CostClass::RsaPrivate, None, || panic!("a fault")).await;
+        let failed: Result<(), Error> = failed;
+        assert!(matches!(failed, Err(Error::Busy(_))));
+        assert_eq!(workers.run(CostClass::RsaPrivate, None, || 1).await.unwrap(), 1);
+    }
+
+    /// One poll: `None` while it waits.
+    fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::Pin::new(future).poll(&mut context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
         }
     }
 }

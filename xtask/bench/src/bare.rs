@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
     use crate::client::{Endpoint, request};
-    use crate::load::{self, Target};
+    use crate::load::{self, Request, Target};
 
     /// The load generator and the handler understand each other, and every figure is filled in.
     #[tokio::test]
@@ -94,10 +94,18 @@ mod tests {
             name: "bare handler",
             primitive: None,
             endpoint,
-            request: request("POST", "/", "localhost", Some("token"), "application/json", "{}"),
+            request: Request::same(request(
+                "POST",
+                "/",
+                "localhost",
+                Some("token"),
+                "application/json",
+                "{}",
+            )),
             process: std::process::id(),
+            most_connections: 3,
         };
-        let load = load::run(&target, 3, Duration::from_millis(200)).await.unwrap();
+        let load = load::run(&target, 9, Duration::from_millis(200)).await.unwrap();
         assert!(load.rate > 10.0 && load.latencies.len() > 3, "{}", load.rate);
         assert!(load.latencies.is_sorted());
         assert!(load.client_share > 0.1);

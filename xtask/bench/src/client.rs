@@ -54,6 +54,8 @@ pub struct Connection {
 pub struct Answer<'a> {
     pub status: u16,
     pub body: &'a [u8],
+    /// The event's place in the log, where the answer has a receipt.
+    pub receipt_index: Option<u64>,
 }
 
 impl Connection {
@@ -79,7 +81,7 @@ impl Connection {
                 && self.buffer.len() >= head.length + head.body
             {
                 let body = &self.buffer[head.length..head.length + head.body];
-                return Ok(Answer { status: head.status, body });
+                return Ok(Answer { status: head.status, body, receipt_index: head.receipt_index });
             }
             if self.buffer.len() > MAX_ANSWER_BYTES {
                 return Err(Failure::new("answer is longer than a mebibyte"));
@@ -107,6 +109,7 @@ struct Head {
     length: usize,
     /// Bytes of the body.
     body: usize,
+    receipt_index: Option<u64>,
 }
 
 /// `None` while the head is not there in full.
@@ -116,15 +119,17 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Failure> {
     let text = std::str::from_utf8(&bytes[..end]).map_err(|_| malformed())?;
     let mut lines = text.split("\r\n");
     let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
-    let mut length = None;
+    let (mut length, mut receipt_index) = (None, None);
     for line in lines {
         let (name, value) = line.split_once(':').ok_or_else(malformed)?;
         if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse().ok();
+        } else if name.eq_ignore_ascii_case("x-holdfast-receipt") {
+            receipt_index = value.rsplit_once("index=").and_then(|(_, index)| index.parse().ok());
         }
     }
     match (status, length) {
-        (Some(status), Some(body)) => Ok(Some(Head { status, length: end + 4, body })),
+        (Some(status), Some(body)) => Ok(Some(Head { status, length: end + 4, body, receipt_index })),
         _ => Err(malformed()),
     }
 }
@@ -136,8 +141,10 @@ mod tests {
     #[test]
     fn a_head_is_read_once_it_is_whole() {
         assert!(parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n").unwrap().is_none());
-        let head = parse_head(b"HTTP/1.1 200 OK\r\na: b\r\ncontent-length: 2\r\n\r\n{}").unwrap().unwrap();
-        assert_eq!((head.status, head.length, head.body), (200, 44, 2));
+        let text = b"HTTP/1.1 200 OK\r\nX-Holdfast-Receipt: node=a;index=7\r\ncontent-length: 2\r\n\r\n{}";
+        let head = parse_head(text).unwrap().unwrap();
+        assert_eq!((head.status, head.length, head.body), (200, text.len() - 2, 2));
+        assert_eq!(head.receipt_index, Some(7));
         for bad in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n", "x\r\n\r\n"] {
             assert!(parse_head(bad.as_bytes()).is_err(), "{bad:?}");
         }

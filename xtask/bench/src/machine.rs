@@ -33,6 +33,12 @@ pub fn cpu_time_of(process: u32) -> Option<Duration> {
     parse_cpu_time(&stat)
 }
 
+/// Memory of another process that is in RAM, from proc(5).
+pub fn resident_bytes_of(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    parse_resident_bytes(&status)
+}
+
 pub fn cpu_model() -> String {
     let information = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
@@ -65,6 +71,11 @@ fn parse_cpu_time(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis((user + system) * 10))
 }
 
+fn parse_resident_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
 fn parse_file_system(mounts: &str, path: &Path) -> String {
     let mut best: Option<(usize, &str)> = None;
     for line in mounts.lines() {
@@ -87,6 +98,12 @@ mod tests {
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 1 0 1";
         assert_eq!(parse_cpu_time(stat), Some(Duration::from_secs(2)));
         assert_eq!(parse_cpu_time("7 (a) S 1"), None);
+    }
+
+    #[test]
+    fn resident_memory_is_found() {
+        assert_eq!(parse_resident_bytes("Name:\tx\nVmRSS:\t    12 kB\nThreads:\t1\n"), Some(12_288));
+        assert_eq!(parse_resident_bytes("Name:\tx\n"), None);
     }
 
     #[test]

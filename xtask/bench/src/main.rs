@@ -8,14 +8,22 @@ mod bare;
 mod client;
 mod load;
 mod machine;
+mod mixed;
+mod plot;
 mod raw;
 mod report;
+mod scale;
 mod server;
+mod soak;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// Between these the page's figures stand.
+const BEGIN: &str = "<!-- figures -->";
+const END: &str = "<!-- end of figures -->";
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -52,15 +60,23 @@ pub struct Options {
     pub seconds: Duration,
     pub rounds: usize,
     pub connections: usize,
+    /// Of the soak.
+    pub minutes: u64,
+    /// A look at everything that is too short to mean anything.
+    pub quick: bool,
+    /// Only rows whose name contains this.
+    pub only: String,
 }
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let result = match words.split_first() {
         Some((command, rest)) if command == "run" => parse(rest).and_then(|options| run(&options)),
+        Some((command, rest)) if command == "soak" => parse(rest).and_then(|options| soak::run(&options)),
         Some((command, rest)) if command == "bare" => bare::run(rest),
         _ => Err(Failure::new(
-            "usage: bench run --server FILE --data DIR [--write FILE] [--seconds N] [--rounds N] [--connections N]",
+            "usage: bench run --server FILE --data DIR [--write FILE] [--seconds N] [--rounds N] [--connections N] [--only TEXT] [--quick]\n\
+             or bench soak --server FILE --data DIR [--minutes N]",
         )),
     };
     match result {
@@ -80,9 +96,17 @@ fn parse(words: &[String]) -> Result<Options, Failure> {
         seconds: Duration::from_secs(2),
         rounds: 5,
         connections: 32,
+        only: String::new(),
+        minutes: 60,
+        quick: false,
     };
     let mut words = words.iter();
     while let Some(name) = words.next() {
+        if name == "--quick" {
+            options.quick = true;
+            (options.seconds, options.rounds) = (Duration::from_millis(200), 1);
+            continue;
+        }
         let value = words.next().ok_or_else(|| Failure::new(format!("{name} needs a value")))?;
         let number = || {
             let parsed = value.parse::<usize>().ok().filter(|number| (1..=10_000).contains(number));
@@ -92,8 +116,10 @@ fn parse(words: &[String]) -> Result<Options, Failure> {
             "--server" => options.server = value.into(),
             "--data" => options.data = value.into(),
             "--write" => options.write = Some(value.into()),
+            "--only" => options.only.clone_from(value),
             "--seconds" => options.seconds = Duration::from_secs(number()? as u64),
             "--rounds" => options.rounds = number()?,
+            "--minutes" => options.minutes = number()? as u64,
             "--connections" => options.connections = number()?,
             unknown => return Err(Failure::new(format!("unexpected argument: {unknown}"))),
         }
@@ -108,19 +134,31 @@ fn run(options: &Options) -> Result<(), Failure> {
     machine::pin_to(machine::LOAD_CORE)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(measure(options))?;
-    print!("{report}");
+    let text = report::render(options, &report);
+    print!("{text}");
     if let Some(file) = &options.write {
-        std::fs::write(file, report)?;
+        let page = std::fs::read_to_string(file)?;
+        std::fs::write(file, with_figures(&page, &text)?)?;
+        std::fs::write(file.with_extension("svg"), plot::render(&report.bars()))?;
     }
     Ok(())
 }
 
-async fn measure(options: &Options) -> Result<String, Failure> {
-    let pool = server::Pool::start(&options.server, &options.data)?;
+/// `page` with `figures` between its two marks. What stands around them is written by people.
+fn with_figures(page: &str, figures: &str) -> Result<String, Failure> {
+    let parts = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, behind) =
+        parts.ok_or_else(|| Failure::new(format!("the page lacks the marks {BEGIN} and {END}")))?;
+    Ok(format!("{before}{BEGIN}\n\n{figures}\n{END}{behind}"))
+}
+
+async fn measure(options: &Options) -> Result<report::Report, Failure> {
+    let pool = server::Pool::start(&options.server, &options.data.join("rows")).await?;
     let bare = server::Bare::start(&options.data)?;
-    let targets = pool.prepare().await?;
+    let access = pool.access().await?;
     let mut rows: Vec<report::Row> = Vec::new();
-    for target in targets.into_iter().chain([bare.target()?]) {
+    let wanted = access.prepare().await?.into_iter().filter(|target| target.name.contains(&options.only));
+    for target in wanted.chain([bare.target()?]) {
         rows.push(report::Row { target, rounds: Vec::new() });
     }
     for round in 1..=options.rounds {
@@ -135,7 +173,14 @@ async fn measure(options: &Options) -> Result<String, Failure> {
             row.rounds.push(report::Round { raw, load });
         }
     }
-    Ok(report::render(options, &rows))
+    let (mut mixed, mut scales) = (Vec::new(), Vec::new());
+    if options.only.is_empty() {
+        mixed = mixed::measure(options, &access).await?;
+        drop(pool);
+        let sizes: &[usize] = if options.quick { &[10, 100] } else { &[100, 10_000, 99_999] };
+        scales = scale::measure(options, sizes).await?;
+    }
+    Ok(report::Report { rows, scales, mixed })
 }
 
 #[cfg(test)]
@@ -147,8 +192,18 @@ mod tests {
     }
 
     #[test]
+    fn figures_replace_figures_and_nothing_else() {
+        let page = format!("# Page\n{BEGIN}\nold\n{END}\nWhy\n");
+        let written = with_figures(&page, "new\n").unwrap();
+        assert_eq!(written, format!("# Page\n{BEGIN}\n\nnew\n\n{END}\nWhy\n"));
+        assert_eq!(with_figures(&written, "new\n").unwrap(), written);
+        assert!(with_figures("# Page\n", "new").is_err());
+    }
+
+    #[test]
     fn options_are_read_and_nonsense_is_refused() {
-        let options = parse(&words("--server s --data d --seconds 3 --rounds 7 --connections 64")).unwrap();
+        let options =
+            parse(&words("--server s --data d --quick --seconds 3 --rounds 7 --connections 64")).unwrap();
         assert_eq!((options.seconds.as_secs(), options.rounds, options.connections), (3, 7, 64));
         for bad in [
             "--server s",

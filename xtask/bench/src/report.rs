@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::load::{Load, Target};
+use crate::load::{Load, Target, percentile};
+use crate::mixed::Mixed;
+use crate::scale::Scale;
 use crate::{Options, machine};
 
 /// Above this part of its core the client, not the server, sets the rate.
@@ -20,10 +22,25 @@ pub struct Round {
     pub load: Load,
 }
 
-/// Renders `rows`, whose last is the bare handler.
-pub fn render(options: &Options, rows: &[Row]) -> String {
+/// All that one run measured.
+pub struct Report {
+    /// The last is the bare handler.
+    pub rows: Vec<Row>,
+    pub scales: Vec<Scale>,
+    pub mixed: Vec<Mixed>,
+}
+
+impl Report {
+    /// What is drawn: name and microseconds of CPU time.
+    pub fn bars(&self) -> Vec<(&str, f64)> {
+        self.rows.iter().map(|row| (row.target.name, cpu(row) * 1e6)).collect()
+    }
+}
+
+pub fn render(options: &Options, report: &Report) -> String {
+    let rows = &report.rows;
     let mut text = String::from(
-        "# Performance\n\nWritten by `cargo xtask bench --write`; figures of one run on one machine.\n\n\
+        "Written by `cargo xtask bench --write`; figures of one run on one machine.\n\n\
          | request | answers/s, median (min–max) | p50 | p99 | primitive alone/s | of primitive | of bare handler | server CPU per request | server's core | client's core |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",
     );
@@ -31,11 +48,11 @@ pub fn render(options: &Options, rows: &[Row]) -> String {
     for row in rows {
         line(&mut text, row, &bare);
     }
-    let seconds = options.seconds.as_secs();
+    let seconds = options.seconds.as_secs_f64();
     let _ = write!(
         text,
         "\n{} rounds, interleaved, {seconds} s for each row and round; latencies are of all rounds together. \
-         {} keep-alive connections, HTTP/1.1, TLS 1.3, each with one request under way. \
+         At most {} keep-alive connections (4 where RSA keys are made, 1 where roles are written), HTTP/1.1, TLS 1.3, each with one request under way. \
          Server, bare handler and primitive take turns on core {}, the client has core {} to itself; a row whose \
          client used more than {:.0} % of that core is invalid, for it measures the client. A server that had much \
          less than its whole core was held up: by the disk, by the client, or by something else on the machine.\n\n\
@@ -52,14 +69,56 @@ pub fn render(options: &Options, rows: &[Row]) -> String {
         machine::kernel(),
         machine::file_system(&options.data),
     );
+    if !report.mixed.is_empty() {
+        mixed(&mut text, &report.mixed);
+    }
+    if !report.scales.is_empty() {
+        scales(&mut text, &report.scales);
+    }
     text
+}
+
+fn mixed(text: &mut String, mixed: &[Mixed]) {
+    text.push_str(
+        "\n## Side by side\n\nOn the server's core together, and each alone with as many connections (4, and one for creation).\n\n\
+         | request | alone/s | together/s | of alone | p50 together | p99 together |\n|---|---|---|---|---|---|\n",
+    );
+    for Mixed { name, alone, together } in mixed {
+        let share = ratio(&[together.rate], &[alone.rate]);
+        let (alone, rate) = (one_decimal(alone.rate), one_decimal(together.rate));
+        let (p50, p99) = (time(together.percentile(50)), time(together.percentile(99)));
+        let _ = writeln!(text, "| {name} | {alone} | {rate} | {share} | {p50} | {p99} |");
+    }
+}
+
+fn scales(text: &mut String, scales: &[Scale]) {
+    text.push_str(
+        "\n## Few keys and many\n\nEC keys. Ready: from the start of the process to its first answer over TLS. Memory: resident, \
+         after each of up to 5,000 of the keys was read.\n\n\
+         | keys | ready after | memory | get key/s | p50 | p99 |\n|---|---|---|---|---|---|\n",
+    );
+    for scale in scales {
+        let memory = format!("{} MiB", scale.resident_bytes >> 20);
+        let (keys, rate) = (count(scale.keys as f64), count(scale.rate));
+        let (ready, p50, p99) = (time(scale.ready), time(scale.p50), time(scale.p99));
+        let _ = writeln!(text, "| {keys} | {ready} | {memory} | {rate} | {p50} | {p99} |");
+    }
+}
+
+fn one_decimal(rate: f64) -> String {
+    if rate < 100.0 { format!("{rate:.1}") } else { count(rate) }
+}
+
+/// Seconds of the server's CPU time for one request.
+fn cpu(row: &Row) -> f64 {
+    median(&row.rounds.iter().map(|round| round.load.server_cpu.as_secs_f64()).collect::<Vec<_>>())
 }
 
 fn line(text: &mut String, row: &Row, bare: &[f64]) {
     let own = rates(row);
     let raw: Vec<f64> = row.rounds.iter().filter_map(|round| round.raw).collect();
     let share = median(&row.rounds.iter().map(|round| round.load.client_share).collect::<Vec<_>>());
-    let cpu = median(&row.rounds.iter().map(|round| round.load.server_cpu.as_secs_f64()).collect::<Vec<_>>());
+    let cpu = cpu(row);
     let mut latencies: Vec<u32> =
         row.rounds.iter().flat_map(|round| round.load.latencies.iter().copied()).collect();
     latencies.sort_unstable();
@@ -68,7 +127,7 @@ fn line(text: &mut String, row: &Row, bare: &[f64]) {
         text,
         "| {} | {} ({}–{}){invalid} | {} | {} | {} | {} | {} | {:.1} µs | {:.0} % | {:.0} % |",
         row.target.name,
-        count(median(&own)),
+        one_decimal(median(&own)),
         count(own.iter().copied().fold(f64::INFINITY, f64::min)),
         count(own.iter().copied().fold(0.0, f64::max)),
         time(percentile(&latencies, 50)),
@@ -104,12 +163,6 @@ fn median(values: &[f64]) -> f64 {
         length if length % 2 == 1 => values[length / 2],
         length => f64::midpoint(values[length / 2 - 1], values[length / 2]),
     }
-}
-
-/// The smallest value that `percent` of `sorted` do not exceed.
-fn percentile(sorted: &[u32], percent: usize) -> Duration {
-    let rank = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-    Duration::from_micros(sorted.get(rank).copied().unwrap_or(0).into())
 }
 
 fn time(duration: Duration) -> String {

@@ -4,107 +4,134 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::rsa::KeySize;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::client::{Connection, Endpoint, request};
-use crate::load::Target;
-use crate::raw::{PLAINTEXT_BYTES, Primitive};
+use crate::load::{Request, Target};
+use crate::raw::{Curve, PLAINTEXT_BYTES, Primitive};
 use crate::{Failure, machine};
 
 const API_VERSION: &str = "7.4";
-const READY_WITHIN: Duration = Duration::from_secs(20);
+const HOST: &str = "demo.managedhsm.localhost";
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// As many may wait for a new RSA key before one principal's share of the queue is full.
+const RSA_MAKERS: usize = 4;
+/// As many names take turns in the rows that make keys: no two connections are at the same one, and none gets more versions
+/// than a key may have.
+const NAMES: u64 = 4_000;
 
-/// The server with a new quickstart pool, killed when dropped.
+/// The server with a quickstart pool, killed when dropped.
 pub struct Pool {
     process: Child,
     variables: BTreeMap<String, String>,
     port: u16,
 }
 
+/// What the client that measures has of a pool.
+pub struct Access {
+    host: String,
+    token: String,
+    endpoint: Endpoint,
+    process: u32,
+}
+
 impl Pool {
-    pub fn start(program: &Path, directory: &Path) -> Result<Self, Failure> {
+    /// With a new pool in `directory`, which may hold as many keys as a pool can.
+    pub async fn start(program: &Path, directory: &Path) -> Result<Self, Failure> {
         let data = directory.join("data");
         if data.exists() {
             std::fs::remove_dir_all(&data)?;
         }
-        std::fs::create_dir_all(directory)?;
-        let port = free_ports(5)?;
+        std::fs::create_dir_all(&data)?;
+        std::fs::write(data.join("pool.toml"), "[limits]\nkeys = 100000\n")?;
+        Self::start_again(program, directory, free_ports(6)?).await
+    }
+
+    /// With the pool that is in `directory`.
+    pub async fn start_again(program: &Path, directory: &Path, port: u16) -> Result<Self, Failure> {
         let log = std::fs::File::create(directory.join("server.log"))?;
         let process = on_server_core(program)
-            .arg("quickstart")
+            .args(["quickstart", "--with-conformance-principal"])
             .args(["--port", &port.to_string()])
             .arg("--data")
-            .arg(&data)
+            .arg(directory.join("data"))
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
         let mut pool = Self { process, variables: BTreeMap::new(), port };
-        pool.wait_until_ready(program, directory)?;
+        pool.wait_until_ready(program, directory).await?;
         Ok(pool)
     }
 
-    /// Waits for the exports of `holdfast env`. The ports are bound before and the first connection waits
-    /// until it is served, so nothing else needs asking.
-    fn wait_until_ready(&mut self, program: &Path, directory: &Path) -> Result<(), Failure> {
+    /// Waits for the exports of `holdfast env`, and until a request is answered.
+    async fn wait_until_ready(&mut self, program: &Path, directory: &Path) -> Result<(), Failure> {
         let began = Instant::now();
         while began.elapsed() < READY_WITHIN {
             if let Some(status) = self.process.try_wait()? {
                 let log = directory.join("server.log");
                 return Err(Failure::new(format!("server ended with {status}; see {}", log.display())));
             }
-            let output =
-                Command::new(program).arg("env").arg("--data").arg(directory.join("data")).output()?;
-            self.variables = exports(&String::from_utf8_lossy(&output.stdout));
-            if output.status.success() && self.roots()?.is_file() {
+            if !self.variables.contains_key("CA_BUNDLE") {
+                let output = Command::new(program)
+                    .args(["env", "--conformance", "--data"])
+                    .arg(directory.join("data"))
+                    .output()?;
+                self.variables = exports(&String::from_utf8_lossy(&output.stdout));
+            }
+            if self.variables.contains_key("CA_BUNDLE") && self.roots()?.is_file() && self.answers().await? {
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(20));
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Err(Failure::new(format!("server not ready after {READY_WITHIN:?}")))
     }
 
-    /// Makes the keys, and gives a row for each operation.
-    pub async fn prepare(&self) -> Result<Vec<Target>, Failure> {
-        let host = format!("demo.managedhsm.localhost:{}", self.port);
-        let endpoint = Endpoint::new("demo.managedhsm.localhost", self.port, &self.roots()?)?;
-        let token = self.token().await?;
-        let mut connection = Connection::open(&endpoint).await?;
-        let mut paths = BTreeMap::new();
-        for (name, body) in [
-            ("rsa", json!({"kty": "RSA-HSM", "key_size": 2048})),
-            ("ec", json!({"kty": "EC-HSM", "crv": "P-256"})),
-            ("oct", json!({"kty": "oct-HSM", "key_size": 256})),
-        ] {
-            let path = format!("/keys/bench-{name}/create?api-version={API_VERSION}");
-            let body = body.to_string();
-            let request = request("POST", &path, &host, Some(&token), "application/json", &body);
-            let bundle = json_of(&mut connection, &request).await?;
-            let id = bundle["key"]["kid"].as_str().and_then(|id| id.split_once("/keys/"));
-            let (_, path) = id.ok_or_else(|| Failure::new("a key bundle has no kid"))?;
-            paths.insert(name, format!("/keys/{path}"));
-        }
-        let digest = URL_SAFE_NO_PAD.encode([0x5a; 32]);
-        let plaintext = URL_SAFE_NO_PAD.encode([0xa5; PLAINTEXT_BYTES]);
-        let row = |name, primitive, method: &str, key: &str, operation: &str, body: String| {
-            let path = format!("{}{operation}?api-version={API_VERSION}", paths[key]);
-            let request = request(method, &path, &host, Some(&token), "application/json", &body);
-            Target { name, primitive, endpoint: endpoint.clone(), request, process: self.process.id() }
-        };
-        let sign = |algorithm: &str| json!({"alg": algorithm, "value": digest}).to_string();
-        let encrypt = json!({"alg": "A256GCM", "value": plaintext}).to_string();
-        Ok(vec![
-            row("RSA-2048 sign, RS256", Some(Primitive::RsaSign), "POST", "rsa", "/sign", sign("RS256")),
-            row("P-256 sign, ES256", Some(Primitive::EcSign), "POST", "ec", "/sign", sign("ES256")),
-            row("A256GCM encrypt, 1 KiB", Some(Primitive::Encrypt), "POST", "oct", "/encrypt", encrypt),
-            row("get key", None, "GET", "ec", "", String::new()),
-        ])
+    async fn answers(&self) -> Result<bool, Failure> {
+        let endpoint = Endpoint::new(HOST, self.port, &self.roots()?)?;
+        let Ok(mut connection) = Connection::open(&endpoint).await else { return Ok(false) };
+        let request = request("GET", "/healthstatus", HOST, None, "", "");
+        Ok(connection.exchange(&request).await.is_ok_and(|answer| answer.status == 200))
     }
 
-    /// An access token for `app` from the embedded issuer.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends it as a person would, so that all is written.
+    pub fn stop(mut self) -> Result<(), Failure> {
+        let process = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(process, rustix::process::Signal::TERM)?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(mut self) -> Result<(), Failure> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    pub fn process(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub async fn access(&self) -> Result<Arc<Access>, Failure> {
+        Ok(Arc::new(Access {
+            host: format!("{HOST}:{}", self.port),
+            token: self.token().await?,
+            endpoint: Endpoint::new(HOST, self.port, &self.roots()?)?,
+            process: self.process.id(),
+        }))
+    }
+
+    /// An access token for a principal that may do everything, from the embedded issuer.
     async fn token(&self) -> Result<String, Failure> {
         let authority = self.variable("AUTHORITY_HOST")?;
         let malformed = || Failure::new(format!("AUTHORITY_HOST is not https://host:port: {authority}"));
@@ -115,8 +142,8 @@ impl Pool {
         // Ids and secrets are letters, digits, `-` and `_`: nothing in them needs escaping.
         let body = format!(
             "grant_type=client_credentials&client_id={}&client_secret={}&scope=https%3A%2F%2Fmanagedhsm.localhost%3A{}%2F.default",
-            self.variable("HOLDFAST_APP_CLIENT_ID")?,
-            self.variable("HOLDFAST_APP_CLIENT_SECRET")?,
+            self.variable("CLIENT_ID")?,
+            self.variable("CLIENT_SECRET")?,
             self.port
         );
         let request = request("POST", &path, address, None, "application/x-www-form-urlencoded", &body);
@@ -134,6 +161,126 @@ impl Pool {
         let value = self.variables.get(name).map(String::as_str);
         value.ok_or_else(|| Failure::new(format!("holdfast env does not set {name}")))
     }
+}
+
+impl Access {
+    pub async fn connect(&self) -> Result<Connection, Failure> {
+        Connection::open(&self.endpoint).await
+    }
+
+    pub fn request(&self, method: &str, path: &str, body: &str) -> Vec<u8> {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{separator}api-version={API_VERSION}");
+        request(method, &path, &self.host, Some(&self.token), "application/json", body)
+    }
+
+    pub fn target(&self, name: &'static str, primitive: Option<Primitive>, request: Request) -> Target {
+        Target {
+            name,
+            primitive,
+            endpoint: self.endpoint.clone(),
+            request,
+            process: self.process,
+            most_connections: usize::MAX,
+        }
+    }
+
+    /// Makes a key of `kind`; returns its path with its version.
+    pub async fn create(
+        &self,
+        connection: &mut Connection,
+        name: &str,
+        kind: &Value,
+    ) -> Result<String, Failure> {
+        let request = self.request("POST", &format!("/keys/{name}/create"), &kind.to_string());
+        let bundle = json_of(connection, &request).await?;
+        let id = bundle["key"]["kid"].as_str().and_then(|id| id.split_once("/keys/"));
+        let (_, path) = id.ok_or_else(|| Failure::new("a key bundle has no kid"))?;
+        Ok(format!("/keys/{path}"))
+    }
+
+    /// Makes the keys, and gives a row for each operation.
+    pub async fn prepare(&self) -> Result<Vec<Target>, Failure> {
+        let mut connection = self.connect().await?;
+        let mut rows = Vec::new();
+        let post = |path: &str, body: Value| Request::same(self.request("POST", path, &body.to_string()));
+        for (name, bits, size) in [
+            ("RSA-2048 sign, RS256", 2048, KeySize::Rsa2048),
+            ("RSA-3072 sign, RS256", 3072, KeySize::Rsa3072),
+            ("RSA-4096 sign, RS256", 4096, KeySize::Rsa4096),
+        ] {
+            let kind = json!({"kty": "RSA-HSM", "key_size": bits});
+            let path = self.create(&mut connection, &format!("bench-rsa-{bits}"), &kind).await?;
+            let body = json!({"alg": "RS256", "value": encoded(&[0x5a; 32])});
+            rows.push(self.target(name, Some(Primitive::RsaSign(size)), post(&format!("{path}/sign"), body)));
+        }
+        for (sign, verify, name, algorithm, bytes, curve) in [
+            ("P-256 sign, ES256", "P-256 verify, ES256", "P-256", "ES256", 32, Curve::P256),
+            ("P-256K sign, ES256K", "P-256K verify, ES256K", "P-256K", "ES256K", 32, Curve::P256K),
+            ("P-384 sign, ES384", "P-384 verify, ES384", "P-384", "ES384", 48, Curve::P384),
+            ("P-521 sign, ES512", "P-521 verify, ES512", "P-521", "ES512", 64, Curve::P521),
+        ] {
+            let kind = json!({"kty": "EC-HSM", "crv": name});
+            let path = self.create(&mut connection, &format!("bench-{name}"), &kind).await?;
+            let digest = encoded(&vec![0x5a; bytes]);
+            let body = json!({"alg": algorithm, "value": digest});
+            let request = self.request("POST", &format!("{path}/sign"), &body.to_string());
+            let signature = json_of(&mut connection, &request).await?["value"].clone();
+            rows.push(self.target(sign, Some(Primitive::EcSign(curve)), Request::same(request)));
+            let body = json!({"alg": algorithm, "digest": digest, "value": signature});
+            let request = post(&format!("{path}/verify"), body);
+            rows.push(self.target(verify, Some(Primitive::EcVerify(curve)), request));
+            if name == "P-256" {
+                let request = Request::same(self.request("GET", &path, ""));
+                rows.push(self.target("get key", None, request));
+            }
+        }
+        let kind = json!({"kty": "oct-HSM", "key_size": 256});
+        let path = self.create(&mut connection, "bench-oct", &kind).await?;
+        let body = json!({"alg": "A256GCM", "value": encoded(&[0xa5; PLAINTEXT_BYTES])});
+        let request = post(&format!("{path}/encrypt"), body);
+        rows.push(self.target("A256GCM encrypt, 1 KiB", Some(Primitive::Encrypt), request));
+        let body = json!({"alg": "A256KW", "value": encoded(&[0xa5; 32])});
+        let request = post(&format!("{path}/wrapkey"), body);
+        rows.push(self.target("A256KW wrapKey", Some(Primitive::WrapKey), request));
+        for number in 0..25 {
+            self.create(&mut connection, &format!("bench-list-{number}"), &kind).await?;
+        }
+        let request = Request::same(self.request("GET", "/keys?maxresults=25", ""));
+        rows.push(self.target("list 25 keys", None, request));
+        let role = "/providers/Microsoft.Authorization/roleDefinitions/00000000-0000-4000-8000-00000000beef";
+        let body = json!({"properties": {"roleName": "bench", "permissions": [{"dataActions": [
+            "Microsoft.KeyVault/managedHsm/keys/read/action"
+        ]}]}});
+        let request = self.request("PUT", role, &body.to_string());
+        // Who may not write roles has no such row: it is an administrator's.
+        if connection.exchange(&request).await?.status < 300 {
+            let target = self.target("write a role definition", None, Request::same(request));
+            // Each rests on the names of all others, so that two at a time are a conflict.
+            rows.push(Target { most_connections: 1, ..target });
+        }
+        rows.push(self.maker("create oct-256", json!({"kty": "oct-HSM", "key_size": 256})));
+        rows.push(self.maker("create P-256", json!({"kty": "EC-HSM", "crv": "P-256"})));
+        for (name, bits) in [("create RSA-2048", 2048), ("create RSA-4096", 4096)] {
+            let maker = self.maker(name, json!({"kty": "RSA-HSM", "key_size": bits}));
+            rows.push(Target { most_connections: RSA_MAKERS, ..maker });
+        }
+        Ok(rows)
+    }
+
+    fn maker(&self, name: &'static str, kind: Value) -> Target {
+        let (host, token, body) = (self.host.clone(), self.token.clone(), kind.to_string());
+        let names = name.replace(' ', "-");
+        let request = Request::numbered(move |number| {
+            let path = format!("/keys/{names}-{}/create?api-version={API_VERSION}", number % NAMES);
+            request("POST", &path, &host, Some(&token), "application/json", &body)
+        });
+        self.target(name, None, request)
+    }
+}
+
+fn encoded(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 impl Drop for Pool {
@@ -176,8 +323,16 @@ impl Bare {
             name: "bare handler",
             primitive: None,
             endpoint: Endpoint::new("localhost", self.port, &self.certificate)?,
-            request: request("POST", &path, "localhost", Some(&token), "application/json", &body),
+            request: Request::same(request(
+                "POST",
+                &path,
+                "localhost",
+                Some(&token),
+                "application/json",
+                &body,
+            )),
             process: self.process.id(),
+            most_connections: usize::MAX,
         })
     }
 }
@@ -201,10 +356,10 @@ fn on_server_core(program: &Path) -> Command {
     command
 }
 
-async fn json_of(connection: &mut Connection, request: &[u8]) -> Result<Value, Failure> {
+pub async fn json_of(connection: &mut Connection, request: &[u8]) -> Result<Value, Failure> {
     let answer = connection.exchange(request).await?;
     let body = String::from_utf8_lossy(answer.body);
-    if answer.status != 200 {
+    if !(200..300).contains(&answer.status) {
         return Err(Failure::new(format!("answer {}: {body}", answer.status)));
     }
     Ok(serde_json::from_str(&body)?)

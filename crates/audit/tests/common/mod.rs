@@ -14,6 +14,7 @@ use domain::pool::PoolClass;
 use domain::time::{IntDate, Time};
 use host::{Log, LogError, SegmentId, SegmentInfo};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 pub const POOL: Guid = Guid([1; 16]);
 pub const GENESIS_HASH: [u8; 32] = [2; 32];
@@ -115,6 +116,7 @@ impl Log for MemoryLog {
 pub struct Pool {
     pub secrets: DomainSecrets,
     pub segment_bytes: u64,
+    pub longest_wait: Duration,
     pub now: Arc<Mutex<Time>>,
 }
 
@@ -125,7 +127,8 @@ impl Pool {
 
     pub fn with_segments_of(segment_bytes: u64) -> Self {
         let now = Arc::new(Mutex::new(Time::from_unix_milliseconds(5_000_000)));
-        Self { secrets: DomainSecrets::generate(), segment_bytes, now }
+        let longest_wait = Duration::from_secs(3600);
+        Self { secrets: DomainSecrets::generate(), segment_bytes, longest_wait, now }
     }
 
     pub async fn open(
@@ -162,6 +165,7 @@ impl Pool {
         let InstanceClaims { pool, node, incarnation, genesis_hash, .. } = claims;
         let mut config = AuditConfig::new(pool, genesis_hash, node, incarnation, owner.public_key());
         config.segment_bytes = self.segment_bytes;
+        config.longest_wait = self.longest_wait;
         let now = self.now.clone();
         let clock = Arc::new(move || *now.lock().unwrap());
         AuditLog::open(log, config, key, certificate, expected, clock).await

@@ -86,7 +86,7 @@ pub(crate) fn admit_use() -> Result<(), PartitionError> {
 
 fn admit(parts: usize, what: &'static str) -> Result<(), PartitionError> {
     match ARENA.get() {
-        Some(arena) if !arena.has_left(parts) => Err(PartitionError::Internal(what)),
+        Some(arena) if !arena.has_left(parts) => Err(PartitionError::NoRoom(what)),
         Some(_) | None => Ok(()),
     }
 }

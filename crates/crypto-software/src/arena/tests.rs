@@ -325,7 +325,7 @@ fn exhausted() {
             }
         }
     };
-    assert_eq!(refusal, PartitionError::Internal("find room for another key in locked memory"));
+    assert_eq!(refusal, PartitionError::NoRoom("find room for another key in locked memory"));
     assert!(loaded.len() > 30, "{} keys fill it", loaded.len());
     assert!(partition.generate(specs[0], None, &binding()).is_err());
     // Those that are there can be used: that is what the last part is kept for.
@@ -338,7 +338,7 @@ fn exhausted() {
     for bytes in sizes {
         taken.extend(std::iter::from_fn(|| secret_memory(bytes)));
     }
-    let no_room = Some(PartitionError::Internal("find room for the use of a key in locked memory"));
+    let no_room = Some(PartitionError::NoRoom("find room for the use of a key in locked memory"));
     for key in &loaded[..3] {
         assert_eq!(use_once(key.as_ref()).err(), no_room);
     }

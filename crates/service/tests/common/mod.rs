@@ -3,6 +3,7 @@
 
 pub mod targets;
 
+use crypto::Partition;
 use crypto::domain_secrets::DomainSecrets;
 use crypto_software::SoftwarePartition;
 use domain::access::{BuiltInRole, Scope};
@@ -85,12 +86,32 @@ impl Bench {
     }
 
     pub async fn open_on(&self, engine: Arc<dyn Engine>, log: Arc<dyn Log>) -> Arc<Pool> {
-        let secrets = DomainSecrets::import(&SecretBytes::new(self.secrets.clone())).unwrap();
+        let partition = SoftwarePartition::new(self.secrets().partition_wrapping_key());
+        self.open_parts(engine, log, Arc::new(partition)).await
+    }
+
+    pub async fn open_with(&self, partition: Arc<dyn Partition>) -> Arc<Pool> {
+        let engine = RedbEngine::open(self.path().join("store"), EngineOptions::default()).unwrap();
+        let log = FileLog::open(self.path().join("audit"), LogOptions::default()).unwrap();
+        self.open_parts(Arc::new(engine), Arc::new(log), partition).await
+    }
+
+    pub fn secrets(&self) -> DomainSecrets {
+        DomainSecrets::import(&SecretBytes::new(self.secrets.clone())).unwrap()
+    }
+
+    async fn open_parts(
+        &self,
+        engine: Arc<dyn Engine>,
+        log: Arc<dyn Log>,
+        partition: Arc<dyn Partition>,
+    ) -> Arc<Pool> {
+        let secrets = self.secrets();
         Pool::found(engine.as_ref(), &secrets, self.genesis.clone(), Some(active())).await.unwrap();
         let parts = PoolParts {
             engine,
             log,
-            partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
+            partition,
             secrets,
             node: Guid([3; 16]),
             clock: self.clock.clone(),
