@@ -24,8 +24,8 @@ use tokio::sync::{mpsc, oneshot};
 /// Leaves that wait for the writer, at most; beyond that requests are refused as busy.
 const QUEUE: usize = 16 * 1024;
 const DEFAULT_SEGMENT_BYTES: u64 = 16 << 20;
-/// A request of a millisecond or less waits for nobody; one of 16 ms waits this long, at most, for others to share a
-/// sync with.
+/// The most that any request waits for others to share a sync with: one that has taken 16 ms. One that has taken less than
+/// 8 ms waits for nobody, as the runtime's timers are no finer than a millisecond.
 const LONGEST_WAIT: Duration = Duration::from_millis(2);
 /// The part of its own time that a request may be held back.
 const PATIENCE_PART: u32 = 8;

@@ -614,7 +614,13 @@ impl Pool {
     ) -> Result<Changed<T>, Error> {
         for tried in 0..COMMIT_TRIES {
             // Held until the commit is made, whatever becomes of the caller: a restore waits for it.
-            let open = self.backups.changes.clone().try_read_owned().map_err(|_| Error::Restoring)?;
+            let changes = self.backups.changes.clone();
+            let open = match changes.clone().try_read_owned() {
+                Ok(open) => open,
+                Err(_) if self.is_restoring() => return Err(Error::Restoring),
+                // It has switched and is about to go.
+                Err(_) => changes.read_owned().await,
+            };
             let change = decide()?;
             let pool = self.clone();
             let leaf = leaf.clone();
@@ -672,6 +678,7 @@ impl Pool {
         let transaction = Transaction { expectations, puts, deletes: vec![], event: self.outbox(&leaf) };
         let (index, loaded, invocations) =
             (self.index.clone(), self.loaded.clone(), self.invocations.clone());
+        let restoring = self.backups.restoring.clone();
         let applied = move |_| {
             let counts = staged.iter().filter_map(|record| match &record.value {
                 Record::Invocations(counts) => Some(counts),
@@ -680,6 +687,8 @@ impl Pool {
             invocations.replace(counts);
             index.replace(staged);
             loaded.clear();
+            // Before anybody learns that it is done: who asks then is answered.
+            restoring.store(false, Ordering::Release);
         };
         staging.switch(transaction, applied).await?;
         self.note_roles();

@@ -252,8 +252,7 @@ impl Run {
             not_before: not_before.map(IntDate::from_unix_seconds),
             expires: expires.map(IntDate::from_unix_seconds),
             tags: tags.clone().map(|tags| Tags::new(tags).unwrap()),
-            exportable: None,
-            release: None,
+            ..VersionChange::default()
         };
         let now = self.now();
         let changed = self.model.version(name, key.version).and_then(|held| {

@@ -28,7 +28,8 @@ const CLIENT: &str = "22222222-2222-4222-8222-222222222222";
 const WORKLOAD: &str = "33333333-3333-4333-8333-333333333333";
 const OTHER_ISSUER: &str = "https://kubernetes.example";
 const SUBJECT: &str = "system:serviceaccount:default:app";
-const NOW: i64 = 1_700_000_000;
+/// Within the time of the certificate.
+const NOW: i64 = 1_787_306_400;
 const LEEWAY_SECONDS: i64 = 300;
 const KEY: &str = include_str!("../../../crates/identity/tests/golden/client-key.pem");
 const CERTIFICATE: &[u8] = include_bytes!("../../../crates/identity/tests/golden/client-certificate.der");
@@ -78,6 +79,14 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
 });
 
 impl Bench {
+    /// As the client with the certificate signs.
+    fn sign(&self, header: &[u8], claims: &[u8]) -> String {
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let mut signature = vec![0; self.client.public_modulus_len()];
+        self.client.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).unwrap();
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
     /// Whether an access token is given for `assertion`. Whatever it is, it is a client's mistake and not the server's.
     fn accepts(&self, client: Option<&str>, assertion: &str) -> bool {
         let client = client.map(|id| format!("client_id={id}&")).unwrap_or_default();
@@ -112,11 +121,7 @@ pub fn assertion(bytes: &[u8]) {
 /// Header and claims, a line feed between them, signed by the client. Whoever is let in said so in the claims.
 pub fn client_assertion(bytes: &[u8]) {
     let Some((header, claims)) = parts(bytes) else { return };
-    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-    let key = &BENCH.client;
-    let mut signature = vec![0; key.public_modulus_len()];
-    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).unwrap();
-    if !BENCH.accepts(Some(CLIENT), &format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))) {
+    if !BENCH.accepts(Some(CLIENT), &BENCH.sign(header, claims)) {
         return;
     }
     let (header, claims) = read(header, claims);
@@ -171,5 +176,20 @@ fn within_time(claims: &Value, longest_seconds: i64) {
     for begins in ["nbf", "iat"] {
         let begins = claims.get(begins).filter(|value| !value.is_null());
         assert!(begins.is_none_or(|begins| begins.as_f64().unwrap() <= (NOW + LEEWAY_SECONDS + 1) as f64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where nothing ever was accepted, the promises of the targets would say nothing.
+    #[test]
+    fn the_good_ones_of_the_corpus_are_accepted() {
+        let (header, claims) = parts(include_bytes!("../../corpus/client_assertion/x5t")).unwrap();
+        assert!(BENCH.accepts(Some(CLIENT), &BENCH.sign(header, claims)));
+        let (header, claims) = parts(include_bytes!("../../corpus/federated_token/good")).unwrap();
+        assert!(BENCH.accepts(Some(WORKLOAD), &BENCH.foreign.sign(header, claims)));
+        assert!(!BENCH.accepts(Some(CLIENT), &BENCH.foreign.sign(header, claims)));
     }
 }

@@ -30,7 +30,8 @@ pub fn release_policy(bytes: &[u8]) {
         assert!(policy.authority(&issuer).is_some());
         assert_eq!(policy.check(&issuer, &claims).is_ok(), policy.check(authority.as_str(), &claims).is_ok());
     }
-    assert!(policy.check("https://not.named.example", &claims).is_err());
+    let stranger = "https://not.named.example";
+    assert!(policy.authority(stranger).is_some() || policy.check(stranger, &claims).is_err());
 }
 
 /// An assertion under a fixed key set: only what the authority signed is good.

@@ -152,6 +152,9 @@ fn ratio(own: &[f64], other: &[f64]) -> String {
     }
     let ratios: Vec<f64> = own.iter().zip(other).map(|(own, other)| own / other).collect();
     let percent = median(&ratios) * 100.0;
+    if !percent.is_finite() {
+        return "–".to_owned();
+    }
     if percent < 10.0 { format!("{percent:.1} %") } else { format!("{percent:.0} %") }
 }
 
@@ -209,5 +212,6 @@ mod tests {
     fn ratios_are_taken_round_by_round() {
         assert_eq!(ratio(&[50.0, 10.0, 90.0], &[100.0, 20.0, 180.0]), "50 %");
         assert_eq!(ratio(&[1.0], &[]), "–");
+        assert_eq!(ratio(&[0.0], &[0.0]), "–");
     }
 }

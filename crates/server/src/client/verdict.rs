@@ -440,3 +440,70 @@ fn same_pem(one: &str, other: &str) -> bool {
     };
     body(one).is_some_and(|one| body(other) == Some(one))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    macro_rules! golden {
+        ($name:literal) => {
+            include_bytes!(concat!("../../../crypto/tests/golden/key-attestation-v1", $name))
+        };
+    }
+
+    const PRIVATE: &[u8] = golden!("-private.cbor");
+    const PUBLIC: &[u8] = golden!("-public.cbor");
+    const NOW: IntDate = IntDate::from_unix_seconds(1_800_000_200);
+
+    fn file(private: &[u8], public: Option<&[u8]>) -> Vec<u8> {
+        let mut members = json!({
+            "version": VERSION, "certificatePemFile": STANDARD.encode(golden!(".pem")),
+            "privateKeyAttestation": URL_SAFE.encode(private),
+        });
+        if let Some(public) = public {
+            members["publicKeyAttestation"] = STANDARD.encode(public).into();
+        }
+        members.to_string().into_bytes()
+    }
+
+    fn owner() -> OwnerPublicKey {
+        OwnerPublicKey::from_pem(std::str::from_utf8(golden!("-owner.pem")).unwrap()).unwrap()
+    }
+
+    fn failures(file: &[u8], expected: &Expectations, now: IntDate) -> Vec<&'static str> {
+        let document = Document::parse(file).unwrap();
+        let verdicts = verify(&document, &Trust::Owner(owner()), expected, now);
+        let failed = verdicts.iter().filter(|verdict| matches!(verdict.outcome, Outcome::Fail(_)));
+        failed.map(|verdict| verdict.claim).collect()
+    }
+
+    #[test]
+    fn the_golden_statement_passes_in_either_base64_and_bent_ones_do_not() {
+        let nothing = Expectations::default();
+        assert!(failures(&file(PRIVATE, Some(PUBLIC)), &nothing, NOW).is_empty());
+        assert_eq!(failures(&file(PRIVATE, None), &nothing, NOW), ["public statement"]);
+        assert_eq!(
+            failures(&file(PUBLIC, Some(PRIVATE)), &nothing, NOW),
+            ["private statement", "public statement"]
+        );
+        let before = IntDate::from_unix_seconds(1_700_000_000);
+        assert_eq!(failures(&file(PRIVATE, Some(PUBLIC)), &nothing, before), ["time"]);
+        let policy = Expectations { release_policy: Some(b"{}".to_vec()), ..Expectations::default() };
+        assert_eq!(failures(&file(PRIVATE, Some(PUBLIC)), &policy, NOW), ["release policy"]);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_files_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), at in 0usize..2_000, value: u8) {
+            let _ = Document::parse(&bytes);
+            let mut bent = file(PRIVATE, Some(PUBLIC));
+            let at = at % bent.len();
+            bent[at] = value;
+            if let Ok(document) = Document::parse(&bent) {
+                let trust = Trust::Fingerprint(sha256(&[&owner().point]));
+                prop_assert!(!verify(&document, &trust, &Expectations::default(), NOW).is_empty());
+            }
+        }
+    }
+}

@@ -45,7 +45,7 @@ pub(crate) struct Backups {
     /// The job that is under way, and the task that writes down how it ended.
     task: Mutex<Option<(AbortHandle, tokio::task::JoinHandle<()>)>>,
     /// While it is set nothing works but asking how the restore goes.
-    pub restoring: AtomicBool,
+    pub restoring: Arc<AtomicBool>,
     /// Read by each change while it is made, and held by a restore.
     pub changes: Arc<tokio::sync::RwLock<()>>,
 }
@@ -64,7 +64,7 @@ impl Backups {
             certificate,
             previews: Default::default(),
             task: Mutex::default(),
-            restoring: AtomicBool::new(false),
+            restoring: Arc::default(),
             changes: Arc::default(),
         }
     }

@@ -40,13 +40,15 @@ struct Closed {
     pool: Arc<Pool>,
     /// `None` while it waits for the changes that are being made.
     no_changes: Option<OwnedRwLockWriteGuard<()>>,
+    /// The switch itself has opened the pool again.
+    switched: bool,
 }
 
 impl Closed {
     /// Refuses whatever is asked from now on, waits for the changes that are being made, and lets none begin.
     async fn new(pool: Arc<Pool>) -> Self {
         pool.backups().restoring.store(true, Ordering::Release);
-        let mut closed = Self { pool, no_changes: None };
+        let mut closed = Self { pool, no_changes: None, switched: false };
         closed.no_changes = Some(closed.pool.backups().changes.clone().write_owned().await);
         closed
     }
@@ -54,8 +56,10 @@ impl Closed {
 
 impl Drop for Closed {
     fn drop(&mut self) {
-        self.no_changes = None;
-        self.pool.backups().restoring.store(false, Ordering::Release);
+        // Not once it is open: the next restore may have closed it by now.
+        if !self.switched {
+            self.pool.backups().restoring.store(false, Ordering::Release);
+        }
     }
 }
 
@@ -193,7 +197,7 @@ impl Pool {
         let outline = self.outline(target, folder).await?;
         // Whatever can be refused is refused while the pool still serves.
         self.plan(&outline, caller)?;
-        let _closed = Closed::new(self.clone()).await;
+        let mut closed = Closed::new(self.clone()).await;
         let plan = self.plan(&outline, caller)?;
         let mut stager = Stager::new(self.store().new_space().await?);
         self.stage_keys(&mut stager, target, folder, &outline).await?;
@@ -216,7 +220,9 @@ impl Pool {
             outline.manifest.pool_name,
             difference.summary()
         );
-        self.switch(job, stager, replaced, said).await
+        let done = self.switch(job, stager, replaced, said).await?;
+        closed.switched = true;
+        Ok(done)
     }
 
     /// The second reading, in which each version is bound to this pool.
