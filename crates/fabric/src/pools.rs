@@ -82,7 +82,7 @@ pub struct PoolRecord {
     pub purge_protection: bool,
     pub tags: BTreeMap<String, String>,
     /// Open, in records that do not say.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Network::is_default")]
     pub network: Network,
     pub created_at: i64,
     pub created_by: String,

@@ -22,6 +22,12 @@ impl Default for Network {
     }
 }
 
+impl Network {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// All that a new pool takes from the control plane. But for `network`, it is read when the pool is
 /// founded and never again.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -254,6 +254,12 @@ async fn the_golden_records_are_read() {
         };
         assert_eq!(json, value);
     }
+    // With the member that came later.
+    let (_, value) = include_str!("golden/fabric-store-v1-network.txt").trim_end().split_once(' ').unwrap();
+    let ruled: PoolRecord = serde_json::from_str(value).unwrap();
+    assert_eq!(ruled.network.ip_rules, ["192.0.2.0/24", "2001:db8::1"]);
+    assert!(ruled.network.deny_by_default && !ruled.network.bypass && !ruled.network.public_access);
+    assert_eq!(serde_json::to_string(&ruled).unwrap(), value);
     drop(fabric);
     let later = serde_json::to_string(&held).unwrap().replace("\"version\":1", "\"version\":2");
     for (value, named) in [(later.as_str(), "version 2"), ("{}", "damaged"), ("\u{1}", "damaged")] {

@@ -112,7 +112,11 @@ impl FromStr for Url {
             DEFAULT_PORT => host.to_owned(),
             port => format!("{host}:{port}"),
         };
-        let path_and_query = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        // With its slash, also where the text went on with a query at once.
+        let path_and_query = match uri.path_and_query() {
+            Some(given) => given.to_string().parse().map_err(|_| MalformedUrl::NoUrl)?,
+            None => PathAndQuery::from_static("/"),
+        };
         Ok(Self { authority, host: host.to_owned(), port, path_and_query })
     }
 }

@@ -412,7 +412,9 @@ fn size(record: &Record) -> usize {
             Record::Version(record) => {
                 let tags = record.version.tags.iter();
                 let tags: usize = tags.map(|(name, value)| text(name.len()) + text(value.len())).sum();
-                record.material.0.len() + tags
+                let policy =
+                    record.version.release.as_ref().map_or(0, |policy| text(policy.document().len()));
+                record.material.0.len() + tags + policy
             }
             Record::Key(record) => record.key.versions().len() * 16,
             Record::Role(role) => {

@@ -1,0 +1,285 @@
+//! Who gets which answer from the resource manager: every request there is, as the holder of each role at each scope, as
+//! somebody who holds none, and without a token. The answers are one table, `matrix.txt`; a changed one fails and is
+//! printed. `HOLDFAST_WRITE_MATRIX=1` accepts it.
+#![allow(clippy::unwrap_used, clippy::panic)] // a failed check is a failed test
+
+use api_control::{Control, ControlConfig};
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::http::Request;
+use fabric::{
+    Fabric, FabricConfig, InstanceState, Network, Parameters, ProvisionError, Provisioner, Role, Scope,
+};
+use host_embedded::{EngineOptions, RedbEngine};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use tower::ServiceExt;
+
+const OWNER: &str = "00000000-0000-0000-0000-000000000001";
+const CALLER: &str = "00000000-0000-0000-0000-0000000000aa";
+const ASSIGNMENT: &str = "00000000-0000-0000-0000-0000000000bb";
+const SUBSCRIPTION: &str = "/subscriptions/s";
+const GROUP: &str = "/subscriptions/s/resourceGroups/g";
+const POOLS: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.KeyVault/managedHSMs";
+const READER: &str = "acdd72a7-3385-48ef-bd42-f606fba81ae7";
+
+/// Whatever it is asked for is done at once.
+struct Willing;
+
+#[async_trait]
+impl Provisioner for Willing {
+    async fn start(&self, _: &Parameters) -> Result<(), ProvisionError> {
+        Ok(())
+    }
+    async fn stop(&self, _: &str) -> Result<(), ProvisionError> {
+        Ok(())
+    }
+    async fn remove(&self, _: &str) -> Result<(), ProvisionError> {
+        Ok(())
+    }
+    fn check_network(&self, network: Network) -> Result<Network, String> {
+        Ok(network)
+    }
+    async fn set_network(&self, _: &str, _: &Network) -> Result<(), ProvisionError> {
+        Ok(())
+    }
+    fn state(&self, _: &str) -> InstanceState {
+        InstanceState::Active
+    }
+    fn uri(&self, name: &str) -> String {
+        format!("https://{name}.example/")
+    }
+}
+
+struct Bench {
+    control: Arc<Control>,
+    _directory: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let engine =
+            Arc::new(RedbEngine::open(directory.path().join("store"), EngineOptions::default()).unwrap());
+        let config = FabricConfig {
+            name: "cloud".into(),
+            tenant: "00000000-0000-0000-0000-00000000000f".into(),
+            subscription: "s".into(),
+            resource_group: "g".into(),
+            location: "here".into(),
+            now: || 1_700_000_000,
+        };
+        let fabric = Arc::new(Fabric::open(config, engine, Arc::new(Willing), vec![]).await.unwrap());
+        fabric.bootstrap("first", OWNER, Role::Owner).await.unwrap();
+        let control = Arc::new(Control {
+            fabric,
+            config: ControlConfig {
+                base_url: "https://arm.example".into(),
+                authority: "https://login.example".into(),
+                graph: "https://graph.example".into(),
+                pool_suffix: "managedhsm.example".into(),
+                audiences: vec!["https://management.azure.com".into()],
+            },
+            // The token is the caller.
+            authenticate: Box::new(|token| match token.len() {
+                36 => Ok(token.to_owned()),
+                _ => Err("no token".into()),
+            }),
+        });
+        Self { control, _directory: directory }
+    }
+
+    async fn send(&self, token: Option<&str>, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let mut request = Request::builder().method(method).uri(format!("{path}?api-version=2026-02-01"));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let response = self.control.clone().router().oneshot(request.body(body).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// As the owner; it must go well.
+    async fn arrange(&self, method: &str, path: &str, body: Option<Value>) {
+        let (status, answer) = self.send(Some(OWNER), method, path, body).await;
+        assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+    }
+
+    /// One pool that is there, one that is deleted, and an assignment at the first: before each request the same.
+    async fn set_the_stage(&self) {
+        let there = self.send(Some(OWNER), "GET", &format!("{POOLS}/there"), None).await.0;
+        if there != 200 {
+            let (status, _) =
+                self.send(Some(OWNER), "PUT", &format!("{POOLS}/there"), Some(recovery())).await;
+            if status != 200 {
+                self.arrange("PUT", &format!("{POOLS}/there"), Some(pool())).await;
+            }
+        }
+        let deleted =
+            format!("{SUBSCRIPTION}/providers/Microsoft.KeyVault/locations/here/deletedManagedHSMs/gone");
+        if self.send(Some(OWNER), "GET", &deleted, None).await.0 != 200 {
+            let path = format!("{POOLS}/gone");
+            if self.send(Some(OWNER), "GET", &path, None).await.0 != 200 {
+                self.arrange("PUT", &path, Some(pool())).await;
+            }
+            self.arrange("DELETE", &path, None).await;
+        }
+        let fresh = format!("{POOLS}/fresh");
+        if self.send(Some(OWNER), "GET", &fresh, None).await.0 == 200 {
+            self.arrange("DELETE", &fresh, None).await;
+            let deleted = format!(
+                "{SUBSCRIPTION}/providers/Microsoft.KeyVault/locations/here/deletedManagedHSMs/fresh"
+            );
+            self.arrange("POST", &format!("{deleted}/purge"), None).await;
+        }
+        let assignment = assignment_at(&format!("{POOLS}/there"), ASSIGNMENT);
+        if self.send(Some(OWNER), "GET", &assignment, None).await.0 != 200 {
+            self.arrange("PUT", &assignment, Some(assigned())).await;
+        }
+        let other = assignment_at(&format!("{POOLS}/there"), &ASSIGNMENT.replace("bb", "cc"));
+        let _ = self.send(Some(OWNER), "DELETE", &other, None).await;
+    }
+}
+
+fn assignment_at(scope: &str, id: &str) -> String {
+    format!("{scope}/providers/Microsoft.Authorization/roleAssignments/{id}")
+}
+
+fn assigned() -> Value {
+    let role = format!("{SUBSCRIPTION}/providers/Microsoft.Authorization/roleDefinitions/{READER}");
+    json!({"properties": {"principalId": "00000000-0000-0000-0000-0000000000dd", "roleDefinitionId": role}})
+}
+
+fn pool() -> Value {
+    json!({
+        "location": "here",
+        "properties": {"initialAdminObjectIds": [OWNER], "softDeleteRetentionInDays": 7},
+    })
+}
+
+fn recovery() -> Value {
+    json!({"location": "here", "properties": {"createMode": "recover"}})
+}
+
+/// A label, a method, a path, a body.
+type Asked = (&'static str, &'static str, String, Option<Value>);
+
+/// Every route, with each method that it takes.
+fn requests() -> Vec<Asked> {
+    let there = format!("{POOLS}/there");
+    let provider = format!("{SUBSCRIPTION}/providers/Microsoft.KeyVault");
+    let place = format!("{provider}/locations/here");
+    let deleted = format!("{place}/deletedManagedHSMs/gone");
+    let deny = json!({"properties": {"networkAcls": {"defaultAction": "Deny"}}});
+    let definition = format!("{there}/providers/Microsoft.Authorization/roleDefinitions");
+    vec![
+        ("tenants", "GET", "/tenants".into(), None),
+        ("subscriptions", "GET", "/subscriptions".into(), None),
+        ("subscription", "GET", SUBSCRIPTION.into(), None),
+        ("another subscription", "GET", "/subscriptions/other".into(), None),
+        ("resources", "GET", format!("{SUBSCRIPTION}/resources"), None),
+        ("groups", "GET", format!("{SUBSCRIPTION}/resourceGroups"), None),
+        ("group", "GET", GROUP.into(), None),
+        ("operations", "GET", "/providers/Microsoft.KeyVault/operations".into(), None),
+        ("pools", "GET", format!("{provider}/managedHSMs"), None),
+        ("pools of the group", "GET", POOLS.into(), None),
+        ("pool", "GET", there.clone(), None),
+        ("pool that is absent", "GET", format!("{POOLS}/absent"), None),
+        ("create", "PUT", format!("{POOLS}/fresh"), Some(pool())),
+        ("create, malformed", "PUT", format!("{POOLS}/fresh"), Some(json!({"properties": 1}))),
+        ("update", "PUT", there.clone(), Some(pool())),
+        ("patch tags", "PATCH", there.clone(), Some(json!({"tags": {"a": "b"}}))),
+        ("patch network rules", "PATCH", there.clone(), Some(deny)),
+        (
+            "patch administrators",
+            "PATCH",
+            there.clone(),
+            Some(json!({"properties": {"initialAdminObjectIds": [CALLER]}})),
+        ),
+        ("delete", "DELETE", there.clone(), None),
+        ("regions", "GET", format!("{there}/regions"), None),
+        ("private link resources", "GET", format!("{there}/privateLinkResources"), None),
+        ("private endpoint connections", "GET", format!("{there}/privateEndpointConnections"), None),
+        ("deleted pools", "GET", format!("{provider}/deletedManagedHSMs"), None),
+        ("deleted vaults", "GET", format!("{provider}/deletedVaults"), None),
+        ("deleted pool", "GET", deleted.clone(), None),
+        ("recover", "PUT", format!("{POOLS}/gone"), Some(recovery())),
+        ("purge", "POST", format!("{deleted}/purge"), None),
+        ("state of a purge", "GET", format!("{place}/managedHsmOperationStatuses/purge-gone"), None),
+        ("result of a purge", "GET", format!("{place}/managedHsmOperationResults/purge-gone"), None),
+        (
+            "check a name",
+            "POST",
+            format!("{provider}/checkMhsmNameAvailability"),
+            Some(json!({"name": "fresh"})),
+        ),
+        ("permissions", "GET", format!("{there}/providers/Microsoft.Authorization/permissions"), None),
+        ("role definitions", "GET", definition.clone(), None),
+        ("role definition", "GET", format!("{definition}/{READER}"), None),
+        ("assignments", "GET", format!("{there}/providers/Microsoft.Authorization/roleAssignments"), None),
+        ("assignment", "GET", assignment_at(&there, ASSIGNMENT), None),
+        ("assign", "PUT", assignment_at(&there, &ASSIGNMENT.replace("bb", "cc")), Some(assigned())),
+        ("take an assignment away", "DELETE", assignment_at(&there, ASSIGNMENT), None),
+    ]
+}
+
+/// The status, and how many a list shows.
+fn shown(answer: &(u16, Value)) -> String {
+    let code = answer.1["error"]["code"].as_str().map(|code| format!(" {code}")).unwrap_or_default();
+    let listed = answer.1["value"].as_array().map(|list| format!(" [{}]", list.len())).unwrap_or_default();
+    format!("{}{code}{listed}", answer.0)
+}
+
+#[tokio::test]
+async fn everybody_gets_the_answer_that_is_committed() {
+    let bench = Bench::new().await;
+    let there = format!("{POOLS}/there");
+    bench.set_the_stage().await;
+    bench.arrange("PUT", &format!("{POOLS}/besides"), Some(pool())).await;
+    let scopes = [
+        ("subscription", SUBSCRIPTION.to_owned()),
+        ("group", GROUP.to_owned()),
+        ("pool", there),
+        ("another pool", format!("{POOLS}/besides")),
+    ];
+    let mut table = String::new();
+    for (label, method, path, body) in requests() {
+        let mut answers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut note = |answer: &(u16, Value), who: String| {
+            answers.entry(shown(answer)).or_default().push(who);
+        };
+        bench.set_the_stage().await;
+        note(&bench.send(None, method, &path, body.clone()).await, "no token".into());
+        note(&bench.send(Some(CALLER), method, &path, body.clone()).await, "no role".into());
+        for role in Role::ALL {
+            for (name, scope) in &scopes {
+                bench.set_the_stage().await;
+                let id = "00000000-0000-0000-0000-0000000000ee";
+                let fabric = &bench.control.fabric;
+                let scope = Scope::new(scope);
+                fabric.put_assignment(OWNER, &scope, id, CALLER, role).await.unwrap();
+                let answer = bench.send(Some(CALLER), method, &path, body.clone()).await;
+                note(&answer, format!("{} at {name}", role.name()));
+                fabric.delete_assignment(OWNER, &scope, id).await.unwrap();
+            }
+        }
+        writeln!(table, "{label}: {method}").unwrap();
+        for (answer, who) in answers {
+            writeln!(table, "  {answer}: {}", who.join(", ")).unwrap();
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join("matrix.txt");
+    if std::env::var_os("HOLDFAST_WRITE_MATRIX").is_some() {
+        std::fs::write(&path, &table).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    for line in table.lines().filter(|line| !committed.lines().any(|held| held == *line)) {
+        println!("+{line}");
+    }
+    assert!(table == committed, "answers changed (+ above): HOLDFAST_WRITE_MATRIX=1 accepts them");
+}
