@@ -3,7 +3,8 @@
 //! Nobody proves anything to it. A policy that names it protects nothing; it is there so that software for confidential
 //! machines can be tried without one. Its key is made when it is first needed and lives as long as the process.
 
-use super::{SigningKey, SigningKeyError};
+use super::{SigningKey, SigningKeyError, random};
+use crate::text::base64url;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -67,7 +68,11 @@ impl TestAuthority {
     fn token(&self, evidence: Evidence) -> Result<Result<String, SigningKeyError>, String> {
         let now = (self.clock)().int_date().unix_seconds();
         let mut claims = claims_of(&evidence.kind).ok_or("type must be sevsnpvm, tdxvm or sgx")?;
+        // Without a name of its own, one of the same second for the same environment would be the same token, and a pool
+        // takes a token from one principal alone.
+        let Ok(id) = random::<16>() else { return Ok(Err(SigningKeyError::Signing)) };
         claims.extend([
+            ("jti".to_owned(), base64url(id).into()),
             ("iat".to_owned(), now.into()),
             ("nbf".to_owned(), now.into()),
             ("exp".to_owned(), (now + LIFETIME_SECONDS).into()),
@@ -203,6 +208,10 @@ mod tests {
             let claims = Document::parse(&crate::text::base64url_decode(payload).unwrap()).unwrap();
             assert_eq!(Policy::parse(&document).unwrap().check("https://a/attestation", &claims), Ok(()));
         }
+        let evidence = || serde_json::from_value(json!({ "type": "sgx" })).unwrap();
+        let [one, other] =
+            [evidence(), evidence()].map(|evidence| authority.token(evidence).unwrap().unwrap());
+        assert_ne!(one, other, "of the same moment");
         let unknown = serde_json::from_value(json!({ "type": "vbs" })).unwrap();
         assert!(authority.token(unknown).is_err());
     }
