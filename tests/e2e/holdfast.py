@@ -19,6 +19,7 @@ import uuid
 
 import requests
 from azure.identity import ClientSecretCredential
+from azure.keyvault.keys import KeyClient
 
 API_VERSION = "7.4"
 # A blank pool's port, counted from the first pool's.
@@ -376,3 +377,20 @@ def app_credential(variables):
         # The issuer is not in Microsoft's directory of clouds.
         disable_instance_discovery=True,
     )
+
+
+@contextlib.contextmanager
+def key_client(pool):
+    """The SDK's client of that principal, by the pool's address; meanwhile the SDK trusts the pool's CA."""
+    variables = pool.variables
+    before = os.environ.get("REQUESTS_CA_BUNDLE")
+    os.environ["REQUESTS_CA_BUNDLE"] = variables["REQUESTS_CA_BUNDLE"]
+    try:
+        with KeyClient(
+            variables["HOLDFAST_POOL_URL_IP"], app_credential(variables), verify_challenge_resource=False
+        ) as client:
+            yield client
+    finally:
+        del os.environ["REQUESTS_CA_BUNDLE"]
+        if before is not None:
+            os.environ["REQUESTS_CA_BUNDLE"] = before

@@ -11,14 +11,14 @@ import uuid
 import pytest
 import requests
 from azure.core.exceptions import HttpResponseError
-from azure.keyvault.keys import KeyClient, KeyReleasePolicy
+from azure.keyvault.keys import KeyReleasePolicy
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, keywrap, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from holdfast import app_credential, assert_error, b64, fresh_name, key_path, unb64
+from holdfast import assert_error, b64, fresh_name, key_client, key_path, unb64
 
 HASHES = {"CKM_RSA_AES_KEY_WRAP": hashes.SHA1, "RSA_AES_KEY_WRAP_256": hashes.SHA256, "RSA_AES_KEY_WRAP_384": hashes.SHA384}
 WRAPPING = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -36,16 +36,8 @@ def environment_key(**more):
 
 @pytest.fixture(scope="module")
 def client(pool):
-    variables = pool.variables
-    before = os.environ.get("REQUESTS_CA_BUNDLE")
-    os.environ["REQUESTS_CA_BUNDLE"] = variables["REQUESTS_CA_BUNDLE"]
-    with KeyClient(
-        variables["HOLDFAST_POOL_URL_IP"], app_credential(variables), verify_challenge_resource=False
-    ) as client:
+    with key_client(pool) as client:
         yield client
-    del os.environ["REQUESTS_CA_BUNDLE"]
-    if before is not None:
-        os.environ["REQUESTS_CA_BUNDLE"] = before
 
 
 @pytest.fixture(scope="module")

@@ -1,35 +1,25 @@
 """Rotation policies and rotation on demand, with the SDK and over the wire (with `az`: test_az.py)."""
 
 import json
-import os
 
 import pytest
 from azure.core.exceptions import HttpResponseError
 from azure.keyvault.keys import (
-    KeyClient,
     KeyRotationLifetimeAction,
     KeyRotationPolicy,
     KeyRotationPolicyAction,
 )
 from azure.keyvault.keys.crypto import EncryptionAlgorithm
 
-from holdfast import app_credential, assert_error, fresh_name
+from holdfast import assert_error, fresh_name, key_client
 
 ROTATE = KeyRotationPolicyAction.rotate
 
 
 @pytest.fixture(scope="module")
 def client(pool):
-    variables = pool.variables
-    before = os.environ.get("REQUESTS_CA_BUNDLE")
-    os.environ["REQUESTS_CA_BUNDLE"] = variables["REQUESTS_CA_BUNDLE"]
-    with KeyClient(
-        variables["HOLDFAST_POOL_URL_IP"], app_credential(variables), verify_challenge_resource=False
-    ) as client:
+    with key_client(pool) as client:
         yield client
-    del os.environ["REQUESTS_CA_BUNDLE"]
-    if before is not None:
-        os.environ["REQUESTS_CA_BUNDLE"] = before
 
 
 def policy(after="P90D", expiry="P1Y"):

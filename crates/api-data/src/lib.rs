@@ -28,4 +28,5 @@ mod wire;
 pub use api::{Api, ApiConfig, Connection, Origin};
 pub use api_version::ApiVersion;
 pub use problem::{Problem, problem};
+pub use rotation::lifetime_actions;
 pub use route::{KeyUse, Route, RouteKind, RouteRefused};

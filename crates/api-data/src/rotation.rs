@@ -1,7 +1,7 @@
 //! Rotation policies as JSON (behaviour section 7.1).
 
 use crate::wire::{bad, parse as parse_json, shorten};
-use domain::rotation::{LifetimeAction, Period, Trigger};
+use domain::rotation::{LifetimeAction, Period, RotationPolicy, Trigger};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use service::{Error, NewRotationPolicy, RotationView};
@@ -86,11 +86,8 @@ fn period(member: &str, text: &str) -> Result<Period, Error> {
     Period::parse(text).map_err(|error| bad(format!("{member} `{}` is {error}", shorten(text))))
 }
 
-pub(crate) fn render(origin: &str, view: &RotationView) -> Value {
-    let id = format!("{origin}/keys/{}/rotationpolicy", view.name);
-    let Some(policy) = &view.policy else {
-        return json!({ "id": id, "lifetimeActions": [], "attributes": {} });
-    };
+/// As the service takes and shows them (behaviour section 7.1).
+pub fn lifetime_actions(policy: &RotationPolicy) -> Vec<Value> {
     let action = |(action, trigger): &(LifetimeAction, Trigger)| {
         let name = match action {
             LifetimeAction::Rotate => "Rotate",
@@ -102,6 +99,14 @@ pub(crate) fn render(origin: &str, view: &RotationView) -> Value {
         };
         json!({ "trigger": trigger, "action": { "type": name } })
     };
+    policy.actions().iter().map(action).collect()
+}
+
+pub(crate) fn render(origin: &str, view: &RotationView) -> Value {
+    let id = format!("{origin}/keys/{}/rotationpolicy", view.name);
+    let Some(policy) = &view.policy else {
+        return json!({ "id": id, "lifetimeActions": [], "attributes": {} });
+    };
     let mut attributes = json!({
         "created": policy.created.unix_seconds(),
         "updated": policy.updated.unix_seconds(),
@@ -111,7 +116,7 @@ pub(crate) fn render(origin: &str, view: &RotationView) -> Value {
     }
     json!({
         "id": id,
-        "lifetimeActions": policy.actions().iter().map(action).collect::<Vec<_>>(),
+        "lifetimeActions": lifetime_actions(policy),
         "attributes": attributes,
     })
 }

@@ -78,7 +78,7 @@ enum Command {
     /// Withdraw a principal's tokens, as when one was stolen.
     Token(client::Arguments<client::token::Command>),
     /// Back up a whole pool and restore it, over the wire API.
-    Backup(client::backup::Arguments),
+    Backup(client::Arguments<client::backup::Command>),
     /// Show and change a pool's settings, over the wire API.
     Setting(client::Arguments<client::setting::Command>),
     /// Make a pool what a file says: settings, roles, keys, assignments.

@@ -1,8 +1,8 @@
 //! `holdfast backup`: full backups and restores, over the wire API alone.
 
-use super::login::{self, Client, Target};
+use super::login::{Client, Target};
 use super::output::{self, Format};
-use super::{Refused, run as run_client, usage};
+use super::{Arguments, Refused, run as run_client, usage};
 use crate::CommandError;
 use crate::output::line;
 use clap::Subcommand;
@@ -21,18 +21,8 @@ const MAX_SAS_BYTES: u64 = 4096;
 /// Of each list of a difference, shown in a table.
 const SHOWN: usize = 20;
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(flatten)]
-    login: login::Arguments,
-    #[command(flatten)]
-    output: output::Arguments,
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     /// Back up the whole pool.
     Start {
         #[command(flatten)]
@@ -73,7 +63,7 @@ enum Command {
 }
 
 #[derive(clap::Args)]
-struct Storage {
+pub struct Storage {
     /// The container: https://ACCOUNT.blob.core.windows.net/CONTAINER, or file:// and the folder that the pool's operator
     /// named.
     #[arg(long = "container", value_name = "URI")]
@@ -121,7 +111,7 @@ struct Job {
     azure_storage_blob_container_uri: Option<String>,
 }
 
-pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
+pub fn run(arguments: Arguments<Command>) -> Result<ExitCode, CommandError> {
     let format = arguments.output.format();
     run_client(async move {
         let mut client = Client::new(Target::find(&arguments.login, "admin")?);

@@ -6,12 +6,13 @@ use super::super::{Refused, list, setting};
 use super::Clients;
 use super::file::{Wanted, WantedAssignment, WantedKey, WantedRole};
 use crate::CommandError;
+use api_data::lifetime_actions;
 use domain::access::{BuiltInRole, DataAction, Role, RoleAssignment, RoleTable, Scope};
 use domain::algorithm::KeySpec;
 use domain::guid::Guid;
 use domain::key::KeyOperation;
 use domain::name::KeyName;
-use domain::rotation::{LifetimeAction, RotationPolicy, Trigger};
+use domain::rotation::RotationPolicy;
 use http::Method;
 use serde_json::{Map, Value, json};
 use service::{Random, SystemRandom};
@@ -515,18 +516,7 @@ fn rotation(action: Action, name: &KeyName, policy: &RotationPolicy) -> Change {
 
 /// As the service takes and shows it (behaviour section 7.1).
 fn policy_body(policy: &RotationPolicy) -> Value {
-    let action = |(action, trigger): &(LifetimeAction, Trigger)| {
-        let name = match action {
-            LifetimeAction::Rotate => "Rotate",
-            LifetimeAction::Notify => "Notify",
-        };
-        let trigger = match trigger {
-            Trigger::AfterCreate(period) => json!({ "timeAfterCreate": period.to_string() }),
-            Trigger::BeforeExpiry(period) => json!({ "timeBeforeExpiry": period.to_string() }),
-        };
-        json!({ "trigger": trigger, "action": { "type": name } })
-    };
-    let mut body = json!({ "lifetimeActions": policy.actions().iter().map(action).collect::<Vec<_>>() });
+    let mut body = json!({ "lifetimeActions": lifetime_actions(policy) });
     body["attributes"] = json!({});
     if let Some(period) = policy.expiry() {
         body["attributes"]["expiryTime"] = period.to_string().into();
