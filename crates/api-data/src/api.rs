@@ -116,8 +116,9 @@ impl Api {
         if let Err(blocked) = self.admit(connection) {
             let operation = Route::parse(&head.method, head.uri.path());
             let operation = operation.map_or("Unknown", |route| route.kind().operation());
-            let facts = self.facts(&head, &host, connection, request_id);
-            self.pool.record_blocked(blocked, operation, facts).await;
+            let api_version = query(&head.uri, "api-version");
+            let facts = self.facts(&head, &host, api_version.as_deref(), connection, request_id);
+            Box::pin(self.pool.record_blocked(blocked, operation, facts)).await;
             return Answer::problem(problem::problem(&Error::Blocked(blocked)));
         }
         if head.method == http::Method::GET && head.uri.path().eq_ignore_ascii_case("/healthstatus") {
@@ -131,7 +132,7 @@ impl Api {
             },
         };
         let api_version = query(&head.uri, "api-version");
-        let facts = self.facts(&head, &host, connection, request_id);
+        let facts = self.facts(&head, &host, api_version.as_deref(), connection, request_id);
         let full_receipt = head.headers.contains_key(RECEIPT);
         let mut ticket = self.pool.admit(caller, facts);
         let route = Route::parse(&head.method, head.uri.path());
@@ -147,7 +148,7 @@ impl Api {
         let route = match parsed {
             Ok(route) => route,
             Err(error) => {
-                return Answer::refused(ticket, error, full_receipt).await;
+                return Box::pin(Answer::refused(ticket, error, full_receipt)).await;
             }
         };
         let exchange = Exchange {
@@ -173,10 +174,10 @@ impl Api {
         &self,
         head: &http::request::Parts,
         host: &str,
+        api_version: Option<&str>,
         connection: &Connection,
         request_id: Guid,
     ) -> RequestFacts {
-        let api_version = query(&head.uri, "api-version");
         RequestFacts {
             request_id,
             correlation_id: text_header(&head.headers, &CLIENT_REQUEST_ID, MAX_CORRELATION_ID)
@@ -187,7 +188,7 @@ impl Api {
             },
             user_agent: text_header(&head.headers, &http::header::USER_AGENT, MAX_USER_AGENT)
                 .unwrap_or_default(),
-            uri: logged_uri(host, &head.uri, api_version.as_deref()),
+            uri: logged_uri(host, &head.uri, api_version),
             api_version: api_version.unwrap_or_default().chars().take(32).collect(),
             received: Instant::now(),
             received_at: self.pool.now(),

@@ -364,7 +364,7 @@ impl Exchange<'_> {
     {
         match read_body(body, self.max_body_bytes).await.and_then(|body| parse(&body)) {
             Ok(parsed) => Answer::recorded(act(self.ticket, parsed).await, self.full_receipt, render),
-            Err(error) => Answer::refused(self.ticket, error, self.full_receipt).await,
+            Err(error) => Box::pin(Answer::refused(self.ticket, error, self.full_receipt)).await,
         }
     }
 
@@ -433,7 +433,7 @@ impl Exchange<'_> {
                     wire::page(items, next)
                 })
             }
-            Err(error) => Answer::refused(self.ticket, error, self.full_receipt).await,
+            Err(error) => Box::pin(Answer::refused(self.ticket, error, self.full_receipt)).await,
         }
     }
 }

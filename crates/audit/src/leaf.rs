@@ -3,7 +3,7 @@
 //! `version u8 = 1 | event id 16 bytes | audit epoch u32 LE | sealed event` (`docs/formats/audit-log.md`).
 
 use crate::event::{Event, MalformedEvent};
-use crypto::audit_key::{AuditSealer, EventDoesNotOpen};
+use crypto::audit_key::{AuditSealer, EventDoesNotOpen, EventSeed};
 
 const FORMAT_VERSION: u8 = 1;
 const HEADER_BYTES: usize = 21;
@@ -29,13 +29,13 @@ pub enum EventUnreadable {
 }
 
 impl Leaf {
-    /// Seals `event`. The id is random, and is how an event that was stored with a change is found again in the log.
-    pub fn seal(event_id: [u8; 16], event: &Event, sealer: &AuditSealer) -> Self {
+    /// Seals `event`. By the seed's id an event that was stored with a change is found again in the log.
+    pub fn seal(seed: EventSeed, event: &Event, sealer: &AuditSealer) -> Self {
         let mut bytes = Vec::with_capacity(1024);
         bytes.push(FORMAT_VERSION);
-        bytes.extend_from_slice(&event_id);
+        bytes.extend_from_slice(&seed.id);
         bytes.extend_from_slice(&sealer.epoch().to_le_bytes());
-        sealer.seal_into(&event_id, &event.encode(), &mut bytes);
+        sealer.seal_into(seed, &event.encode(), &mut bytes);
         Self(bytes)
     }
 
@@ -81,8 +81,10 @@ mod tests {
     #[test]
     fn a_leaf_opens_for_the_audit_key_and_only_as_it_was_sealed() {
         let event = Event { operation: "KeySign".into(), ..Event::default() };
-        let leaf = Leaf::seal([7; 16], &event, &sealer(3));
-        assert_eq!(leaf.event_id(), [7; 16]);
+        let seed = EventSeed::fresh();
+        let id = seed.id;
+        let leaf = Leaf::seal(seed, &event, &sealer(3));
+        assert_eq!(leaf.event_id(), id);
         assert_eq!(open_event(&leaf, &sealer(3)), Ok(event));
         let refused = EventUnreadable::WrongEpoch { expected: 4, actual: 3 };
         assert_eq!(open_event(&leaf, &sealer(4)), Err(refused));
@@ -108,7 +110,7 @@ mod tests {
             user_agent: long(),
             ..Event::default()
         };
-        let leaf = Leaf::seal([7; 16], &event, &sealer(1));
+        let leaf = Leaf::seal(EventSeed::fresh(), &event, &sealer(1));
         assert!(Leaf::from_bytes(leaf.as_bytes().to_vec()).is_ok());
         assert_eq!(Leaf::from_bytes(vec![1; HEADER_BYTES - 1]), Err(MalformedLeaf));
         assert_eq!(Leaf::from_bytes(vec![2; HEADER_BYTES]), Err(MalformedLeaf));

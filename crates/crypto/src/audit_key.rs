@@ -3,6 +3,7 @@
 //! The audit key opens audit events and nothing else, so it can be given to an auditor.
 
 use crate::SecretBytes;
+use crate::digest::random;
 use crate::single_use;
 use domain::guid::Guid;
 
@@ -13,6 +14,24 @@ pub struct AuditSealer {
     key: SecretBytes,
     pool: Guid,
     epoch: u32,
+}
+
+/// What makes the sealing of one event unlike that of any other: used once, and so neither copied nor made by others.
+#[derive(Debug)]
+pub struct EventSeed {
+    pub id: [u8; 16],
+    salt: [u8; single_use::SALT_BYTES],
+}
+
+impl EventSeed {
+    /// In one draw, as each has a price.
+    pub fn fresh() -> Self {
+        let mut drawn = [0; 16 + single_use::SALT_BYTES];
+        random(&mut drawn);
+        let (id, salt) = drawn.split_at(16);
+        let fits = "16 bytes and a salt were drawn";
+        Self { id: id.try_into().expect(fits), salt: salt.try_into().expect(fits) }
+    }
 }
 
 #[derive(Debug, thiserror::Error, Eq, PartialEq, Clone)]
@@ -41,27 +60,10 @@ impl AuditSealer {
         (key.len() == 32).then(|| Self { key: SecretBytes::copy(key.danger_expose()), pool, epoch })
     }
 
-    /// `salt 24 bytes | ciphertext | tag 16 bytes`; associated data: pool ‖ epoch ‖ `event_id`.
-    pub fn seal(&self, event_id: &[u8; 16], plaintext: &[u8]) -> Vec<u8> {
-        let mut sealed = Vec::new();
-        self.seal_into(event_id, plaintext, &mut sealed);
-        sealed
-    }
-
-    /// As [`AuditSealer::seal`], behind what `out` holds.
-    pub fn seal_into(&self, event_id: &[u8; 16], plaintext: &[u8], out: &mut Vec<u8>) {
-        self.seal_with_salt(event_id, plaintext, single_use::fresh_salt(), out);
-    }
-
-    fn seal_with_salt(
-        &self,
-        event_id: &[u8; 16],
-        plaintext: &[u8],
-        salt: [u8; single_use::SALT_BYTES],
-        out: &mut Vec<u8>,
-    ) {
-        let associated = self.associated_data(event_id);
-        single_use::seal(self.key.danger_expose(), LABEL, &salt, &associated, plaintext, out);
+    /// Appends `salt 24 bytes | ciphertext | tag 16 bytes`; associated data: pool ‖ epoch ‖ event id.
+    pub fn seal_into(&self, seed: EventSeed, plaintext: &[u8], out: &mut Vec<u8>) {
+        let associated = self.associated_data(&seed.id);
+        single_use::seal(self.key.danger_expose(), LABEL, &seed.salt, &associated, plaintext, out);
     }
 
     pub fn open(&self, event_id: &[u8; 16], sealed: &[u8]) -> Result<SecretBytes, EventDoesNotOpen> {
@@ -90,14 +92,17 @@ mod tests {
     fn a_sealed_event_matches_its_golden_file() {
         let golden = include_bytes!("../tests/golden/audit-event-sealing-v1.bin");
         let mut sealed = Vec::new();
-        sealer().seal_with_salt(&[2; 16], b"an event", [3; single_use::SALT_BYTES], &mut sealed);
+        let seed = EventSeed { id: [2; 16], salt: [3; single_use::SALT_BYTES] };
+        sealer().seal_into(seed, b"an event", &mut sealed);
         assert_eq!(sealed, golden);
         assert_eq!(sealer().open(&[2; 16], golden).unwrap().danger_expose(), b"an event");
     }
 
     #[test]
     fn an_event_opens_only_under_its_own_id_pool_and_epoch() {
-        let sealed = sealer().seal(&[2; 16], b"an event");
+        let seed = EventSeed { id: [2; 16], ..EventSeed::fresh() };
+        let mut sealed = Vec::new();
+        sealer().seal_into(seed, b"an event", &mut sealed);
         let key = sealer().danger_export();
         assert_eq!(sealer().open(&[3; 16], &sealed).err(), Some(EventDoesNotOpen));
         for (pool, epoch) in [(Guid([9; 16]), 1), (Guid([1; 16]), 2)] {

@@ -1,7 +1,22 @@
 //! SHA-256 for trees, fingerprints and caches; SHA-2 of each length for what clients sign.
 
+/// What is hashed in one piece, without a context of the library's on the heap.
+const SHORT_BYTES: usize = 1024;
+
 /// SHA-256 (FIPS 180-4) over the concatenation of `parts`.
 pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut short = [0; SHORT_BYTES];
+    let mut length = 0;
+    for part in parts {
+        let Some(place) = short.get_mut(length..length + part.len()) else { return sha256_of_many(parts) };
+        place.copy_from_slice(part);
+        length += part.len();
+    }
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &short[..length]);
+    digest.as_ref().try_into().expect("SHA-256 is 32 bytes")
+}
+
+fn sha256_of_many(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     parts.iter().for_each(|part| context.update(part));
     context.finish().as_ref().try_into().expect("SHA-256 is 32 bytes")
@@ -41,6 +56,17 @@ pub fn random(out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hash_is_that_of_all_parts_whatever_their_length() {
+        for length in [0, 1, SHORT_BYTES / 2, SHORT_BYTES - 1, SHORT_BYTES, SHORT_BYTES + 1, 5000] {
+            let input = vec![7; length];
+            let (begin, rest) = input.split_at(length / 3);
+            let expected = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &input);
+            assert_eq!(sha256(&[begin, rest]), expected.as_ref());
+            assert_eq!(sha256(&[&input]), expected.as_ref());
+        }
+    }
 
     #[test]
     fn a_running_hash_is_the_hash_of_its_length() {

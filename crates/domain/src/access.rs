@@ -210,19 +210,19 @@ impl BuiltInRole {
     }
 
     /// The id that the service and its clients know the role by.
-    pub fn id(self) -> Guid {
-        let text = match self {
-            BuiltInRole::Administrator => "a290e904-7015-4bba-90c8-60543313cdb4",
-            BuiltInRole::CryptoOfficer => "515eb02d-2335-4d2d-92f2-b1cbdf9c3778",
-            BuiltInRole::CryptoUser => "21dbd100-6940-42c2-9190-5d6cb909625b",
-            BuiltInRole::PolicyAdministrator => "4bd23610-cdcf-4971-bdee-bdc562cc28e4",
-            BuiltInRole::CryptoAuditor => "2c18b078-7c48-4d3a-af88-5a3a1b3f82b3",
-            BuiltInRole::CryptoServiceEncryptionUser => "33413926-3206-4cdd-b39a-83574fe37a17",
-            BuiltInRole::CryptoServiceReleaseUser => "21dbd100-6940-42c2-9190-5d6cb909625c",
-            BuiltInRole::Backup => "7b127d3c-77bd-4e3e-bbe0-dbb8971fa7f8",
-            BuiltInRole::Restore => "6efe6056-5259-49d2-8b3d-d3d73544b20b",
+    pub const fn id(self) -> Guid {
+        let id: u128 = match self {
+            BuiltInRole::Administrator => 0xa290e904_7015_4bba_90c8_60543313cdb4,
+            BuiltInRole::CryptoOfficer => 0x515eb02d_2335_4d2d_92f2_b1cbdf9c3778,
+            BuiltInRole::CryptoUser => 0x21dbd100_6940_42c2_9190_5d6cb909625b,
+            BuiltInRole::PolicyAdministrator => 0x4bd23610_cdcf_4971_bdee_bdc562cc28e4,
+            BuiltInRole::CryptoAuditor => 0x2c18b078_7c48_4d3a_af88_5a3a1b3f82b3,
+            BuiltInRole::CryptoServiceEncryptionUser => 0x33413926_3206_4cdd_b39a_83574fe37a17,
+            BuiltInRole::CryptoServiceReleaseUser => 0x21dbd100_6940_42c2_9190_5d6cb909625c,
+            BuiltInRole::Backup => 0x7b127d3c_77bd_4e3e_bbe0_dbb8971fa7f8,
+            BuiltInRole::Restore => 0x6efe6056_5259_49d2_8b3d_d3d73544b20b,
         };
-        text.parse().expect("built-in role ids are GUIDs")
+        Guid(id.to_be_bytes())
     }
 
     pub const fn allows(self, action: DataAction) -> bool {
@@ -538,14 +538,13 @@ impl RoleTable {
     }
 
     /// The assignments that let `caller` do `action` at `scope`.
-    pub fn allowing<'t>(
+    pub fn allowing<'t, 'c>(
         &'t self,
-        caller: &Caller,
+        caller: &'c Caller,
         action: DataAction,
-        scope: &Scope,
-    ) -> impl Iterator<Item = &'t RoleAssignment> {
-        let scope = scope.clone();
-        self.giving(caller, action).filter(move |assignment| assignment.scope.covers(&scope))
+        scope: &'c Scope,
+    ) -> impl Iterator<Item = &'t RoleAssignment> + use<'t, 'c> {
+        self.giving(caller, action).filter(move |assignment| assignment.scope.covers(scope))
     }
 
     fn allows(&self, caller: &Caller, action: DataAction, scope: &Scope) -> bool {
@@ -557,16 +556,14 @@ impl RoleTable {
     }
 
     /// The assignments to `caller` or one of its groups whose role has `action`, wherever.
-    fn giving<'t>(
+    fn giving<'t, 'c>(
         &'t self,
-        caller: &Caller,
+        caller: &'c Caller,
         action: DataAction,
-    ) -> impl Iterator<Item = &'t RoleAssignment> + use<'t> {
-        let principals: Vec<ObjectId> =
-            std::iter::once(caller.object_id).chain(caller.groups.iter().copied()).collect();
-        principals
-            .into_iter()
-            .filter_map(|principal| self.by_principal.get(&principal))
+    ) -> impl Iterator<Item = &'t RoleAssignment> + use<'t, 'c> {
+        std::iter::once(&caller.object_id)
+            .chain(&caller.groups)
+            .filter_map(|principal| self.by_principal.get(principal))
             .flatten()
             .filter_map(|name| self.by_name.get(name))
             .filter(move |assignment| self.role_allows(assignment.role, action))

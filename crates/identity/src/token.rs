@@ -136,16 +136,27 @@ impl TokenVerifier {
     /// As [`Self::verify`]. A key that is not known is asked for first, at most once in [`REFETCH_INTERVAL_SECONDS`]
     /// whoever presents what; those who come meanwhile wait for that answer.
     pub async fn verify_asking(&self, token: &str, now: Time) -> Result<Arc<Caller>, TokenError> {
-        let verified = self.verify(token, now);
-        let (Err(TokenError::UnknownKey { .. }), Some(source)) = (&verified, self.source.get()) else {
-            return verified;
-        };
+        match (self.verify(token, now), self.source.get()) {
+            // Apart, as it is rare and large.
+            (Err(TokenError::UnknownKey { .. }), Some(source)) => {
+                Box::pin(self.ask_and_verify(token, now, source.as_ref())).await
+            }
+            (verified, _) => verified,
+        }
+    }
+
+    async fn ask_and_verify(
+        &self,
+        token: &str,
+        now: Time,
+        source: &dyn KeySetSource,
+    ) -> Result<Arc<Caller>, TokenError> {
         let _asking = self.asking.lock().await;
         // Another may have asked while this one waited.
         let verified = self.verify(token, now);
         match &verified {
             Err(refused) if self.wants_refetch(refused, now) => {
-                self.take_keys(source.as_ref()).await;
+                self.take_keys(source).await;
                 self.verify(token, now)
             }
             Ok(_) | Err(_) => verified,

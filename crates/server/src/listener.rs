@@ -238,7 +238,8 @@ async fn converse<T, S, B>(
         let activity = activity.clone();
         service_fn(move |request| {
             let under_way = activity.begin();
-            let answer = service.call(request);
+            // It is moved three times from here to where it stays, and is some kilobytes.
+            let answer = Box::pin(service.call(request));
             async move {
                 let answer = tokio::time::timeout(request_limit, answer).await;
                 drop(under_way);

@@ -18,7 +18,7 @@ use crate::workers::{Idle, Workers};
 use audit::event::{Event, EventResult};
 use audit::{AuditConfig, AuditLog, Leaf, Receipt};
 use crypto::attestation::Attestor;
-use crypto::audit_key::AuditSealer;
+use crypto::audit_key::{AuditSealer, EventSeed};
 use crypto::certificate::{InstanceClaims, InstanceKey, Purpose};
 use crypto::domain_secrets::DomainSecrets;
 use crypto::key_backup::BackupDomain;
@@ -397,6 +397,10 @@ impl Pool {
         {
             return;
         }
+        Box::pin(self.record_new_issuer_keys(recorded)).await;
+    }
+
+    async fn record_new_issuer_keys(&self, recorded: u64) {
         let event = Event {
             operation: "IssuerKeysReplaced".into(),
             result: EventResult::Success,
@@ -587,9 +591,7 @@ impl Pool {
     }
 
     pub(crate) fn seal_event(&self, event: &Event) -> Leaf {
-        let mut id = [0; 16];
-        self.random.fill(&mut id);
-        Leaf::seal(id, event, &self.sealer)
+        Leaf::seal(EventSeed::fresh(), event, &self.sealer)
     }
 
     /// An event of this pool, node and incarnation, now, with nothing else filled in.
@@ -651,7 +653,7 @@ impl Pool {
         ticket: Ticket,
         decide: impl Fn() -> Result<Change<T>, Error>,
     ) -> Recorded<T> {
-        match self.change(ticket.leaf(None), decide).await {
+        match self.change(ticket.leaf(), decide).await {
             Ok(changed) => ticket.recorded_with_commit(changed.value, changed.receipt),
             Err(error) => ticket.record(Err(error)).await,
         }

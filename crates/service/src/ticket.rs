@@ -16,6 +16,8 @@ use domain::time::Time;
 use std::sync::Arc;
 use std::time::Instant;
 
+const SPENT_BY_VALUE: &str = "whoever spends a ticket has it no more";
+
 /// How an API shows a refusal: HTTP status, code, inner code. Recorded as it was answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Shown {
@@ -65,11 +67,16 @@ impl<T> Recorded<T> {
 pub struct Ticket {
     pool: Arc<Pool>,
     caller: Arc<Caller>,
-    facts: RequestFacts,
-    subject: Subject,
+    /// `None` once spent. Apart, as a ticket is handed on often.
+    request: Option<Box<KnownRequest>>,
     /// While the outcome is open.
     announced: Option<Announced>,
-    spent: bool,
+}
+
+#[derive(Clone)]
+struct KnownRequest {
+    facts: RequestFacts,
+    subject: Subject,
 }
 
 /// What the request was about, as far as it was understood.
@@ -91,7 +98,15 @@ impl Ticket {
     pub(crate) fn new(pool: Arc<Pool>, caller: Arc<Caller>, facts: RequestFacts) -> Self {
         let subject = Subject { operation: "Unknown", success: 200, ..Subject::default() };
         let announced = Some(pool.audit().announce());
-        Self { pool, caller, facts, subject, announced, spent: false }
+        Self { pool, caller, request: Some(Box::new(KnownRequest { facts, subject })), announced }
+    }
+
+    fn request(&self) -> &KnownRequest {
+        self.request.as_ref().expect(SPENT_BY_VALUE)
+    }
+
+    fn subject(&mut self) -> &mut Subject {
+        &mut self.request.as_mut().expect(SPENT_BY_VALUE).subject
     }
 
     pub fn caller(&self) -> &Caller {
@@ -100,41 +115,43 @@ impl Ticket {
 
     /// How the API shows a refusal, for what outlives the request.
     pub(crate) fn show(&self) -> fn(&Error) -> Shown {
-        self.facts.show
+        self.request().facts.show
     }
 
     pub(crate) fn received_at(&self) -> Time {
-        self.facts.received_at
+        self.request().facts.received_at
     }
 
     /// Names the operation (behaviour section 18.3), once the route is known.
     pub fn operation(&mut self, name: &'static str) {
-        self.subject.operation = name;
+        self.subject().operation = name;
     }
 
     /// The HTTP status with which a success will be answered; 200 unless said.
     pub fn succeeds_with(&mut self, status: u16) {
-        self.subject.success = status;
+        self.subject().success = status;
     }
 
     pub(crate) fn about_key(&mut self, name: &KeyName, version: Option<KeyVersion>) {
-        self.subject.key_name = Some(name.clone());
-        self.subject.key_version = version;
+        let subject = self.subject();
+        subject.key_name = Some(name.clone());
+        subject.key_version = version;
     }
 
     pub(crate) fn with_algorithm(&mut self, algorithm: &'static str) {
-        self.subject.algorithm = Some(algorithm);
+        self.subject().algorithm = Some(algorithm);
     }
 
     /// Says what a successful change sets.
     pub(crate) fn details(&mut self, detail: String) {
-        self.subject.detail = detail;
+        self.subject().detail = detail;
     }
 
     /// Notes what right is asked for, so that the event has it whether or not it is granted.
     pub(crate) fn asks<A: Action>(&mut self, scope: &Scope) {
-        self.subject.data_action = Some(A::DATA_ACTION.as_str());
-        self.subject.scope = Some(scope.to_string());
+        let subject = self.subject();
+        subject.data_action = Some(A::DATA_ACTION.as_str());
+        subject.scope = Some(scope.to_string());
     }
 
     /// The caller's right to do `A` at `scope`, by the roles of this moment.
@@ -166,10 +183,11 @@ impl Ticket {
 
     /// Records the outcome; only then is there something to answer.
     pub(crate) async fn record<T>(mut self, result: Result<T, Error>) -> Recorded<T> {
-        self.spent = true;
-        let leaf = self.leaf(result.as_ref().err());
+        let request = *self.request.take().expect(SPENT_BY_VALUE);
+        let received = request.facts.received;
+        let leaf = self.pool.seal_event(&self.event(request, result.as_ref().err()));
         self.announced = None;
-        match self.pool.audit().append_after(leaf, self.facts.received.elapsed()).await {
+        match self.pool.audit().append_after(leaf, received.elapsed()).await {
             Ok(receipt) => Recorded { result, receipt: Some(receipt) },
             Err(error) => Recorded { result: Err(Error::AuditUnavailable(error.to_string())), receipt: None },
         }
@@ -181,44 +199,49 @@ impl Ticket {
         value: T,
         receipt: Result<Receipt, Error>,
     ) -> Recorded<T> {
-        self.spent = true;
+        self.request = None;
         match receipt {
             Ok(receipt) => Recorded { result: Ok(value), receipt: Some(receipt) },
             Err(error) => Recorded { result: Err(error), receipt: None },
         }
     }
 
-    /// The sealed event of success or of `error`, to be logged or to go with a commit.
-    pub(crate) fn leaf(&self, error: Option<&Error>) -> Leaf {
+    /// The sealed event of a success, to go with a commit. The ticket is not spent: there may be no commit.
+    pub(crate) fn leaf(&self) -> Leaf {
+        self.pool.seal_event(&self.event(self.request().clone(), None))
+    }
+
+    /// Of success or of `error`.
+    fn event(&self, request: KnownRequest, error: Option<&Error>) -> Event {
+        let KnownRequest { facts, subject } = request;
         let (status, result, detail) = match error {
-            None => (self.subject.success, EventResult::Success, self.subject.detail.clone()),
+            None => (subject.success, EventResult::Success, subject.detail),
             Some(error) => {
-                let shown = (self.facts.show)(error);
+                let shown = (facts.show)(error);
                 let inner_code = shown.inner_code.map(str::to_owned);
                 let result = EventResult::Failure { code: shown.code.to_owned(), inner_code };
                 (shown.status, result, error.to_string())
             }
         };
-        let subject = self.subject.clone();
         let caller = CallerIdentity {
             tenant: self.caller.tenant.to_string(),
             object_id: self.caller.object_id,
             application_id: self.caller.application_id.clone(),
             user_principal_name: self.caller.user_principal_name.clone(),
         };
-        let event = Event {
-            time: self.facts.received_at,
+        Event {
+            time: facts.received_at,
             operation: subject.operation.to_owned(),
-            api_version: self.facts.api_version.clone(),
+            api_version: facts.api_version,
             result,
             http_status: status,
-            duration_microseconds: self.facts.received.elapsed().as_micros().try_into().unwrap_or(u64::MAX),
+            duration_microseconds: facts.received.elapsed().as_micros().try_into().unwrap_or(u64::MAX),
             caller: Some(caller),
-            client_address: self.facts.client_address.clone(),
-            user_agent: self.facts.user_agent.clone(),
-            correlation_id: self.facts.correlation_id.clone(),
-            request_id: Some(self.facts.request_id),
-            request_uri: self.facts.uri.clone(),
+            client_address: facts.client_address,
+            user_agent: facts.user_agent,
+            correlation_id: facts.correlation_id,
+            request_id: Some(facts.request_id),
+            request_uri: facts.uri,
             key_name: subject.key_name.map(|name| name.to_string()),
             key_version: subject.key_version.map(|version| version.to_string()),
             algorithm: subject.algorithm.map(str::to_owned),
@@ -226,15 +249,14 @@ impl Ticket {
             scope: subject.scope,
             detail,
             ..self.pool.blank_event()
-        };
-        self.pool.seal_event(&event)
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !self.spent {
-            let leaf = self.leaf(Some(&Error::CallerLeft));
+        if let Some(request) = self.request.take() {
+            let leaf = self.pool.seal_event(&self.event(*request, Some(&Error::CallerLeft)));
             // Nobody waits for it; if the log is full or gone, so is the service.
             if let Err(error) = self.pool.audit().enqueue(leaf) {
                 tracing::error!(%error, "the event of an abandoned request was not recorded");

@@ -49,7 +49,7 @@ impl Pool {
             std::fs::remove_dir_all(&data)?;
         }
         std::fs::create_dir_all(&data)?;
-        std::fs::write(data.join("pool.toml"), "[limits]\nkeys = 100000\n")?;
+        std::fs::write(data.join("pool.toml"), "[limits]\nkeys = 100000\nready_keys = 0\n")?;
         Self::start_again(program, directory, free_ports(6)?).await
     }
 

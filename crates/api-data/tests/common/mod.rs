@@ -100,6 +100,9 @@ impl fmt::Display for Answer {
     }
 }
 
+/// Of the future of a request.
+const MAX_FUTURE_BYTES: usize = 10 * 1024;
+
 impl Bench {
     pub async fn new() -> Self {
         let bench = Self::founded(Some(active())).await;
@@ -204,7 +207,10 @@ impl Bench {
             server_name: Some(HOST.into()),
             local_port: 8443,
         };
-        let response = self.api.handle(request, connection).await;
+        let answer = self.api.handle(request, connection);
+        // It is moved about for each request; what is rare and large belongs on the heap.
+        assert!(size_of_val(&answer) < MAX_FUTURE_BYTES, "{} bytes", size_of_val(&answer));
+        let response = answer.await;
         let status = response.status().as_u16();
         let challenge = response.headers().get("www-authenticate");
         let challenge = challenge.map(|value| value.to_str().unwrap().to_owned());

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use audit::event::Event;
 use audit::verify::{Report, Witness, verify};
 use audit::{AuditConfig, AuditLog, CheckpointMark, Leaf, OpenError, Recovered};
+use crypto::SecretBytes;
+use crypto::audit_key::{AuditSealer, EventSeed};
 use crypto::certificate::{InstanceClaims, InstanceKey, Purpose};
 use crypto::domain_secrets::DomainSecrets;
-use crypto::{SecretBytes, audit_key::AuditSealer};
 use domain::guid::Guid;
 use domain::pool::PoolClass;
 use domain::time::{IntDate, Time};
@@ -185,10 +186,11 @@ pub fn sealer() -> AuditSealer {
 }
 
 pub fn leaf(number: u16) -> Leaf {
-    let mut id = [7; 16];
-    id[..2].copy_from_slice(&number.to_le_bytes());
+    let mut seed = EventSeed::fresh();
+    seed.id = [7; 16];
+    seed.id[..2].copy_from_slice(&number.to_le_bytes());
     let event = Event { operation: "KeySign".into(), detail: format!("event {number}"), ..Event::default() };
-    Leaf::seal(id, &event, &sealer())
+    Leaf::seal(seed, &event, &sealer())
 }
 
 pub fn number(leaf: &Leaf) -> u16 {

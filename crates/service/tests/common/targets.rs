@@ -19,6 +19,10 @@ struct Memory {
     largest: AtomicUsize,
     /// While it is held, reads and writes wait.
     held: tokio::sync::RwLock<()>,
+    reads: AtomicUsize,
+    /// The number of the read that waits, and all after it, while `late` is held; 0 for none.
+    late_from: AtomicUsize,
+    late: tokio::sync::RwLock<()>,
 }
 
 pub const CONTAINER: &str = "memory://container";
@@ -39,6 +43,16 @@ impl MemoryTargets {
     /// Lets whatever comes next wait until this is dropped.
     pub async fn hold(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
         self.0.held.write().await
+    }
+
+    pub fn reads(&self) -> usize {
+        self.0.reads.load(Ordering::SeqCst)
+    }
+
+    /// Lets reads from number `from` on wait until this is dropped.
+    pub async fn hold_reads(&self, from: usize) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.0.late_from.store(from, Ordering::SeqCst);
+        self.0.late.write().await
     }
 
     fn note(&self, bytes: usize) {
@@ -76,6 +90,9 @@ impl BackupTarget for MemoryTargets {
 
     async fn read(&self, name: &str, offset: u64, length: usize) -> Result<Bytes, TargetError> {
         let _turn = self.0.held.read().await;
+        let number = self.0.reads.fetch_add(1, Ordering::SeqCst) + 1;
+        let late_from = self.0.late_from.load(Ordering::SeqCst);
+        let _late = if late_from != 0 && number >= late_from { Some(self.0.late.read().await) } else { None };
         self.note(length);
         let blobs = self.0.blobs.lock().unwrap();
         let blob = blobs.get(name).ok_or_else(|| TargetError::Missing(name.to_owned()))?;

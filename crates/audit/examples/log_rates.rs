@@ -1,12 +1,12 @@
 //! What recording costs: time per event on one core, by the number of events in a group, with a disk that takes no time.
 //!
-//! `cargo run --release -p audit --example rates`
+//! `cargo run --release -p audit --example log_rates`
 
 use async_trait::async_trait;
 use audit::event::Event;
 use audit::{AuditConfig, AuditLog, Leaf};
 use crypto::SecretBytes;
-use crypto::audit_key::AuditSealer;
+use crypto::audit_key::{AuditSealer, EventSeed};
 use crypto::certificate::{InstanceClaims, InstanceKey, Purpose};
 use crypto::domain_secrets::DomainSecrets;
 use domain::guid::Guid;
@@ -88,9 +88,9 @@ async fn main() {
 
 fn sealing(event: &Event, sealer: &AuditSealer) -> (Duration, Leaf) {
     let start = Instant::now();
-    let mut leaf = Leaf::seal([7; 16], event, sealer);
+    let mut leaf = Leaf::seal(EventSeed::fresh(), event, sealer);
     for _ in 1..EVENTS {
-        leaf = Leaf::seal([7; 16], std::hint::black_box(event), sealer);
+        leaf = Leaf::seal(EventSeed::fresh(), std::hint::black_box(event), sealer);
     }
     (start.elapsed(), leaf)
 }
