@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from holdfast import Pool
+from holdfast import Pool, unb64
 
 FILE = """\
 version = 1
@@ -139,6 +139,99 @@ def test_every_mistake_is_named_before_anything_is_changed(pool, apply):
     ):
         assert told in done.stderr, done.stderr
     assert pool.call("GET", "/keys/applied-new").status == 404
+
+
+RELEASED = """\
+version = 1
+
+[settings]
+HoldfastReleaseAuthorities = "https://attest.example"
+
+[keys.sealed]
+type = "EC-HSM"
+exportable = true
+
+[keys.sealed.release_policy]
+document = '''
+{ "version": "1.0.0", "anyOf": [ { "authority": "https://attest.example",
+  "allOf": [ { "claim": "measurement", "equals": "aa" } ] } ] }
+'''
+
+[keys.sealed-box]
+type = "oct-HSM"
+release_policy = { file = "policy.json", immutable = true }
+
+[keys.stays]
+type = "EC-HSM"
+exportable = false
+"""
+
+
+def test_release_policies_are_as_the_file_says_until_they_are_immutable(pool, apply, tmp_path):
+    def document(measurement):
+        condition = {"claim": "measurement", "equals": measurement}
+        return json.dumps({"anyOf": [{"authority": "https://attest.example", "allOf": [condition]}]})
+
+    def held(name):
+        key = pool.call("GET", f"/keys/{name}").json
+        return key["attributes"]["exportable"], unb64(key["release_policy"]["data"]).decode(), key["release_policy"]["immutable"]
+
+    (tmp_path / "policy.json").write_text(document("bb"))
+    shown = apply(RELEASED, "--dry-run", "--output", "table")
+    assert shown.returncode == 4, shown
+    for told in (
+        "~ setting HoldfastReleaseAuthorities: nothing becomes https://attest.example\n",
+        "+ key sealed: EC-HSM P-256, exportable by the word of https://attest.example; mutable policy\n",
+        "+ key sealed-box: oct-HSM 256, exportable by the word of https://attest.example; immutable policy\n",
+        "+ key stays: EC-HSM P-256\n",
+    ):
+        assert told in shown.stdout, shown.stdout
+    assert apply(RELEASED).returncode == 0
+    assert changes(apply(RELEASED)) == []
+    assert held("sealed-box") == (True, document("bb"), True)
+    exportable, given, immutable = held("sealed")
+    assert (exportable, json.loads(given)["anyOf"][0]["allOf"][0]["equals"], immutable) == (True, "aa", False)
+    assert "release_policy" not in pool.call("GET", "/keys/stays").json
+
+    # Written otherwise, it says the same; what a section does not name stays.
+    respelled = RELEASED.replace('"version": "1.0.0", ', "").replace('"anyOf"', '"anyof"')
+    assert changes(apply(respelled)) == []
+    assert changes(apply(RELEASED.replace(", immutable = true", ""))) == []
+
+    # Only what differs is sent, and from then on it is fixed.
+    stricter = RELEASED.replace('"aa"', '"cc"').replace("'''\n\n[keys.sealed-box]", "'''\nimmutable = true\n\n[keys.sealed-box]")
+    done = apply(stricter, "--output", "table")
+    told = "~ key sealed: release_policy (by the word of https://attest.example; immutable policy)\n"
+    assert (done.returncode, told in done.stdout) == (0, True), done
+    assert json.loads(held("sealed")[1])["anyOf"][0]["allOf"][0]["equals"] == "cc" and held("sealed")[2]
+    assert changes(apply(stricter)) == []
+
+    # What can never be made so is said before anything is sent.
+    before = len(pool.audit())
+    (tmp_path / "policy.json").write_text(document("dd"))
+    wrong = stricter.replace("immutable = true\n\n", "immutable = false\n\n")
+    wrong = wrong.replace("exportable = false", "release_policy = { file = 'policy.json' }")
+    wrong += "\n[keys.sealed-new]\ntype = 'EC'\n"
+    for flags in ((), ("--dry-run",)):
+        done = apply(wrong, *flags)
+        assert done.returncode == 2 and not done.stdout, done
+        for told in (
+            "keys.sealed.release_policy: the key's policy is immutable, and false was asked for",
+            "keys.sealed-box.release_policy: the key's policy says something else, and is immutable",
+            "keys.stays.release_policy: the pool has a key of this name that is not exportable, which never changes",
+        ):
+            assert told in done.stderr, done.stderr
+    done = apply("version = 1\n[keys.sealed]\ntype = 'EC'\nexportable = false\n")
+    assert "keys.sealed.exportable: the pool has a key of this name that is exportable" in done.stderr, done
+    verbs = {event["operationName"] for event in pool.audit(before)}
+    assert not any(verb.endswith(("Create", "Update", "Set", "Delete")) for verb in verbs), verbs
+    assert pool.call("GET", "/keys/sealed-new").status == 404
+
+    # And what is wrong with a document, before the pool is asked.
+    (tmp_path / "policy.json").write_text(document("dd").replace("claim", "clam"))
+    done = apply(RELEASED)
+    assert done.returncode == 2 and "line 18: keys.sealed-box.release_policy.file: policy.json: " in done.stderr, done
+    assert "anyOf[0].allOf[0]: member `clam` is not known" in done.stderr, done
 
 
 def test_nothing_is_deleted_unless_it_was_asked_for(pool, apply):

@@ -333,3 +333,61 @@ def test_a_rotated_or_restored_key_keeps_its_policy(pool, authority):
     assert payload["request"]["kid"] == rotated["key"]["kid"]
     x = serialization.load_der_private_key(material, None).public_key().public_numbers().x
     assert x == int.from_bytes(unb64(rotated["key"]["x"]), "big")
+
+
+def test_the_command_makes_shows_changes_and_releases_exportable_keys(pool, authority, tmp_path):
+    name, document = fresh_name("released"), json.dumps(policy(authority), indent=2) + "\n"
+    file, assertion, out = tmp_path / "policy.json", tmp_path / "assertion", tmp_path / "released.jws"
+    file.write_text(document)
+    made = json.loads(pool.run("key", "create", name, "--type", "oct", "--exportable", "--policy", str(file)).stdout)
+    assert made["attributes"]["exportable"] and not made["release_policy"]["immutable"]
+    assert unb64(made["release_policy"]["data"]).decode() == document
+    assert pool.run("key", "show", name, "--policy").stdout == document
+    shown = pool.run("key", "show", name, "--output", "table").stdout
+    assert f"exportable  by the word of {authority}; mutable policy\n" in shown, shown
+
+    assertion.write_text(vouch(pool, authority) + "\n")
+    words = ["key", "release", name, "--attestation", str(assertion), "--nonce", "a nonce", "--enc", "rsa_aes_key_wrap_256"]
+    pool.run(*words, "--out", str(out))
+    value = out.read_text().strip()
+    check_signature(pool, value)
+    material, payload = opened(value)
+    assert payload["request"]["nonce"] == "a nonce" and payload["request"]["enc"] == "RSA_AES_KEY_WRAP_256"
+    sealed = pool.call("POST", f"/keys/{name}/encrypt", {"alg": "A256GCM", "value": b64(b"text")}).json
+    assert AESGCM(material).decrypt(unb64(sealed["iv"]), unb64(sealed["value"]) + unb64(sealed["tag"]), None) == b"text"
+    version = made["key"]["kid"].rsplit("/", 1)[1]
+    whole = pool.run("key", "release", name, "--version", version, "--attestation", str(assertion), "--output", "json")
+    assert opened(json.loads(whole.stdout)["value"])[0] == material
+
+    file.write_text(json.dumps(policy(authority, {"claim": "own", "equals": 7})))
+    changed = json.loads(pool.run("key", "update", name, "--policy", str(file), "--immutable").stdout)
+    assert changed["release_policy"]["immutable"]
+    refused = pool.run(*words, check=False)
+    assert refused.returncode == 3 and not refused.stdout and "ReleasePolicyNotMet" in refused.stderr, refused
+    assertion.write_text(vouch(pool, authority, own=7))
+    assert opened(pool.run(*words).stdout.strip())[0] == material
+    file.write_text(document)
+    refused = pool.run("key", "update", name, "--policy", str(file), check=False)
+    assert refused.returncode == 3 and "ReleasePolicyImmutable" in refused.stderr, refused
+
+    own = os.urandom(32)
+    raw = tmp_path / "own.bin"
+    raw.write_bytes(own)
+    imported = fresh_name("released")
+    pool.run("key", "import", imported, "--raw", str(raw), "--exportable", "--policy", str(file))
+    done = pool.run("key", "release", imported, "--attestation", str(assertion))
+    assert opened(done.stdout.strip())[0] == own
+
+    # What makes no sense is not sent.
+    before = len(pool.audit())
+    file.write_text(document.replace("claim", "clam"))
+    for words, told in (
+        (["create", "k", "--type", "ec", "--exportable"], "--exportable goes with --policy"),
+        (["create", "k", "--type", "ec", "--exportable", "--policy", str(file)], "member `clam` is not known"),
+        (["import", "k", "--raw", str(raw), "--policy", str(file)], "--policy goes with --exportable"),
+        (["update", name, "--policy", str(file)], "anyOf[0].allOf[0]"),
+        (["release", name, "--attestation", str(tmp_path / "gone")], "cannot read"),
+    ):
+        refused = pool.run("key", *words, check=False)
+        assert refused.returncode in (1, 2) and told in refused.stderr and not refused.stdout, refused
+    assert len(pool.audit()) == before

@@ -43,7 +43,8 @@ pub(crate) fn wrap(
     let mut wrapped = vec![0; to.size().bytes()];
     let written = outer
         .encrypt(hash, key.danger_expose(), &mut wrapped, None)
-        .map_err(failed_to("encrypt to a release key"))?
+        // Its numbers come in an assertion, and what is encrypted is always of the same length: it can only be they.
+        .map_err(|_| no_key())?
         .len();
     if written != wrapped.len() {
         return Err(PartitionError::Internal("encrypt to a release key"));
@@ -62,6 +63,9 @@ fn ec_parts(curve: Curve, material: &[u8]) -> Option<EcParts> {
 fn encrypting(to: &ReleaseKey) -> Result<OaepPublicEncryptingKey, PartitionError> {
     let components = PublicKeyComponents { n: to.modulus(), e: to.exponent() };
     let key: Result<PublicEncryptingKey, _> = components.try_into();
-    key.and_then(OaepPublicEncryptingKey::new)
-        .map_err(|_| invalid_material("it is no RSA key that anybody can encrypt to".into()))
+    key.and_then(OaepPublicEncryptingKey::new).map_err(|_| no_key())
+}
+
+fn no_key() -> PartitionError {
+    invalid_material("it is no RSA key that anybody can encrypt to".into())
 }

@@ -12,6 +12,7 @@ use crate::ticket::{Recorded, Ticket};
 use crate::views::{KeyReference, KeyView};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use crypto::PartitionError;
 use crypto::certificate::InstanceKey;
 use crypto::digest::{hex, sha256};
 use crypto::release::{KeyWrap, ReleaseKey};
@@ -153,7 +154,11 @@ impl Pool {
         let version = &held.version;
         let binding = binding(self.genesis().pool, &version.name, version.version);
         let wrapped =
-            self.partition().release(version.spec, &held.material, &binding, &release_key, request.wrap)?;
+            self.partition().release(version.spec, &held.material, &binding, &release_key, request.wrap);
+        let wrapped = wrapped.map_err(|error| match error {
+            PartitionError::InvalidMaterial(what) => Error::ReleaseKey(shown(&to.kid), what),
+            other => other.into(),
+        })?;
         let detail = described(&authority, &policy, &to.kid);
         let view = self.view(version);
         let release_kid = to.kid.clone();

@@ -9,9 +9,11 @@ use crate::rsa::RsaKey;
 use crate::{ECDSA_STACK_BYTES, STACK_BYTES, SoftwarePartition};
 use aws_lc_sys as ffi;
 use crypto::domain_secrets::PartitionWrappingKey;
+use crypto::release::{KeyWrap, ReleaseKey};
 use crypto::stack::wiping_stack;
 use crypto::{Decrypt, Encrypt, LoadedKey, MaskedMaterial, MaterialBinding, Partition, masking};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
+use domain::key::PublicKey;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -96,14 +98,19 @@ fn without_an_arena_the_search_finds_keys() {
 /// What the process does whose memory is searched.
 pub(super) fn use_keys() {
     let partition = SoftwarePartition::new(wrapping());
+    let environment = partition.generate(KeySpec::Rsa(RsaSize::Rsa2048), None, &binding()).unwrap().public;
+    let PublicKey::Rsa { modulus, exponent } = environment else { unreachable!("an RSA key was made") };
+    let environment = ReleaseKey::new(&modulus, &exponent).unwrap();
     let mut keys: Vec<Arc<dyn LoadedKey>> = Vec::new();
     for (spec, line) in SPECS.iter().zip(std::io::stdin().lock().lines()) {
         let masked = MaskedMaterial(hex::decode(line.unwrap()).unwrap());
+        release(&partition, *spec, &masked, &environment);
         keys.push(partition.load(*spec, &masked, &binding()).unwrap());
     }
     for spec in SPECS {
         let masked = partition.generate(spec, None, &binding()).unwrap().masked;
         println!("made {}", hex::encode(&masked.0));
+        release(&partition, spec, &masked, &environment);
         keys.push(partition.load(spec, &masked, &binding()).unwrap());
     }
     let uses: Vec<(usize, Use)> = (0..OPERATIONS)
@@ -134,6 +141,12 @@ pub(super) fn use_keys() {
     keys.clear();
     println!("dropped");
     asked.next();
+}
+
+fn release(partition: &SoftwarePartition, spec: KeySpec, masked: &MaskedMaterial, to: &ReleaseKey) {
+    for wrap in KeyWrap::ALL {
+        partition.release(spec, masked, &binding(), to, wrap).unwrap();
+    }
 }
 
 type Use = fn(&dyn LoadedKey);

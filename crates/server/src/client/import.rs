@@ -1,6 +1,7 @@
 //! `holdfast key import`: a key of somebody's own, handed in over the wire API.
 
 use super::key::{Changes, KeyType, parse_curve};
+use super::release::PolicyArguments;
 use super::{input, usage};
 use crate::CommandError;
 use crate::private_key_file;
@@ -31,6 +32,11 @@ pub struct Import {
     curve: Option<Curve>,
     #[command(flatten)]
     changes: Changes,
+    /// May be given to whoever meets the release policy. Goes with --policy, and never changes.
+    #[arg(long)]
+    exportable: bool,
+    #[command(flatten)]
+    policy: PolicyArguments,
     /// Not to be used until it is enabled.
     #[arg(long)]
     disabled: bool,
@@ -62,6 +68,7 @@ impl Import {
     pub(super) fn body(&self, now: OffsetDateTime) -> Result<Bytes, CommandError> {
         let mut rest = json!({});
         self.changes.put_into(&mut rest, now)?;
+        self.policy.put_new_into(self.exportable, &mut rest)?;
         if self.disabled {
             rest["attributes"]["enabled"] = false.into();
         }

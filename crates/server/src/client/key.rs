@@ -6,6 +6,7 @@ use super::import::Import;
 use super::login::{Client, Target};
 use super::moment::{self, Moment};
 use super::output::{self, Format, Table};
+use super::release::{PolicyArguments, Release, described, held_policy};
 use super::{Arguments, input, list, public_key, run as run_client, usage};
 use crate::CommandError;
 use crate::output::line;
@@ -54,6 +55,8 @@ pub enum Command {
     Wrap(Encrypt),
     /// Unwrap what `wrap` wrote, or a bare wrapped key.
     Unwrap(Decrypt),
+    /// Give an exportable key, wrapped, to an environment that proves to be what the key's release policy asks for.
+    Release(Release),
     /// Delete a key with all its versions. It can be recovered until it is purged.
     Delete { name: KeyName },
     /// Bring back a deleted key.
@@ -102,6 +105,11 @@ pub struct Create {
     curve: Option<Curve>,
     #[command(flatten)]
     changes: Changes,
+    /// May be given to whoever meets the release policy. Goes with --policy, and never changes.
+    #[arg(long)]
+    exportable: bool,
+    #[command(flatten)]
+    policy: PolicyArguments,
     /// Not to be used until it is enabled.
     #[arg(long)]
     disabled: bool,
@@ -136,6 +144,9 @@ pub struct Show {
     /// The public key in PEM, and nothing else.
     #[arg(long)]
     pem: bool,
+    /// The release policy as it was given, and nothing else.
+    #[arg(long, conflicts_with = "pem")]
+    policy: bool,
 }
 
 #[derive(clap::Args)]
@@ -146,6 +157,8 @@ pub struct Update {
     version: Option<KeyVersion>,
     #[command(flatten)]
     changes: Changes,
+    #[command(flatten)]
+    policy: PolicyArguments,
     /// May be used again.
     #[arg(long, conflicts_with = "disabled")]
     enabled: bool,
@@ -280,6 +293,7 @@ pub fn run(arguments: Arguments<Command>) -> Result<ExitCode, CommandError> {
             Command::Decrypt(decrypt) => decrypt.run(client, "decrypt", json).await,
             Command::Wrap(wrap) => wrap.run(client, "wrapkey", json).await,
             Command::Unwrap(unwrap) => unwrap.run(client, "unwrapkey", json).await,
+            Command::Release(release) => release.run(client, json).await,
             Command::Delete { name } => {
                 show(&client.call(Method::DELETE, &format!("/keys/{name}"), None).await?, format)
             }
@@ -322,6 +336,7 @@ impl Create {
             KeySpec::Ec(curve) => body["crv"] = curve.as_str().into(),
         }
         self.changes.put_into(&mut body, now)?;
+        self.policy.put_new_into(self.exportable, &mut body)?;
         if self.disabled {
             body["attributes"]["enabled"] = false.into();
         }
@@ -333,6 +348,7 @@ impl Update {
     fn body(&self, now: OffsetDateTime) -> Result<Bytes, CommandError> {
         let mut body = json!({});
         self.changes.put_into(&mut body, now)?;
+        self.policy.put_into(&mut body)?;
         if self.enabled || self.disabled {
             body["attributes"]["enabled"] = self.enabled.into();
         }
@@ -377,6 +393,12 @@ impl Show {
         if self.pem {
             let pem = public_key::pem(&parse::<Value>(&answer)?["key"])?;
             line(format_args!("{}", pem.trim_end()))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.policy {
+            let policy = held_policy(&parse(&answer)?)?;
+            let policy = policy.ok_or("this version has no release policy: it is not exportable")?;
+            output::write_bytes(None, policy.document().as_bytes())?;
             return Ok(ExitCode::SUCCESS);
         }
         show(&answer, format)
@@ -578,13 +600,13 @@ struct Ciphertext {
     tag: Option<String>,
 }
 
-fn parse<'de, T: Deserialize<'de>>(answer: &'de Answer) -> Result<T, CommandError> {
+pub(super) fn parse<'de, T: Deserialize<'de>>(answer: &'de Answer) -> Result<T, CommandError> {
     // What is wrong with it is not said: it may be a plaintext.
     serde_json::from_slice(&answer.body).map_err(|_| "the service's answer is not as expected".into())
 }
 
 /// Without a version: the current one.
-fn key_path(name: &KeyName, version: Option<KeyVersion>) -> String {
+pub(super) fn key_path(name: &KeyName, version: Option<KeyVersion>) -> String {
     match version {
         Some(version) => format!("/keys/{name}/{version}"),
         None => format!("/keys/{name}"),
@@ -618,6 +640,7 @@ fn fields(bundle: &Value) -> Vec<(&'static str, String)> {
         ("not before", date(&attributes["nbf"])),
         ("expires", date(&attributes["exp"])),
         ("recovery", recovery(attributes)),
+        ("exportable", exportable(bundle)),
         ("tags", tags(bundle)),
         ("deleted", date(&bundle["deletedDate"])),
         ("purge due", date(&bundle["scheduledPurgeDate"])),
@@ -640,6 +663,18 @@ fn recovery(attributes: &Value) -> String {
     match attributes["recoverableDays"].as_u64() {
         Some(days) => format!("{level}, {days} days"),
         None => level,
+    }
+}
+
+/// To whom, as far as a line can say; `key show --policy` has the whole policy.
+fn exportable(bundle: &Value) -> String {
+    if bundle["attributes"]["exportable"] != true {
+        return String::new();
+    }
+    match held_policy(bundle) {
+        Ok(Some(policy)) => described(&policy),
+        Ok(None) => "by no release policy".to_owned(),
+        Err(error) => error.to_string(),
     }
 }
 
@@ -879,8 +914,40 @@ mod tests {
             "purge",
             "backup k",
             "restore",
+            "show k --pem --policy",
+            "update k --immutable",
+            "update k --exportable",
+            "release k",
+            "release k --attestation a --enc RSA-OAEP",
         ] {
             assert!(command(words).is_err(), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_exportable_by_a_policy_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("policy.json");
+        let document = r#"{"anyOf":[{"authority":"https://a","allOf":[{"claim":"b","equals":1}]}]}"#;
+        std::fs::write(&path, document).unwrap();
+        let path = path.display();
+        let key = created(&format!("--type EC --exportable --policy {path} --immutable")).unwrap();
+        assert_eq!(key["attributes"], json!({ "exportable": true }));
+        let policy = json!({ "data": input::encode(document.as_bytes()).as_str(), "immutable": true });
+        assert_eq!(key["release_policy"], policy);
+        assert_eq!(
+            exportable(&json!({ "attributes": { "exportable": true }, "release_policy": policy })),
+            "by the word of https://a; immutable policy"
+        );
+        assert_eq!(exportable(&json!({ "attributes": { "exportable": false } })), "");
+        for (words, expected) in [
+            ("--type EC --exportable".to_owned(), "--exportable goes with --policy"),
+            (format!("--type EC --policy {path}"), "--policy goes with --exportable"),
+            ("--type EC --exportable --immutable".to_owned(), "--policy"),
+            (format!("--type EC --exportable --policy {path}.gone"), "cannot read"),
+        ] {
+            let refusal = created(&words).unwrap_err();
+            assert!(refusal.contains(expected), "{words}: {refusal}");
         }
     }
 

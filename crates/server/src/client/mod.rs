@@ -15,6 +15,7 @@ pub mod login;
 pub mod moment;
 pub mod output;
 pub mod public_key;
+mod release;
 pub mod role;
 pub mod setting;
 pub mod test_mode;

@@ -6,10 +6,11 @@ use super::super::key::{KeyType, parse_curve, parse_operation};
 use super::super::moment::Moment;
 use domain::access::{DataAction, Scope};
 use domain::algorithm::KeySpec;
-use domain::key::{KeyOperations, Tags};
+use domain::key::{KeyOperations, Tags, check_exportable};
 use domain::name::KeyName;
+use domain::release::ReleasePolicy;
 use domain::rotation::{LifetimeAction, Period, RotationPolicy, Trigger};
-use domain::setting::Setting;
+use domain::setting::{Setting, SettingValue};
 use domain::time::IntDate;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ const VERSION: u32 = 1;
 /// What somebody wants of a pool. A section that is not there says nothing about what it would hold.
 #[derive(Debug)]
 pub struct Wanted {
-    pub settings: Vec<(Setting, bool)>,
+    pub settings: Vec<(Setting, SettingValue)>,
     pub roles: Option<Vec<WantedRole>>,
     pub keys: Option<Vec<WantedKey>>,
     pub assignments: Option<Vec<WantedAssignment>>,
@@ -47,6 +48,15 @@ pub struct WantedKey {
     pub expires: Option<IntDate>,
     pub tags: Option<BTreeMap<String, String>>,
     pub rotation: Option<RotationPolicy>,
+    pub exportable: Option<bool>,
+    pub release: Option<WantedRelease>,
+}
+
+/// A release policy; where `immutable` is `None`, one that is immutable may stay so.
+#[derive(Debug)]
+pub struct WantedRelease {
+    pub policy: ReleasePolicy,
+    pub immutable: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -64,10 +74,17 @@ pub struct WantedAssignment {
 struct RawFile {
     version: Spanned<u32>,
     #[serde(default)]
-    settings: BTreeMap<String, Spanned<bool>>,
+    settings: BTreeMap<String, Spanned<RawSetting>>,
     roles: Option<BTreeMap<String, Spanned<RawRole>>>,
     keys: Option<BTreeMap<String, Spanned<RawKey>>>,
     assignments: Option<Vec<Spanned<RawAssignment>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected true, false or text")]
+enum RawSetting {
+    Boolean(bool),
+    Text(String),
 }
 
 #[derive(Deserialize)]
@@ -93,6 +110,8 @@ struct RawKey {
     expires: Option<Spanned<String>>,
     tags: Option<Spanned<BTreeMap<String, String>>>,
     rotation: Option<Spanned<RawRotation>>,
+    exportable: Option<Spanned<bool>>,
+    release_policy: Option<Spanned<RawRelease>>,
 }
 
 #[derive(Deserialize)]
@@ -107,6 +126,14 @@ struct RawRotation {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawRelease {
+    document: Option<Spanned<String>>,
+    file: Option<Spanned<String>>,
+    immutable: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawAssignment {
     principal: String,
     role: String,
@@ -116,17 +143,21 @@ struct RawAssignment {
 /// All mistakes that can be seen in the file itself, in the order of lines.
 struct Reader<'t> {
     text: &'t str,
+    open: &'t OpenDocument<'t>,
     mistakes: Vec<(usize, String)>,
 }
 
+/// Reads a document that the file names, or says why it cannot.
+pub type OpenDocument<'o> = dyn Fn(&str) -> Result<String, String> + 'o;
+
 /// # Errors
 /// Each mistake as `line N: what is wrong`; one alone where the file is not of the form at all.
-pub fn read(text: &str) -> Result<Wanted, Vec<String>> {
+pub fn read(text: &str, open: &OpenDocument<'_>) -> Result<Wanted, Vec<String>> {
     let raw: RawFile = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_at(text, span.start));
         vec![format!("line {line}: {}", error.message())]
     })?;
-    let mut reader = Reader { text, mistakes: Vec::new() };
+    let mut reader = Reader { text, open, mistakes: Vec::new() };
     let wanted = reader.wanted(raw);
     if reader.mistakes.is_empty() {
         return Ok(wanted);
@@ -167,15 +198,7 @@ impl Reader<'_> {
             );
             self.mistake(&raw.version, "version", what);
         }
-        let settings = raw.settings.iter().filter_map(|(name, value)| match Setting::parse(name) {
-            Some(setting) => Some((setting, *value.get_ref())),
-            None => {
-                let known = Setting::ALL.map(Setting::name).join(", ");
-                self.mistake(value, "settings", format!("no setting is named `{name}`; there are {known}"));
-                None
-            }
-        });
-        let settings = settings.collect();
+        let settings = raw.settings.iter().filter_map(|(name, value)| self.setting(name, value)).collect();
         let roles = raw.roles.map(|roles| {
             self.once("roles", &roles);
             roles.into_iter().filter_map(|(name, role)| self.role(name, &role)).collect()
@@ -196,6 +219,20 @@ impl Reader<'_> {
             all.into_iter().filter_map(assignment).collect()
         });
         Wanted { settings, roles, keys, assignments }
+    }
+
+    fn setting(&mut self, name: &str, held: &Spanned<RawSetting>) -> Option<(Setting, SettingValue)> {
+        let Some(setting) = Setting::parse(name) else {
+            let known = Setting::ALL.map(Setting::name).join(", ");
+            self.mistake(held, "settings", format!("no setting is named `{name}`; there are {known}"));
+            return None;
+        };
+        let value = match held.get_ref() {
+            RawSetting::Boolean(value) => SettingValue::Boolean(*value),
+            RawSetting::Text(text) => SettingValue::Text(text.clone()),
+        };
+        let value = setting.check(value).map_err(|error| self.mistake(held, "settings", error)).ok()?;
+        Some((setting, value))
     }
 
     /// Names that differ by case alone are one to the pool.
@@ -263,6 +300,22 @@ impl Reader<'_> {
             self.mistake(at, &field("tags"), error);
         }
         let rotation = raw.rotation.as_ref().and_then(|at| self.rotation(at, name));
+        let exportable = raw.exportable.as_ref().map(|at| *at.get_ref());
+        let release = raw.release_policy.as_ref().and_then(|at| self.release(at, name));
+        if let Some(at) = &raw.exportable
+            && exportable != Some(raw.release_policy.is_some())
+        {
+            let what = match exportable {
+                Some(true) => "needs release_policy: nothing else says whom the key may be given to",
+                Some(false) | None => "contradicts release_policy, which is for keys that are exportable",
+            };
+            self.mistake(at, &field("exportable"), what);
+        }
+        if let (Some(at), Some(release), Some(operations)) = (&raw.ops, &release, operations)
+            && let Err(error) = check_exportable(true, Some(&release.policy), operations)
+        {
+            self.mistake(at, &field("ops"), error);
+        }
         Some(WantedKey {
             line,
             name: parsed_name?,
@@ -273,7 +326,32 @@ impl Reader<'_> {
             expires,
             tags: raw.tags.as_ref().map(|tags| tags.get_ref().clone()),
             rotation,
+            exportable,
+            release,
         })
+    }
+
+    fn release(&mut self, at: &Spanned<RawRelease>, name: &str) -> Option<WantedRelease> {
+        let field = |member: &str| format!("keys.{name}.release_policy{member}");
+        let raw = at.get_ref();
+        let immutable = raw.immutable;
+        let parse = |document: String| {
+            ReleasePolicy::new(document, None, immutable == Some(true)).map_err(|e| e.to_string())
+        };
+        let policy = match (&raw.document, &raw.file) {
+            (Some(document), None) => self.read(document, &field(".document"), |text| parse(text.to_owned())),
+            (None, Some(file)) => {
+                let open = self.open;
+                self.read(file, &field(".file"), |path| {
+                    open(path).and_then(parse).map_err(|e| format!("{path}: {e}"))
+                })
+            }
+            (Some(_), Some(_)) | (None, None) => {
+                self.mistake(at, &field(""), "expected document, the policy itself, or file, where it is");
+                None
+            }
+        };
+        Some(WantedRelease { policy: policy?, immutable })
     }
 
     fn operations(
@@ -336,11 +414,20 @@ mod tests {
     use proptest::prelude::*;
 
     const GOOD: &str = include_str!("../../../tests/golden/apply-v1.toml");
+    const RELEASE: &str = include_str!("../../../tests/golden/apply-v1-release.toml");
+    const POLICY: &str = r#"{"anyof":[{"authority":"https://a","allof":[{"claim":"b","equals":true}]}]}"#;
+
+    fn open(name: &str) -> Result<String, String> {
+        match name {
+            "policy.json" => Ok(POLICY.to_owned()),
+            _ => Err("there is no such file".to_owned()),
+        }
+    }
 
     #[test]
     fn a_file_is_read() {
-        let wanted = read(GOOD).unwrap();
-        assert_eq!(wanted.settings, [(Setting::Rsa15Decryption, false)]);
+        let wanted = read(GOOD, &open).unwrap();
+        assert_eq!(wanted.settings, [(Setting::Rsa15Decryption, SettingValue::Boolean(false))]);
         let roles = wanted.roles.unwrap();
         let [auditor, role] = &roles[..] else { panic!("{roles:?}") };
         assert_eq!(auditor.except, [DataAction::Sign]);
@@ -354,8 +441,75 @@ mod tests {
         assert_eq!(key.rotation.as_ref().unwrap().actions().len(), 1);
         assert_eq!((key.enabled, key.not_before), (None, None));
         assert_eq!(wanted.assignments.unwrap()[0].line, 20);
-        let empty = read("version = 1").unwrap();
+        let empty = read("version = 1", &open).unwrap();
         assert!(empty.keys.is_none() && empty.roles.is_none() && empty.assignments.is_none());
+    }
+
+    #[test]
+    fn release_policies_and_settings_of_any_type_are_read() {
+        let wanted = read(RELEASE, &open).unwrap();
+        assert_eq!(
+            wanted.settings,
+            [
+                (Setting::KeyManagementThroughArm, SettingValue::Boolean(true)),
+                (
+                    Setting::ReleaseAuthorities,
+                    SettingValue::Text("https://attest.example, https://other.example".into())
+                ),
+            ]
+        );
+        let keys = wanted.keys.unwrap();
+        let [sealed, sealed_box, stays] = &keys[..] else { panic!("{keys:?}") };
+        let release = sealed.release.as_ref().unwrap();
+        assert_eq!((sealed.exportable, release.immutable), (Some(true), Some(true)));
+        assert!(release.policy.is_immutable() && release.policy.document().starts_with("{ \"version\""));
+        let release = sealed_box.release.as_ref().unwrap();
+        assert_eq!((sealed_box.exportable, release.immutable), (None, None));
+        assert_eq!((release.policy.document(), release.policy.is_immutable()), (POLICY, false));
+        assert_eq!((stays.exportable, stays.release.is_none()), (Some(false), true));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_release_policy_is_named_with_its_line() {
+        let bad = RELEASE
+            .replace("\"equals\"", "\"equal\"")
+            .replace("policy.json", "gone.json")
+            .replace("https://other", "http://other")
+            .replace("exportable = true", "exportable = false");
+        let mistakes = read(&bad, &open).unwrap_err();
+        for (mistake, expected) in mistakes.iter().zip([
+            "line 4: settings: `http://other.example/` is no authority",
+            "line 9: keys.sealed.exportable: contradicts release_policy",
+            "line 12: keys.sealed.release_policy.document: the release policy is wrong at anyOf[0].allOf[0]: member `equal`",
+            "line 21: keys.sealed-box.release_policy.file: gone.json: there is no such file",
+        ]) {
+            assert!(mistake.starts_with(expected), "{mistake}");
+        }
+        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
+
+        let key = |more: &str| format!("version = 1\n[keys.k]\ntype = \"RSA\"\n{more}");
+        for (more, expected) in [
+            ("exportable = true", "line 4: keys.k.exportable: needs release_policy"),
+            ("release_policy = {}", "line 4: keys.k.release_policy: expected document"),
+            (
+                "release_policy = { file = \"policy.json\", document = \"{}\" }",
+                "line 4: keys.k.release_policy: expected document",
+            ),
+            (
+                "ops = [\"import\"]\nrelease_policy = { file = \"policy.json\" }",
+                "line 4: keys.k.ops: a key with key_ops value `import`",
+            ),
+            (
+                "release_policy = { file = \"policy.json\", mutable = true }",
+                "line 4: unknown field `mutable`",
+            ),
+        ] {
+            let mistakes = read(&key(more), &open).unwrap_err();
+            assert!(mistakes[0].starts_with(expected), "{mistakes:?}");
+            assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        }
+        let number = read("version = 1\n[settings]\nHoldfastAllowRsa15Decryption = 3", &open).unwrap_err();
+        assert_eq!(number, ["line 3: expected true, false or text"]);
     }
 
     #[test]
@@ -369,7 +523,7 @@ mod tests {
             .replace("\"verify\"]", "\"dance\"]")
             .replace("P90D", "90 days")
             .replace("/keys/payroll\"", "/key\"");
-        let mistakes = read(&bad).unwrap_err();
+        let mistakes = read(&bad, &open).unwrap_err();
         for (mistake, expected) in mistakes.iter().zip([
             "line 1: version: 2 is not",
             "line 4: settings: no setting is named",
@@ -401,20 +555,23 @@ mod tests {
                 "line 4: keys.k.rotation: ",
             ),
         ] {
-            let mistakes = read(text).unwrap_err();
+            let mistakes = read(text, &open).unwrap_err();
             assert!(mistakes[0].contains(expected), "{mistakes:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn arbitrary_text_never_panics(text in "\\PC{0,200}", at in 0..GOOD.len(), insert in "\\PC{0,4}") {
-            let _ = read(&text);
-            let mut bent = GOOD.to_owned();
-            if bent.is_char_boundary(at) {
-                bent.insert_str(at, &insert);
+        fn arbitrary_text_never_panics(text in "\\PC{0,200}", at in any::<prop::sample::Index>(), insert in "\\PC{0,4}") {
+            let _ = read(&text, &open);
+            for good in [GOOD, RELEASE] {
+                let mut bent = good.to_owned();
+                let at = at.index(bent.len());
+                if bent.is_char_boundary(at) {
+                    bent.insert_str(at, &insert);
+                }
+                let _ = read(&bent, &open);
             }
-            let _ = read(&bent);
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{run as run_client, usage};
 use crate::CommandError;
 use crate::layout::Layout;
 use crate::output::line;
+use domain::release::MAX_POLICY_BYTES;
 use plan::{Change, Who, plan};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -66,7 +67,8 @@ impl Desired {
         let from = path.display().to_string();
         let text = String::from_utf8(super::input::read_file(path, MAX_FILE_BYTES)?)
             .map_err(|_| usage(format!("{from} is not text")))?;
-        let wanted = file::read(&text).map_err(|mistakes| amiss(&from, &mistakes))?;
+        let open = |name: &str| read_document(path, name);
+        let wanted = file::read(&text, &open).map_err(|mistakes| amiss(&from, &mistakes))?;
         Ok(Self { from, wanted })
     }
 
@@ -83,6 +85,14 @@ impl Desired {
     async fn plan(&self, clients: &mut Clients, prune: bool) -> Result<Vec<Change>, CommandError> {
         plan(clients, &self.wanted, prune).await?.map_err(|mistakes| amiss(&self.from, &mistakes))
     }
+}
+
+/// A release policy beside the file that names it.
+fn read_document(file: &Path, name: &str) -> Result<String, String> {
+    // `-` is standard input, and a file here.
+    let beside = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let bytes = super::input::read_file(&beside.join(name), MAX_POLICY_BYTES as u64);
+    String::from_utf8(bytes.map_err(|error| error.to_string())?).map_err(|_| "not text".to_owned())
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {

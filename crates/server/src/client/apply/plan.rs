@@ -1,10 +1,11 @@
 //! What has to be changed so that a pool is what a file says: each change is one request, in the order in which they are
 //! made. Asks the pool, changes nothing.
 
+use super::super::release::{described, held_policy, policy_body as release_body};
 use super::super::role::{self, AUTHORIZATION};
 use super::super::{Refused, list, setting};
 use super::Clients;
-use super::file::{Wanted, WantedAssignment, WantedKey, WantedRole};
+use super::file::{Wanted, WantedAssignment, WantedKey, WantedRelease, WantedRole};
 use crate::CommandError;
 use api_data::lifetime_actions;
 use domain::access::{BuiltInRole, DataAction, Role, RoleAssignment, RoleTable, Scope};
@@ -12,7 +13,9 @@ use domain::algorithm::KeySpec;
 use domain::guid::Guid;
 use domain::key::KeyOperation;
 use domain::name::KeyName;
+use domain::release::ReleasePolicy;
 use domain::rotation::RotationPolicy;
+use domain::setting::SettingValue;
 use http::Method;
 use serde_json::{Map, Value, json};
 use service::{Random, SystemRandom};
@@ -128,6 +131,11 @@ pub async fn plan(
     }
 }
 
+/// An empty text would leave a hole in a sentence.
+fn quoted(value: &str) -> String {
+    if value.is_empty() { "nothing".to_owned() } else { value.to_owned() }
+}
+
 async fn key_names(clients: &mut Clients) -> Result<BTreeSet<KeyName>, CommandError> {
     let items = list::all(&mut clients.app, "/keys").await?;
     let name = |item: &Value| item["kid"].as_str()?.rsplit('/').next()?.parse().ok();
@@ -145,18 +153,26 @@ impl Planner {
             let name = setting.name();
             let now = held.iter().find(|held| held.name.eq_ignore_ascii_case(name));
             let now = now.map(|held| held.value.as_str());
-            if now.is_some_and(|now| now.eq_ignore_ascii_case(&value.to_string())) {
+            let (value, same) = match value {
+                SettingValue::Boolean(value) => {
+                    let value = value.to_string();
+                    let same = now.is_some_and(|now| now.eq_ignore_ascii_case(&value));
+                    (value, same)
+                }
+                SettingValue::Text(text) => (text.clone(), now == Some(text.as_str())),
+            };
+            if same {
                 continue;
             }
             self.changes.push(Change {
                 action: Action::Update,
                 kind: "setting",
                 name: name.to_owned(),
-                detail: format!("{} becomes {value}", now.unwrap_or("unknown")),
+                detail: format!("{} becomes {}", quoted(now.unwrap_or("unknown")), quoted(&value)),
                 who: Who::Admin,
                 method: Method::PATCH,
                 path: format!("/settings/{name}"),
-                body: Some(json!({ "value": value.to_string() })),
+                body: Some(json!({ "value": value })),
             });
         }
         Ok(())
@@ -237,7 +253,10 @@ impl Planner {
                 action: Action::Create,
                 kind: "key",
                 name: name.to_string(),
-                detail: wanted.spec.to_string(),
+                detail: match &wanted.release {
+                    Some(release) => format!("{}, exportable {}", wanted.spec, described(&release.policy)),
+                    None => wanted.spec.to_string(),
+                },
                 who: Who::App,
                 method: Method::POST,
                 path: format!("/keys/{name}/create"),
@@ -255,7 +274,25 @@ impl Planner {
             ));
             return Ok(());
         }
-        let (body, differing) = differences(&held, wanted);
+        if let Some(mistake) = unexportable(&held, wanted) {
+            self.mistakes.push(format!("{place}.{mistake}"));
+            return Ok(());
+        }
+        let (mut body, differing) = differences(&held, wanted);
+        let mut differing: Vec<String> = differing.into_iter().map(str::to_owned).collect();
+        if let Some(release) = &wanted.release {
+            match release_change(held_policy(&held)?.as_ref(), release) {
+                Ok(None) => {}
+                Ok(Some(policy)) => {
+                    body["release_policy"] = release_body(&policy);
+                    differing.push(format!("release_policy ({})", described(&policy)));
+                }
+                Err(mistake) => {
+                    self.mistakes.push(format!("{place}.release_policy: {mistake}"));
+                    return Ok(());
+                }
+            }
+        }
         if !differing.is_empty() {
             self.changes.push(Change {
                 action: Action::Update,
@@ -416,7 +453,41 @@ fn new_key(wanted: &WantedKey) -> Value {
         KeySpec::Ec(curve) => body["crv"] = curve.as_str().into(),
     }
     put_members(&mut body, wanted);
+    if let Some(release) = &wanted.release {
+        body["attributes"]["exportable"] = true.into();
+        body["release_policy"] = release_body(&release.policy);
+    }
     body
+}
+
+/// What stands in the way of `wanted` for ever, and where: whether a key is exportable never changes.
+fn unexportable(held: &Value, wanted: &WantedKey) -> Option<&'static str> {
+    let exportable = held["attributes"]["exportable"] == true;
+    match (exportable, &wanted.release, wanted.exportable) {
+        (false, Some(_), _) => Some(
+            "release_policy: the pool has a key of this name that is not exportable, which never changes",
+        ),
+        (true, _, Some(false)) => {
+            Some("exportable: the pool has a key of this name that is exportable, which never changes")
+        }
+        _ => None,
+    }
+}
+
+/// The policy to set where the held one says something else, or may still be changed and should not.
+fn release_change(
+    held: Option<&ReleasePolicy>,
+    wanted: &WantedRelease,
+) -> Result<Option<ReleasePolicy>, &'static str> {
+    let Some(held) = held else { return Ok(Some(wanted.policy.clone())) };
+    // How it is written is its owner's affair.
+    let same = held.policy() == wanted.policy.policy();
+    match (held.is_immutable(), same, wanted.immutable) {
+        (true, false, _) => Err("the key's policy says something else, and is immutable"),
+        (true, true, Some(false)) => Err("the key's policy is immutable, and false was asked for"),
+        (true, true, None | Some(true)) | (false, true, None | Some(false)) => Ok(None),
+        (false, true, Some(true)) | (false, false, _) => Ok(Some(wanted.policy.clone())),
+    }
 }
 
 /// What the file names of a key, as the service takes it.
