@@ -72,6 +72,8 @@ def test_a_name_that_nobody_has_is_said_to_be_nobodys(own, payroll):
         answer = call(own, "nobody", path=path)
         assert (answer["status"], code(answer)) == (404, "NotFound"), answer
         assert answer["headers"]["content-type"].startswith("application/json")
+        # A client that comes again finds whoever has the name by then.
+        assert answer["headers"]["connection"] == "close"
 
 
 def test_a_host_other_than_the_name_is_misdirected(own, payroll):
@@ -223,6 +225,7 @@ def test_the_other_pools_go_on(own, owner, payroll):
     wait(lambda: call(own, "payroll", token=token)["status"] == 503, seconds=60)
     answer = call(own, "payroll", token=token)
     assert code(answer) == "ServiceUnavailable" and answer["headers"]["retry-after"], answer
+    assert answer["headers"]["connection"] == "close"
     assert call(own, "side-0", token=token)["status"] == 200
 
 

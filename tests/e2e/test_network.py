@@ -1,6 +1,7 @@
 """Network rules: set by the Azure CLI, unmodified, kept from start to start, and enforced on the client's own address, in
 namespaces with addresses of their own where the tests may make some."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -17,6 +18,8 @@ from test_control_plane import GROUP, Arm, wanted
 
 KEYS = "/keys?api-version=7.4"
 ROLES = "/providers/Microsoft.Authorization/roleDefinitions?api-version=7.4"
+# Where clients of a private network come in.
+PRIVATE = "127.0.0.2"
 OUTSIDE = f"198.18.{os.getpid() % 250}"
 
 
@@ -90,6 +93,7 @@ def outside():
 @pytest.fixture(scope="module")
 def own(tmp_path_factory, outside):
     flags = ["--listen", outside.here] if outside else []
+    flags += ["--private-listen", f"office={PRIVATE}"]
     with holdfast.Pool(tmp_path_factory.mktemp("network"), *flags) as pool:
         yield pool
 
@@ -238,6 +242,70 @@ def test_true_addresses_decide(own, owner, walled, outside):
             outside.call(outside.second, **asked(own, name, port=port), before_hex=forged(outside).hex())
     open_again(owner, walled)
     assert outside.call(outside.second, **asked(own))["status"] == 200
+
+
+def test_a_private_way_leads_to_one_pool_and_only_while_it_is_approved(own, owner, walled):
+    rules(owner, walled, publicNetworkAccess="Disabled")
+    link = {"privateLinkServiceId": walled, "groupIds": ["managedhsm"]}
+    subnet = f"{owner.group}/providers/Microsoft.Network/virtualNetworks/private/subnets/office"
+    waiting = {"subnet": {"id": subnet}, "manualPrivateLinkServiceConnections": [{"name": "c", "properties": link}]}
+    endpoint = f"{owner.group}/providers/Microsoft.Network/privateEndpoints/desk"
+    assert owner("PUT", endpoint, {"location": "local", "properties": waiting})[0] == 200
+    connection = f"{walled}/privateEndpointConnections/desk"
+
+    def decide(status):
+        answer = owner("PUT", connection, {"properties": {"privateLinkServiceConnectionState": {"status": status}}})
+        assert answer[0] == 200, answer
+
+    def privately(name="walled", **more):
+        answer = by_address.call(PRIVATE, **asked(own, name, **more))
+        return answer["status"] if answer["status"] != 403 else code(answer)
+
+    try:
+        assert privately() == "ForbiddenByFirewall"
+        decide("Approved")
+        assert privately() == 200
+        assert privately(token=None) == 401
+        assert privately(token=own.token("app")) == "ForbiddenByRbac"
+        # To this pool alone, and by this way alone.
+        assert privately("demo", path=KEYS, token=own.token()) == "ForbiddenByFirewall"
+        assert privately("nobody") == 404
+        assert by_address.call("127.0.0.1", **asked(own))["status"] == 403
+        # Nobody else says by which way somebody came: not in a header, and not at the pool's own socket.
+        header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + socket.inet_aton("192.0.2.9") + socket.inet_aton(PRIVATE)
+        for address in ("127.0.0.1", PRIVATE):
+            with pytest.raises((AssertionError, OSError)):
+                by_address.call(address, **asked(own), before_hex=(header + b"\x9c\x40\x20\xfc").hex())
+        direct = int((own.data / "pools" / "walled" / "port").read_text())
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.settimeout(20)
+            stranger.connect(str(own.data / "run" / f"{direct}.priv"))
+            with contextlib.suppress(ConnectionError):
+                stranger.sendall(header + b"\x9c\x40\x20\xfc")
+                assert stranger.recv(1) == b""
+        # Over a restart, and not without the network.
+        own.kill()
+        flags, own.flags = own.flags, [flag for flag in own.flags if flag != "--private-listen" and "office=" not in flag]
+        own.start()
+        until_served(own, lambda: by_address.call("127.0.0.1", **asked(own))["status"] == 403)
+        with pytest.raises(OSError):
+            privately()
+        own.kill()
+        own.flags = flags
+        own.start()
+        until_served(own, lambda: privately() == 200)
+        decide("Rejected")
+        assert privately() == "ForbiddenByFirewall"
+    finally:
+        assert owner("DELETE", endpoint)[0] == 200
+        open_again(owner, walled)
+
+
+def until_served(own, served, seconds=30):
+    until = time.monotonic() + seconds
+    while not served():
+        assert time.monotonic() < until, own.log()
+        time.sleep(0.2)
 
 
 def wait_for(own, outside, seconds=30):

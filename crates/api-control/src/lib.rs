@@ -16,7 +16,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use fabric::pools::{self, NameAvailability};
-use fabric::{Fabric, Role, Scope};
+use fabric::{Fabric, Put, Role, Scope, private_link};
 use problem::Problem;
 use route::Route;
 use serde_json::{Value, json};
@@ -154,7 +154,43 @@ impl Control {
             }
             ("GET", Route::PoolPart { name, part, .. }) => {
                 let pool = fabric.pool(&caller, name).await?;
-                Ok(ok(wire::part(config, &pool, part)))
+                Ok(ok(wire::part(config, &self.config, &pool, part)))
+            }
+            ("GET", Route::Connections { name, .. }) => {
+                let held = fabric.connections(&caller, name).await?;
+                Ok(ok(wire::list(held.iter().map(|one| wire::connection(config, one)).collect())))
+            }
+            ("GET", Route::Connection { name, connection, .. }) => {
+                let held = fabric.connection(&caller, name, connection).await?;
+                Ok(ok(wire::connection(config, &held)))
+            }
+            ("PUT", Route::Connection { name, connection, .. }) => {
+                fabric.authorize(&caller, private_link::WRITE_CONNECTION, &config.pool_scope(name)).await?;
+                let (approved, description) = wire::asked_connection(&read(body).await?)?;
+                let decided =
+                    fabric.decide_connection(&caller, name, connection, approved, description).await?;
+                Ok(ok(wire::connection(config, &decided)))
+            }
+            ("DELETE", Route::Connection { name, connection, .. }) => {
+                let held = fabric.delete_connection(&caller, name, connection).await?;
+                Ok(ok(wire::connection(config, &held)))
+            }
+            ("GET", Route::PrivateEndpoints { .. }) => {
+                let held = fabric.endpoints(&caller).await;
+                Ok(ok(wire::list(held.iter().map(|one| wire::private_endpoint(config, one)).collect())))
+            }
+            ("GET", Route::PrivateEndpoint { name, .. }) => {
+                Ok(ok(wire::private_endpoint(config, &fabric.endpoint(&caller, name).await?)))
+            }
+            ("PUT", Route::PrivateEndpoint { name, .. }) => {
+                fabric.authorize(&caller, private_link::WRITE, &config.endpoint_scope(name)).await?;
+                let asked = wire::asked_endpoint(config, &read(body).await?)?;
+                let held = fabric.put_endpoint(&caller, name, asked).await?;
+                Ok(ok(wire::private_endpoint(config, &held)))
+            }
+            ("DELETE", Route::PrivateEndpoint { name, .. }) => {
+                fabric.delete_endpoint(&caller, name).await?;
+                Ok(StatusCode::OK.into_response())
             }
             ("GET", Route::DeletedPools { .. }) => {
                 let deleted = fabric.deleted_pools(&caller).await?;
@@ -202,9 +238,12 @@ impl Control {
             ("PUT", Route::RoleAssignment { scope, id }) => {
                 fabric.authorize(&caller, pools::WRITE_ASSIGNMENTS, &scope).await?;
                 let (principal, role) = wire::asked_assignment(id, &read(body).await?)?;
-                let made = fabric.put_assignment(&caller, &scope, id, &principal, role).await?;
-                let body = axum::Json(wire::role_assignment(config, &made));
-                Ok((StatusCode::CREATED, body).into_response())
+                let (held, put) = fabric.put_assignment(&caller, &scope, id, &principal, role).await?;
+                let status = match put {
+                    Put::Made => StatusCode::CREATED,
+                    Put::Unchanged => StatusCode::OK,
+                };
+                Ok((status, axum::Json(wire::role_assignment(config, &held))).into_response())
             }
             ("DELETE", Route::RoleAssignment { scope, id }) => {
                 Ok(ok(wire::role_assignment(config, &fabric.delete_assignment(&caller, &scope, id).await?)))

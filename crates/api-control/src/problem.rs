@@ -99,6 +99,20 @@ impl From<FabricError> for Problem {
             FabricError::NoAssignment(_) => {
                 Self::new(StatusCode::NOT_FOUND, "RoleAssignmentNotFound", message)
             }
+            FabricError::AssignmentExists(id) => {
+                let message = format!(
+                    "The role assignment already exists. The ID of the existing role assignment is {id}."
+                );
+                Self::new(StatusCode::CONFLICT, "RoleAssignmentExists", message)
+            }
+            FabricError::AssignmentFixed => {
+                let message =
+                    "Tenant ID, application ID, principal ID, and scope are not allowed to be updated.";
+                Self::new(StatusCode::BAD_REQUEST, "RoleAssignmentUpdateNotPermitted", message.to_owned())
+            }
+            FabricError::NoEndpoint(_) | FabricError::NoConnection(_) => {
+                Self::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
+            }
             FabricError::Invalid(message) => Self::invalid(message),
             FabricError::Conflict(message) => Self::new(StatusCode::CONFLICT, "Conflict", message),
             FabricError::NotAllowed(message) => {

@@ -29,7 +29,6 @@ const MAX_SEGMENTS: usize = 12;
 pub enum PoolPart {
     Regions,
     PrivateLinkResources,
-    PrivateEndpointConnections,
 }
 
 #[derive(Debug)]
@@ -45,6 +44,10 @@ pub enum Route<'a> {
     Pools { subscription: &'a str, group: Option<&'a str> },
     Pool { subscription: &'a str, group: &'a str, name: &'a str },
     PoolPart { subscription: &'a str, group: &'a str, name: &'a str, part: PoolPart },
+    Connections { subscription: &'a str, group: &'a str, name: &'a str },
+    Connection { subscription: &'a str, group: &'a str, name: &'a str, connection: &'a str },
+    PrivateEndpoints { subscription: &'a str, group: Option<&'a str> },
+    PrivateEndpoint { subscription: &'a str, group: &'a str, name: &'a str },
     DeletedPools { subscription: &'a str },
     DeletedVaults { subscription: &'a str },
     DeletedPool { subscription: &'a str, location: &'a str, name: &'a str },
@@ -104,6 +107,23 @@ impl<'a> Route<'a> {
                 }
                 _ => return None,
             },
+            ["subscriptions", _, "providers", "microsoft.network", "privateendpoints"] => {
+                Self::PrivateEndpoints { subscription, group: None }
+            }
+            [
+                "subscriptions",
+                _,
+                "resourcegroups",
+                _,
+                "providers",
+                "microsoft.network",
+                "privateendpoints",
+                rest @ ..,
+            ] => match rest {
+                [] => Self::PrivateEndpoints { subscription, group: Some(named(3)) },
+                [_] => Self::PrivateEndpoint { subscription, group: named(3), name: named(7) },
+                _ => return None,
+            },
             [
                 "subscriptions",
                 _,
@@ -120,7 +140,12 @@ impl<'a> Route<'a> {
                     [_] => return Some(Self::Pool { subscription, group, name }),
                     [_, "regions"] => PoolPart::Regions,
                     [_, "privatelinkresources"] => PoolPart::PrivateLinkResources,
-                    [_, "privateendpointconnections"] => PoolPart::PrivateEndpointConnections,
+                    [_, "privateendpointconnections"] => {
+                        return Some(Self::Connections { subscription, group, name });
+                    }
+                    [_, "privateendpointconnections", _] => {
+                        return Some(Self::Connection { subscription, group, name, connection: named(9) });
+                    }
                     _ => return None,
                 };
                 Self::PoolPart { subscription, group, name, part }
@@ -168,10 +193,15 @@ impl<'a> Route<'a> {
             | Self::DeletedPools { subscription }
             | Self::DeletedVaults { subscription }
             | Self::CheckName { subscription } => (owned(subscription), None, None),
-            Self::Pools { subscription, group } => (owned(subscription), group.and_then(owned), None),
+            Self::Pools { subscription, group } | Self::PrivateEndpoints { subscription, group } => {
+                (owned(subscription), group.and_then(owned), None)
+            }
             Self::Group { subscription, group }
             | Self::Pool { subscription, group, .. }
-            | Self::PoolPart { subscription, group, .. } => (owned(subscription), owned(group), None),
+            | Self::PoolPart { subscription, group, .. }
+            | Self::Connections { subscription, group, .. }
+            | Self::Connection { subscription, group, .. }
+            | Self::PrivateEndpoint { subscription, group, .. } => (owned(subscription), owned(group), None),
             Self::DeletedPool { subscription, location, .. }
             | Self::Purge { subscription, location, .. }
             | Self::Operation { subscription, location, .. } => (owned(subscription), None, owned(location)),
@@ -199,6 +229,8 @@ impl<'a> Route<'a> {
             Self::Pools { .. }
                 | Self::Pool { .. }
                 | Self::PoolPart { .. }
+                | Self::Connections { .. }
+                | Self::Connection { .. }
                 | Self::DeletedPools { .. }
                 | Self::DeletedPool { .. }
                 | Self::Purge { .. }
@@ -230,6 +262,9 @@ mod tests {
         for path in [
             format!("{pool}/keys"),
             format!("{pool}/regions/x"),
+            format!("{pool}/privateEndpointConnections/x/y"),
+            "/subscriptions/S/resourceGroups/G/providers/Microsoft.Network/virtualNetworks/private"
+                .to_owned(),
             format!("{pool}/keys/k/providers/Microsoft.Authorization/roleAssignments"),
             "/providers/Microsoft.Authorization/roleAssignments".to_owned(),
             "/keys".to_owned(),

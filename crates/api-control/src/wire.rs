@@ -1,12 +1,13 @@
 //! Bodies: what clients send, parsed once, and what they read.
 
-use crate::Control;
 use crate::problem::Problem;
 use crate::route::PoolPart;
+use crate::{Control, ControlConfig};
 use fabric::pools::{FabricConfig, Life, POOL_TYPE, PoolRecord};
+use fabric::private_link::{ConnectionState, ENDPOINT_TYPE, EndpointRecord};
 use fabric::{
-    Assignment, CreateMode, CreatePool, InstanceState, Network, PoolResource, Role, Scope, UpdateNetwork,
-    UpdatePool,
+    Assignment, CreateEndpoint, CreateMode, CreatePool, InstanceState, Network, PoolResource, Role, Scope,
+    UpdateNetwork, UpdatePool,
 };
 use identity::query_value;
 use serde_json::{Value, json};
@@ -15,6 +16,10 @@ use std::collections::BTreeMap;
 /// From this version on the endpoints are one object, before it a list of them.
 const ONE_OBJECT_SINCE: &str = "2022-09-01";
 const IP_RULES: &str = "a list of objects with a member 'value' such as '192.0.2.0/24'";
+/// Of a managed HSM, the one part of it that a private endpoint can lead to.
+const LINK_GROUP: &str = "managedhsm";
+/// The virtual network whose subnets are the private networks that the operator named.
+const VIRTUAL_NETWORK: &str = "private";
 const VAULT_TYPE: &str = "Microsoft.KeyVault/vaults";
 
 pub fn list(value: Vec<Value>) -> Value {
@@ -102,6 +107,22 @@ pub fn operations() -> Value {
             "Purge a deleted managed HSM",
         ),
         operation("Microsoft.KeyVault/checkMhsmNameAvailability/action", "Check a name"),
+        operation(
+            "Microsoft.KeyVault/managedHSMs/privateEndpointConnections/read",
+            "View private endpoint connections",
+        ),
+        operation(
+            "Microsoft.KeyVault/managedHSMs/privateEndpointConnections/write",
+            "Approve or reject a private endpoint connection",
+        ),
+        operation(
+            "Microsoft.KeyVault/managedHSMs/privateEndpointConnections/delete",
+            "Delete a private endpoint connection",
+        ),
+        operation(
+            "Microsoft.KeyVault/managedHSMs/privateEndpointConnectionsApproval/action",
+            "Have a private endpoint connect without waiting for approval",
+        ),
     ])
 }
 
@@ -120,6 +141,8 @@ pub fn pool(config: &FabricConfig, pool: &PoolResource) -> Value {
         ),
         InstanceState::Starting | InstanceState::Stopped => ("Unknown", "The HSM does not serve at present."),
     };
+    let connections: Vec<Value> =
+        pool.connections.iter().map(|held| short_connection(config, held)).collect();
     json!({
         "id": config.pool_scope(&record.name).as_str(),
         "name": record.name,
@@ -141,7 +164,7 @@ pub fn pool(config: &FabricConfig, pool: &PoolResource) -> Value {
             "networkAcls": network_acls(&record.network),
             "publicNetworkAccess": if record.network.public_access { "Enabled" } else { "Disabled" },
             "regions": [],
-            "privateEndpointConnections": [],
+            "privateEndpointConnections": connections,
             "securityDomainProperties": {"activationStatus": activation, "activationStatusMessage": message},
         },
     })
@@ -157,17 +180,97 @@ fn network_acls(network: &Network) -> Value {
     })
 }
 
-pub fn part(config: &FabricConfig, pool: &PoolResource, part: PoolPart) -> Value {
+pub fn part(config: &FabricConfig, control: &ControlConfig, pool: &PoolResource, part: PoolPart) -> Value {
     match part {
         PoolPart::Regions => list(vec![json!({
             "name": config.location, "isPrimary": true, "provisioningState": "Succeeded",
         })]),
-        // No private endpoint can be made here yet: there is nothing to link to.
-        PoolPart::PrivateLinkResources | PoolPart::PrivateEndpointConnections => {
-            let _ = pool;
-            list(Vec::new())
-        }
+        PoolPart::PrivateLinkResources => list(vec![json!({
+            "id": format!("{}/privateLinkResources/{LINK_GROUP}", config.pool_scope(&pool.record.name)),
+            "name": LINK_GROUP,
+            "type": "Microsoft.KeyVault/managedHSMs/privateLinkResources",
+            "location": config.location,
+            "properties": {
+                "groupId": LINK_GROUP,
+                "requiredMembers": ["default"],
+                // The pool's own name is what has to lead to the endpoint.
+                "requiredZoneNames": [control.pool_suffix.split(':').next().unwrap_or_default()],
+            },
+        })]),
     }
+}
+
+pub fn connection(config: &FabricConfig, held: &EndpointRecord) -> Value {
+    let mut shown = short_connection(config, held);
+    if let Some(shown) = shown.as_object_mut() {
+        shown.insert("name".into(), held.name.as_str().into());
+        shown.insert("type".into(), "Microsoft.KeyVault/managedHSMs/privateEndpointConnections".into());
+        shown.insert("location".into(), config.location.as_str().into());
+    }
+    shown
+}
+
+/// As a pool shows it.
+fn short_connection(config: &FabricConfig, held: &EndpointRecord) -> Value {
+    json!({
+        "id": config.connection_scope(&held.pool, &held.name).as_str(),
+        "properties": {
+            "privateEndpoint": {"id": config.endpoint_scope(&held.name).as_str()},
+            "privateLinkServiceConnectionState": connection_state(held),
+            "provisioningState": match held.state {
+                ConnectionState::Disconnected => "Disconnected",
+                ConnectionState::Pending | ConnectionState::Approved | ConnectionState::Rejected => "Succeeded",
+            },
+        },
+    })
+}
+
+fn connection_state(held: &EndpointRecord) -> Value {
+    let status = match held.state {
+        ConnectionState::Pending => "Pending",
+        ConnectionState::Approved => "Approved",
+        ConnectionState::Rejected => "Rejected",
+        ConnectionState::Disconnected => "Disconnected",
+    };
+    json!({"status": status, "description": held.description, "actionsRequired": "None"})
+}
+
+pub fn private_endpoint(config: &FabricConfig, held: &EndpointRecord) -> Value {
+    let id = config.endpoint_scope(&held.name);
+    let which =
+        if held.manual { "manualPrivateLinkServiceConnections" } else { "privateLinkServiceConnections" };
+    let connection = json!({
+        "id": format!("{id}/{which}/{}", held.connection_name),
+        "name": held.connection_name,
+        "type": format!("{ENDPOINT_TYPE}/{which}"),
+        "properties": {
+            "provisioningState": "Succeeded",
+            "privateLinkServiceId": config.pool_scope(&held.pool).as_str(),
+            "groupIds": [LINK_GROUP],
+            "requestMessage": held.request_message,
+            "privateLinkServiceConnectionState": connection_state(held),
+        },
+    });
+    let (manual, automatic) =
+        if held.manual { (vec![connection], vec![]) } else { (vec![], vec![connection]) };
+    json!({
+        "id": id.as_str(),
+        "name": held.name,
+        "type": ENDPOINT_TYPE,
+        "location": config.location,
+        "properties": {
+            "provisioningState": "Succeeded",
+            "subnet": {"id": format!(
+                "{}/providers/Microsoft.Network/virtualNetworks/{VIRTUAL_NETWORK}/subnets/{}",
+                config.group_scope(), held.network
+            )},
+            "ipConfigurations": [],
+            "networkInterfaces": [],
+            "customDnsConfigs": [],
+            "privateLinkServiceConnections": automatic,
+            "manualPrivateLinkServiceConnections": manual,
+        },
+    })
 }
 
 pub fn deleted(config: &FabricConfig, record: &PoolRecord) -> Value {
@@ -345,6 +448,69 @@ pub fn is_guid(text: &str) -> bool {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => byte.is_ascii_hexdigit(),
         })
+}
+
+/// What somebody who may decide on a connection says of it, and why.
+pub fn asked_connection(body: &Value) -> Result<(bool, String), Problem> {
+    let place = "properties.privateLinkServiceConnectionState";
+    let state = member(body, "properties").and_then(|it| member(it, "privateLinkServiceConnectionState"));
+    let state = state.ok_or_else(|| wrong(place, "an object"))?;
+    let choices = [("Approved", true), ("Rejected", false)];
+    let approved = choice(state, &format!("{place}."), "status", choices)?;
+    let approved = approved.ok_or_else(|| wrong(&format!("{place}.status"), "'Approved' or 'Rejected'"))?;
+    Ok((approved, text(state, "description")?.unwrap_or_default().to_owned()))
+}
+
+/// A connection to a pool of the group, from a subnet of its one virtual network.
+pub fn asked_endpoint(config: &FabricConfig, body: &Value) -> Result<CreateEndpoint, Problem> {
+    let none = Value::Null;
+    let properties = member(body, "properties").unwrap_or(&none);
+    let mut asked = Vec::new();
+    for (name, is_manual) in
+        [("privateLinkServiceConnections", false), ("manualPrivateLinkServiceConnections", true)]
+    {
+        match member(properties, name) {
+            None => {}
+            Some(Value::Array(connections)) => asked.extend(connections.iter().map(|one| (one, is_manual))),
+            Some(_) => return Err(wrong(&format!("properties.{name}"), "a list of connections")),
+        }
+    }
+    let [(connection, manual)] = asked[..] else {
+        return Err(Problem::invalid(
+            "A private endpoint must have one connection, in properties.privateLinkServiceConnections or properties.manualPrivateLinkServiceConnections.".to_owned(),
+        ));
+    };
+    let connection_name = text(connection, "name")?.unwrap_or_default().to_owned();
+    let connection = member(connection, "properties").unwrap_or(&none);
+    if member(connection, "groupIds").is_some_and(|ids| ids != &json!([LINK_GROUP]) && ids != &json!([])) {
+        return Err(wrong("groupIds", &format!("[\"{LINK_GROUP}\"]")));
+    }
+    let pools = config.pool_scope("");
+    let id = text(connection, "privateLinkServiceId")?.unwrap_or_default();
+    let pool = below(id, pools.as_str())
+        .ok_or_else(|| wrong("privateLinkServiceId", &format!("the id of a managed HSM, {pools}/NAME")))?;
+    let subnets = format!(
+        "{}/providers/Microsoft.Network/virtualNetworks/{VIRTUAL_NETWORK}/subnets",
+        config.group_scope()
+    );
+    let subnet = member(properties, "subnet").map(|subnet| text(subnet, "id")).transpose()?.flatten();
+    let network = below(subnet.unwrap_or_default(), &subnets)
+        .ok_or_else(|| wrong("properties.subnet.id", &format!("{subnets}/NAME")))?;
+    Ok(CreateEndpoint {
+        location: text(body, "location")?.map(|location| location.replace(' ', "")),
+        pool: pool.to_owned(),
+        network: network.to_ascii_lowercase(),
+        manual,
+        connection_name,
+        request_message: text(connection, "requestMessage")?.unwrap_or_default().to_owned(),
+    })
+}
+
+/// The one name in `id` after `parent`, without regard to case.
+fn below<'a>(id: &'a str, parent: &str) -> Option<&'a str> {
+    let id = id.trim_end_matches('/');
+    let (before, name) = id.rsplit_once('/')?;
+    (before.eq_ignore_ascii_case(parent) && !name.is_empty()).then_some(name)
 }
 
 // --- Microsoft.Authorization

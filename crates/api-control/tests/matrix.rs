@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
 use fabric::{
-    Fabric, FabricConfig, InstanceState, Network, Parameters, ProvisionError, Provisioner, Role, Scope,
+    Fabric, FabricConfig, InstanceState, Network, Parameters, ProvisionError, Provisioner, Reach, Role, Scope,
 };
 use host_embedded::{EngineOptions, RedbEngine};
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ const ASSIGNMENT: &str = "00000000-0000-0000-0000-0000000000bb";
 const SUBSCRIPTION: &str = "/subscriptions/s";
 const GROUP: &str = "/subscriptions/s/resourceGroups/g";
 const POOLS: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.KeyVault/managedHSMs";
+const ENDPOINTS: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/privateEndpoints";
 const READER: &str = "acdd72a7-3385-48ef-bd42-f606fba81ae7";
 
 /// Whatever it is asked for is done at once.
@@ -43,7 +44,7 @@ impl Provisioner for Willing {
     fn check_network(&self, network: Network) -> Result<Network, String> {
         Ok(network)
     }
-    async fn set_network(&self, _: &str, _: &Network) -> Result<(), ProvisionError> {
+    async fn set_reach(&self, _: &str, _: &Reach) -> Result<(), ProvisionError> {
         Ok(())
     }
     fn state(&self, _: &str) -> InstanceState {
@@ -70,6 +71,7 @@ impl Bench {
             subscription: "s".into(),
             resource_group: "g".into(),
             location: "here".into(),
+            private_networks: BTreeMap::from([("office".to_owned(), [10, 0, 0, 5].into())]),
             now: || 1_700_000_000,
         };
         let fabric = Arc::new(Fabric::open(config, engine, Arc::new(Willing), vec![]).await.unwrap());
@@ -141,6 +143,13 @@ impl Bench {
         if self.send(Some(OWNER), "GET", &assignment, None).await.0 != 200 {
             self.arrange("PUT", &assignment, Some(assigned())).await;
         }
+        // A connection that waits for a decision, and an endpoint whose own was deleted.
+        for name in ["waits", "fresh", "lost"] {
+            let _ = self.send(Some(OWNER), "DELETE", &format!("{ENDPOINTS}/{name}"), None).await;
+        }
+        self.arrange("PUT", &format!("{ENDPOINTS}/lost"), Some(endpoint("there", true))).await;
+        self.arrange("DELETE", &format!("{POOLS}/there/privateEndpointConnections/lost"), None).await;
+        self.arrange("PUT", &format!("{ENDPOINTS}/waits"), Some(endpoint("there", true))).await;
         let other = assignment_at(&format!("{POOLS}/there"), &ASSIGNMENT.replace("bb", "cc"));
         let _ = self.send(Some(OWNER), "DELETE", &other, None).await;
     }
@@ -150,9 +159,27 @@ fn assignment_at(scope: &str, id: &str) -> String {
     format!("{scope}/providers/Microsoft.Authorization/roleAssignments/{id}")
 }
 
+fn endpoint(pool: &str, manual: bool) -> Value {
+    let list = if manual { "manualPrivateLinkServiceConnections" } else { "privateLinkServiceConnections" };
+    let connection = json!({
+        "name": "c",
+        "properties": {"privateLinkServiceId": format!("{POOLS}/{pool}"), "groupIds": ["managedhsm"]},
+    });
+    let subnet = format!("{GROUP}/providers/Microsoft.Network/virtualNetworks/private/subnets/office");
+    json!({"location": "here", "properties": {"subnet": {"id": subnet}, list: [connection]}})
+}
+
+fn decided(status: &str) -> Option<Value> {
+    Some(json!({"properties": {"privateLinkServiceConnectionState": {"status": status}}}))
+}
+
 fn assigned() -> Value {
+    assigned_to("00000000-0000-0000-0000-0000000000dd")
+}
+
+fn assigned_to(principal: &str) -> Value {
     let role = format!("{SUBSCRIPTION}/providers/Microsoft.Authorization/roleDefinitions/{READER}");
-    json!({"properties": {"principalId": "00000000-0000-0000-0000-0000000000dd", "roleDefinitionId": role}})
+    json!({"properties": {"principalId": principal, "roleDefinitionId": role}})
 }
 
 fn pool() -> Value {
@@ -175,6 +202,7 @@ fn requests() -> Vec<Asked> {
     let provider = format!("{SUBSCRIPTION}/providers/Microsoft.KeyVault");
     let place = format!("{provider}/locations/here");
     let deleted = format!("{place}/deletedManagedHSMs/gone");
+    let connection = format!("{there}/privateEndpointConnections/waits");
     let deny = json!({"properties": {"networkAcls": {"defaultAction": "Deny"}}});
     let definition = format!("{there}/providers/Microsoft.Authorization/roleDefinitions");
     vec![
@@ -205,6 +233,26 @@ fn requests() -> Vec<Asked> {
         ("regions", "GET", format!("{there}/regions"), None),
         ("private link resources", "GET", format!("{there}/privateLinkResources"), None),
         ("private endpoint connections", "GET", format!("{there}/privateEndpointConnections"), None),
+        ("private endpoint connection", "GET", connection.clone(), None),
+        ("connection that was deleted", "GET", format!("{there}/privateEndpointConnections/lost"), None),
+        ("approve a connection", "PUT", connection.clone(), decided("Approved")),
+        ("reject a connection", "PUT", connection.clone(), decided("Rejected")),
+        ("decide neither", "PUT", connection.clone(), decided("Pending")),
+        ("delete a connection", "DELETE", connection, None),
+        ("private endpoints", "GET", ENDPOINTS.into(), None),
+        ("private endpoint", "GET", format!("{ENDPOINTS}/waits"), None),
+        ("private endpoint that was disconnected", "GET", format!("{ENDPOINTS}/lost"), None),
+        ("ask for a private endpoint", "PUT", format!("{ENDPOINTS}/waits"), Some(endpoint("there", true))),
+        ("ask for one more from there", "PUT", format!("{ENDPOINTS}/fresh"), Some(endpoint("there", true))),
+        (
+            "private endpoint to another pool",
+            "PUT",
+            format!("{ENDPOINTS}/fresh"),
+            Some(endpoint("besides", false)),
+        ),
+        ("private endpoint to nowhere", "PUT", format!("{ENDPOINTS}/fresh"), Some(endpoint("absent", true))),
+        ("private endpoint, malformed", "PUT", format!("{ENDPOINTS}/fresh"), Some(json!({}))),
+        ("delete a private endpoint", "DELETE", format!("{ENDPOINTS}/waits"), None),
         ("deleted pools", "GET", format!("{provider}/deletedManagedHSMs"), None),
         ("deleted vaults", "GET", format!("{provider}/deletedVaults"), None),
         ("deleted pool", "GET", deleted.clone(), None),
@@ -224,6 +272,19 @@ fn requests() -> Vec<Asked> {
         ("assignments", "GET", format!("{there}/providers/Microsoft.Authorization/roleAssignments"), None),
         ("assignment", "GET", assignment_at(&there, ASSIGNMENT), None),
         ("assign", "PUT", assignment_at(&there, &ASSIGNMENT.replace("bb", "cc")), Some(assigned())),
+        ("assign the same again", "PUT", assignment_at(&there, ASSIGNMENT), Some(assigned())),
+        (
+            "assign something else under its name",
+            "PUT",
+            assignment_at(&there, ASSIGNMENT),
+            Some(assigned_to(CALLER)),
+        ),
+        (
+            "assign to another",
+            "PUT",
+            assignment_at(&there, &ASSIGNMENT.replace("bb", "cc")),
+            Some(assigned_to(CALLER)),
+        ),
         ("take an assignment away", "DELETE", assignment_at(&there, ASSIGNMENT), None),
     ]
 }

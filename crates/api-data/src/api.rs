@@ -53,6 +53,8 @@ pub struct Connection {
 pub enum Origin {
     /// The client's true address, whatever passed the connection on.
     Network(SocketAddr),
+    /// Likewise, and the address of ours that it called, which is for clients of a private network.
+    Private { client: SocketAddr, called: IpAddr },
     /// The local administration socket, where the firewall is not asked. Token and role are.
     Administration,
 }
@@ -166,6 +168,7 @@ impl Api {
     fn admit(&self, connection: &Connection) -> Result<(), Blocked> {
         match connection.origin {
             Origin::Network(address) => self.pool.admit_address(address.ip()),
+            Origin::Private { client, called } => self.pool.admit_privately(client.ip(), called),
             Origin::Administration => Ok(()),
         }
     }
@@ -183,7 +186,9 @@ impl Api {
             correlation_id: text_header(&head.headers, &CLIENT_REQUEST_ID, MAX_CORRELATION_ID)
                 .unwrap_or_else(|| request_id.to_string()),
             client_address: match connection.origin {
-                Origin::Network(address) => address.ip().to_canonical().to_string(),
+                Origin::Network(address) | Origin::Private { client: address, .. } => {
+                    address.ip().to_canonical().to_string()
+                }
                 Origin::Administration => "administration socket".to_owned(),
             },
             user_agent: text_header(&head.headers, &http::header::USER_AGENT, MAX_USER_AGENT)
@@ -248,8 +253,11 @@ impl Api {
         headers.insert(SERVICE_VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
         headers.insert(REGION, HeaderValue::from_static("local"));
         put(headers, REQUEST_ID, request_id.to_string());
-        if let Origin::Network(address) = connection.origin {
-            put(headers, NETWORK_INFO, network_info(address.ip()));
+        match connection.origin {
+            Origin::Network(address) | Origin::Private { client: address, .. } => {
+                put(headers, NETWORK_INFO, network_info(address.ip()));
+            }
+            Origin::Administration => {}
         }
         if let Some(id) = client_request_id {
             headers.insert(CLIENT_REQUEST_ID, id);

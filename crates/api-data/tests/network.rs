@@ -92,3 +92,34 @@ async fn rules_in_force_are_in_the_log_once() {
     at(&bench, from("203.0.114.9"));
     assert_eq!(bench.send("GET", "/keys", None, Some(&bench.token(ROOT))).await.status, 403);
 }
+
+#[tokio::test]
+async fn a_private_way_is_open_whatever_the_other_rules_are_and_only_where_it_is_approved() {
+    let bench = Bench::new().await;
+    let good = bench.token(ROOT);
+    let client = SocketAddr::new("192.0.2.7".parse().unwrap(), 40_000);
+    let by = |called: &str| Origin::Private { client, called: called.parse().unwrap() };
+    // Open to everybody on the public way: that is no approval.
+    at(&bench, by("10.0.0.5"));
+    assert_eq!(bench.send("GET", "/keys", None, Some(&good)).await.inner_code(), Some("ForbiddenByFirewall"));
+
+    let mut closed = NetworkRules::default();
+    closed.public_access = false;
+    closed.private = vec!["10.0.0.5".parse().unwrap()];
+    bench.pool.apply_network_rules(closed, vec![]).await.unwrap();
+    let _ = bench.new_events().await;
+    // Past the firewall, and token and role are asked for as anywhere.
+    assert_eq!(bench.send("GET", "/keys", None, None).await.status, 401);
+    let stranger = bench.token(domain::guid::Guid([9; 16]));
+    assert_eq!(bench.send("GET", "/keys", None, Some(&stranger)).await.inner_code(), Some("ForbiddenByRbac"));
+    assert_eq!(bench.send("GET", "/keys", None, Some(&good)).await.status, 200);
+    for elsewhere in [by("10.0.0.6"), Origin::Network(client), from("10.0.0.5")] {
+        at(&bench, elsewhere);
+        let answer = bench.send("GET", "/keys", None, Some(&good)).await;
+        assert_eq!(answer.inner_code(), Some("ForbiddenByFirewall"), "{elsewhere:?}");
+    }
+    let events = bench.new_events().await;
+    assert!(
+        events.iter().any(|event| event["callerIpAddress"] == "192.0.2.7" && event["httpStatusCode"] == 200)
+    );
+}

@@ -131,6 +131,9 @@ pub struct NetworkRules {
     ip_rules: Vec<Network>,
     /// Off: nobody comes through the network but trusted services.
     pub public_access: bool,
+    /// Addresses of ours for clients of private networks, of approved private endpoint connections. Whoever comes in at one
+    /// is admitted, whatever the other rules are.
+    pub private: Vec<IpAddr>,
 }
 
 impl Default for NetworkRules {
@@ -141,6 +144,7 @@ impl Default for NetworkRules {
             bypass: Bypass::default(),
             ip_rules: Vec::new(),
             public_access: true,
+            private: Vec::new(),
         }
     }
 }
@@ -155,11 +159,23 @@ pub enum MalformedRules {
     Network(#[from] MalformedNetwork),
 }
 
-/// The client's address, as the firewall refuses it.
+/// Why the firewall refuses a client, with its address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("client address {address} is not authorized and the caller is not a trusted service")]
-pub struct Blocked {
-    pub address: IpAddr,
+pub enum Blocked {
+    #[error("client address {address} is not authorized and the caller is not a trusted service")]
+    Publicly { address: IpAddr },
+    #[error(
+        "client address {address} is not authorized: no approved private endpoint connection leads here from {called}"
+    )]
+    Privately { address: IpAddr, called: IpAddr },
+}
+
+impl Blocked {
+    pub fn address(&self) -> IpAddr {
+        match self {
+            Self::Publicly { address } | Self::Privately { address, .. } => *address,
+        }
+    }
 }
 
 impl NetworkRules {
@@ -183,6 +199,15 @@ impl NetworkRules {
         &self.ip_rules
     }
 
+    /// Likewise for a client that came in at `called`, an address for clients of a private network.
+    pub fn admit_privately(&self, address: IpAddr, called: IpAddr) -> Result<(), Blocked> {
+        let called = called.to_canonical();
+        if self.private.contains(&called) {
+            return Ok(());
+        }
+        Err(Blocked::Privately { address: address.to_canonical(), called })
+    }
+
     /// Whether `address` may go on to show its token. `trusted`: where services are that the operator trusts.
     pub fn admit(&self, address: IpAddr, trusted: &[Network]) -> Result<(), Blocked> {
         let address = address.to_canonical();
@@ -192,7 +217,7 @@ impl NetworkRules {
         }
         let admitted =
             self.public_access && (self.default_action == DefaultAction::Allow || lists(&self.ip_rules));
-        if admitted { Ok(()) } else { Err(Blocked { address }) }
+        if admitted { Ok(()) } else { Err(Blocked::Publicly { address }) }
     }
 }
 
@@ -209,7 +234,12 @@ impl fmt::Display for NetworkRules {
             let separator = if index == 0 { "" } else { ", " };
             write!(formatter, "{separator}{rule}")?;
         }
-        write!(formatter, "]")
+        write!(formatter, "]")?;
+        if !self.private.is_empty() {
+            let private: Vec<String> = self.private.iter().map(ToString::to_string).collect();
+            write!(formatter, ", private endpoints at [{}]", private.join(", "))?;
+        }
+        Ok(())
     }
 }
 
@@ -292,6 +322,27 @@ mod tests {
         assert!(open.admit(address("192.0.2.1"), &[]).is_err());
         let error = open.admit(address("::ffff:192.0.2.1"), &[]).unwrap_err();
         assert!(error.to_string().contains("192.0.2.1 is not authorized"), "{error}");
+    }
+
+    #[test]
+    fn a_private_way_is_open_where_it_is_approved_and_nowhere_else() {
+        let approved = NetworkRules { private: vec![address("10.0.0.5")], ..NetworkRules::default() };
+        let closed = NetworkRules { public_access: false, bypass: Bypass::None, ..approved.clone() };
+        let from = address("192.0.2.1");
+        for rules in [&approved, &closed] {
+            for called in ["10.0.0.5", "::ffff:10.0.0.5"] {
+                assert!(rules.admit_privately(from, address(called)).is_ok(), "{called}");
+            }
+            for called in ["10.0.0.6", "127.0.0.1", "::1", "192.0.2.1"] {
+                let error = rules.admit_privately(from, address(called)).unwrap_err();
+                assert!(error.to_string().contains("192.0.2.1 is not authorized"), "{error}");
+                assert!(error.to_string().ends_with(&format!("leads here from {called}")), "{error}");
+            }
+        }
+        // Open to everybody is no approval, and an approval opens no other way.
+        assert!(NetworkRules::default().admit_privately(from, address("10.0.0.5")).is_err());
+        assert!(closed.admit(from, &[]).is_err() && closed.admit(address("10.0.0.5"), &[]).is_err());
+        assert!(approved.to_string().ends_with("IP rules [], private endpoints at [10.0.0.5]"), "{approved}");
     }
 
     #[test]

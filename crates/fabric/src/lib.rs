@@ -7,14 +7,16 @@
 pub mod access;
 pub mod activity;
 pub mod pools;
+pub mod private_link;
 pub mod provision;
 
 mod store;
 
 pub use access::{Assignment, Denied, Role, Scope};
 pub use pools::{
-    CreateMode, CreatePool, Fabric, FabricConfig, FabricError, NameAvailability, PoolResource, UpdateNetwork,
-    UpdatePool,
+    CreateMode, CreatePool, Fabric, FabricConfig, FabricError, NameAvailability, PoolResource, Put,
+    UpdateNetwork, UpdatePool,
 };
-pub use provision::{InstanceState, Network, Parameters, ProvisionError, Provisioner};
+pub use private_link::{ConnectionState, CreateEndpoint, EndpointRecord};
+pub use provision::{InstanceState, Network, Parameters, ProvisionError, Provisioner, Reach};
 pub use store::StoreError;

@@ -1,11 +1,13 @@
 //! The use cases of the control plane. Each checks its caller first and leaves an entry in the activity log.
 
 use crate::access::{self, Assignment, Denied, Role, Scope};
+use crate::private_link::{self, EndpointRecord};
 use crate::provision::{InstanceState, Network, Parameters, ProvisionError, Provisioner};
 use crate::store::{Change, Event, Store, StoreError};
 use host::Engine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::{Mutex, RwLock};
 
@@ -39,6 +41,8 @@ pub struct FabricConfig {
     pub subscription: String,
     pub resource_group: String,
     pub location: String,
+    /// Where the operator has clients of private networks come in, by the networks' names.
+    pub private_networks: BTreeMap<String, IpAddr>,
     /// Seconds since 1970.
     pub now: fn() -> i64,
 }
@@ -90,16 +94,6 @@ pub struct PoolRecord {
 }
 
 impl PoolRecord {
-    fn parameters(&self) -> Parameters {
-        Parameters {
-            name: self.name.clone(),
-            administrators: self.administrators.clone(),
-            retention_days: self.retention_days,
-            purge_protection: self.purge_protection,
-            network: self.network.clone(),
-        }
-    }
-
     pub fn deleted(&self) -> Option<(i64, i64)> {
         match self.life {
             Life::Deleted { at, purge_at } => Some((at, purge_at)),
@@ -118,6 +112,7 @@ pub struct PoolResource {
     pub record: PoolRecord,
     pub state: InstanceState,
     pub uri: String,
+    pub connections: Vec<EndpointRecord>,
     /// Provisioned elsewhere: it is shown, and cannot be changed here.
     pub is_fixed: bool,
 }
@@ -179,6 +174,13 @@ pub enum NameAvailability {
     Taken,
 }
 
+/// Whether what was asked for was there already.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Put {
+    Made,
+    Unchanged,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum FabricError {
     #[error(transparent)]
@@ -189,6 +191,14 @@ pub enum FabricError {
     NoDeletedPool(String),
     #[error("there is no role assignment '{0}'")]
     NoAssignment(String),
+    #[error("the role assignment '{0}' gives the same already")]
+    AssignmentExists(String),
+    #[error("a role assignment of this name gives something else")]
+    AssignmentFixed,
+    #[error("there is no private endpoint '{0}'")]
+    NoEndpoint(String),
+    #[error("there is no private endpoint connection '{0}'")]
+    NoConnection(String),
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
@@ -203,12 +213,12 @@ pub enum FabricError {
 
 pub struct Fabric {
     pub config: FabricConfig,
-    provisioner: Arc<dyn Provisioner>,
+    pub(crate) provisioner: Arc<dyn Provisioner>,
     /// Shown beside the others.
     fixed: Vec<PoolRecord>,
-    store: RwLock<Store>,
+    pub(crate) store: RwLock<Store>,
     /// One change after the other, reads meanwhile.
-    changes: Mutex<()>,
+    pub(crate) changes: Mutex<()>,
 }
 
 impl Fabric {
@@ -249,7 +259,8 @@ impl Fabric {
             let done = match record.life {
                 Life::Creating | Life::Present => {
                     let _changing = self.changes.lock().await;
-                    self.provisioner.start(&record.parameters()).await.map_err(FabricError::from)
+                    let parameters = self.parameters(&record).await;
+                    self.provisioner.start(&parameters).await.map_err(FabricError::from)
                 }
                 Life::Purging => {
                     let _changing = self.changes.lock().await;
@@ -303,7 +314,7 @@ impl Fabric {
         let store = self.store.read().await;
         let found = self.fixed_named(name).or_else(|| store.pools.get(&name.to_ascii_lowercase()));
         let found = found.filter(|record| record.is_listed());
-        found.map(|record| self.shown(record)).ok_or_else(|| FabricError::NoPool(name.to_owned()))
+        found.map(|record| self.shown(&store, record)).ok_or_else(|| FabricError::NoPool(name.to_owned()))
     }
 
     /// Those that `caller` may read.
@@ -313,7 +324,8 @@ impl Fabric {
             let scope = self.config.pool_scope(&record.name);
             record.is_listed() && access::authorize(store.assignments.values(), caller, READ, &scope).is_ok()
         };
-        self.fixed.iter().chain(store.pools.values()).filter(readable).map(|held| self.shown(held)).collect()
+        let readable = self.fixed.iter().chain(store.pools.values()).filter(readable);
+        readable.map(|held| self.shown(&store, held)).collect()
     }
 
     pub async fn deleted_pools(&self, caller: &str) -> Result<Vec<PoolRecord>, FabricError> {
@@ -399,7 +411,9 @@ impl Fabric {
         record.life = Life::Deleted { at, purge_at };
         let name = record.name.clone();
         // First what lasts: stopped and not deleted, it would be started again.
-        self.commit(vec![Change::PutPool(record)], caller, DELETE, &scope, true).await?;
+        let mut changes = private_link::disconnected(&*self.store.read().await, &name);
+        changes.push(Change::PutPool(record));
+        self.commit(changes, caller, DELETE, &scope, true).await?;
         Ok(self.provisioner.stop(&name).await?)
     }
 
@@ -428,14 +442,7 @@ impl Fabric {
                 "The managed HSM's name must be 3 to 24 characters of 0-9, a-z, A-Z and -, start with a letter, end with a letter or digit, and have no two hyphens in a row.".to_owned(),
             ));
         }
-        if let Some(location) = &asked.location
-            && !location.eq_ignore_ascii_case(&self.config.location)
-        {
-            return Err(FabricError::Invalid(format!(
-                "The only location here is '{}'.",
-                self.config.location
-            )));
-        }
+        self.check_location(asked.location.as_deref())?;
         if let Some(tenant) = &asked.tenant
             && !tenant.eq_ignore_ascii_case(&self.config.tenant)
         {
@@ -444,6 +451,13 @@ impl Fabric {
             ));
         }
         Ok(())
+    }
+
+    pub(crate) fn check_location(&self, location: Option<&str>) -> Result<(), FabricError> {
+        if location.is_none_or(|location| location.eq_ignore_ascii_case(&self.config.location)) {
+            return Ok(());
+        }
+        Err(FabricError::Invalid(format!("The only location here is '{}'.", self.config.location)))
     }
 
     async fn create(&self, caller: &str, name: &str, asked: CreatePool) -> Result<PoolResource, FabricError> {
@@ -490,21 +504,21 @@ impl Fabric {
         mut record: PoolRecord,
     ) -> Result<PoolResource, FabricError> {
         let scope = self.config.pool_scope(&record.name);
-        if let Err(error) = self.provisioner.start(&record.parameters()).await {
+        if let Err(error) = self.provisioner.start(&self.parameters(&record).await).await {
             self.commit(vec![], caller, WRITE, &scope, false).await?;
             return Err(error.into());
         }
         record.life = Life::Present;
         self.commit(vec![Change::PutPool(record.clone())], caller, WRITE, &scope, true).await?;
-        Ok(self.shown(&record))
+        Ok(self.shown(&*self.store.read().await, &record))
     }
 
     async fn recover(&self, caller: &str, mut record: PoolRecord) -> Result<PoolResource, FabricError> {
         record.life = Life::Present;
         let scope = self.config.pool_scope(&record.name);
-        self.provisioner.start(&record.parameters()).await?;
+        self.provisioner.start(&self.parameters(&record).await).await?;
         self.commit(vec![Change::PutPool(record.clone())], caller, WRITE, &scope, true).await?;
-        Ok(self.shown(&record))
+        Ok(self.shown(&*self.store.read().await, &record))
     }
 
     async fn update(
@@ -525,9 +539,9 @@ impl Fabric {
         // First what lasts: whatever happens now, the pool gets the rules at its next start.
         self.commit(vec![Change::PutPool(record.clone())], caller, WRITE, &scope, true).await?;
         if changes_network {
-            self.provisioner.set_network(&record.name, &record.network).await?;
+            self.provisioner.set_reach(&record.name, &self.parameters(&record).await.reach).await?;
         }
-        Ok(self.shown(&record))
+        Ok(self.shown(&*self.store.read().await, &record))
     }
 
     fn checked(&self, network: Network) -> Result<Network, FabricError> {
@@ -545,7 +559,7 @@ impl Fabric {
         Ok(self.commit(gone, caller, PURGE, &scope, true).await?)
     }
 
-    async fn present(&self, name: &str) -> Result<PoolRecord, FabricError> {
+    pub(crate) async fn present(&self, name: &str) -> Result<PoolRecord, FabricError> {
         if self.fixed_named(name).is_some() {
             return Err(fixed(name));
         }
@@ -553,12 +567,23 @@ impl Fabric {
         held.filter(PoolRecord::is_listed).ok_or_else(|| FabricError::NoPool(name.to_owned()))
     }
 
-    fn fixed_named(&self, name: &str) -> Option<&PoolRecord> {
+    pub(crate) fn fixed_named(&self, name: &str) -> Option<&PoolRecord> {
         self.fixed.iter().find(|record| record.name.eq_ignore_ascii_case(name))
     }
 
-    fn shown(&self, record: &PoolRecord) -> PoolResource {
+    async fn parameters(&self, record: &PoolRecord) -> Parameters {
+        Parameters {
+            name: record.name.clone(),
+            administrators: record.administrators.clone(),
+            retention_days: record.retention_days,
+            purge_protection: record.purge_protection,
+            reach: private_link::reach(&self.config, &*self.store.read().await, record),
+        }
+    }
+
+    fn shown(&self, store: &Store, record: &PoolRecord) -> PoolResource {
         PoolResource {
+            connections: private_link::connections_to(store, &record.name),
             state: self.provisioner.state(&record.name),
             uri: self.provisioner.uri(&record.name),
             is_fixed: self.fixed_named(&record.name).is_some(),
@@ -588,7 +613,7 @@ impl Fabric {
         id: &str,
         principal: &str,
         role: Role,
-    ) -> Result<Assignment, FabricError> {
+    ) -> Result<(Assignment, Put), FabricError> {
         self.authorize(caller, WRITE_ASSIGNMENTS, scope).await?;
         let _changing = self.changes.lock().await;
         let assignment = Assignment {
@@ -606,8 +631,14 @@ impl Fabric {
                     && held.scope.covers(scope)
                     && scope.covers(&held.scope)
             };
-            if store.assignments.contains_key(&assignment.id) || store.assignments.values().any(same) {
-                return Err(FabricError::Conflict("The role assignment already exists.".to_owned()));
+            // The same again is what a client that lost its answer sends, or a template that is deployed twice.
+            match store.assignments.get(&assignment.id) {
+                Some(held) if same(held) => return Ok((held.clone(), Put::Unchanged)),
+                Some(_) => return Err(FabricError::AssignmentFixed),
+                None => {}
+            }
+            if let Some(held) = store.assignments.values().find(|held| same(held)) {
+                return Err(FabricError::AssignmentExists(held.id.clone()));
             }
             if store.assignments.len() >= MAX_ASSIGNMENTS {
                 return Err(FabricError::Conflict(format!(
@@ -617,7 +648,7 @@ impl Fabric {
         }
         let change = vec![Change::PutAssignment(assignment.clone())];
         self.commit(change, caller, WRITE_ASSIGNMENTS, scope, true).await?;
-        Ok(assignment)
+        Ok((assignment, Put::Made))
     }
 
     pub async fn delete_assignment(
@@ -642,7 +673,7 @@ impl Fabric {
         held.cloned().ok_or_else(|| FabricError::NoAssignment(id.to_owned()))
     }
 
-    async fn commit(
+    pub(crate) async fn commit(
         &self,
         changes: Vec<Change>,
         caller: &str,
@@ -655,7 +686,7 @@ impl Fabric {
     }
 }
 
-fn fixed(name: &str) -> FabricError {
+pub(crate) fn fixed(name: &str) -> FabricError {
     FabricError::Conflict(format!(
         "The managed HSM '{name}' is not made by the control plane, and cannot be changed by it."
     ))

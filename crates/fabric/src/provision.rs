@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// From where a pool may be called, as it is asked for and shown. What it means is the pool's to say.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -28,7 +29,16 @@ impl Network {
     }
 }
 
-/// All that a new pool takes from the control plane. But for `network`, it is read when the pool is
+/// All that decides from where a pool may be called.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reach {
+    pub network: Network,
+    /// Addresses of private networks whose connections are approved: who calls one of them is admitted.
+    pub private: Vec<IpAddr>,
+}
+
+/// All that a new pool takes from the control plane. But for `reach`, it is read when the pool is
 /// founded and never again.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Parameters {
@@ -37,7 +47,7 @@ pub struct Parameters {
     pub administrators: Vec<String>,
     pub retention_days: u8,
     pub purge_protection: bool,
-    pub network: Network,
+    pub reach: Reach,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,8 +75,8 @@ pub trait Provisioner: Send + Sync {
     async fn remove(&self, name: &str) -> Result<(), ProvisionError>;
     /// The rules as a pool would take them, in their one form; else why it takes none of them.
     fn check_network(&self, network: Network) -> Result<Network, String>;
-    /// Has the pool, if it runs, put `network` into force before this returns; one that starts later does so first.
-    async fn set_network(&self, name: &str, network: &Network) -> Result<(), ProvisionError>;
+    /// Has the pool, if it runs, put `reach` into force before this returns; one that starts later does so first.
+    async fn set_reach(&self, name: &str, reach: &Reach) -> Result<(), ProvisionError>;
     fn state(&self, name: &str) -> InstanceState;
     /// Where clients reach the pool.
     fn uri(&self, name: &str) -> String;

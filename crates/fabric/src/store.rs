@@ -4,6 +4,7 @@
 use crate::access::Assignment;
 use crate::activity::{Entry, Head};
 use crate::pools::PoolRecord;
+use crate::private_link::EndpointRecord;
 use host::{Commit, CommitOutcome, Engine, EngineError, Expectation, Mutation, OperationId, Revision};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 const POOL: &str = "pool/";
 const ASSIGNMENT: &str = "assignment/";
+const ENDPOINT: &str = "endpoint/";
 const ACTIVITY: &str = "activity/";
 const HEAD: &str = "head";
 const PAGE: usize = 100;
@@ -37,6 +39,7 @@ pub struct Store {
     engine: Arc<dyn Engine>,
     pub pools: BTreeMap<String, PoolRecord>,
     pub assignments: BTreeMap<String, Assignment>,
+    pub endpoints: BTreeMap<String, EndpointRecord>,
     head: Head,
     head_revision: Option<Revision>,
 }
@@ -47,6 +50,8 @@ pub enum Change {
     DeletePool(String),
     PutAssignment(Assignment),
     DeleteAssignment(String),
+    PutEndpoint(EndpointRecord),
+    DeleteEndpoint(String),
 }
 
 /// Who did what, for the log.
@@ -63,6 +68,7 @@ impl Store {
     pub async fn open(engine: Arc<dyn Engine>) -> Result<Self, StoreError> {
         let pools = read_all::<PoolRecord>(engine.as_ref(), POOL).await?;
         let assignments = read_all::<Assignment>(engine.as_ref(), ASSIGNMENT).await?;
+        let endpoints = read_all::<EndpointRecord>(engine.as_ref(), ENDPOINT).await?;
         let (head, head_revision) = match engine.get(HEAD.as_bytes()).await? {
             Some(entry) => (parse::<Head>(HEAD, &entry.value)?, Some(entry.revision)),
             None => (Head::empty(), None),
@@ -85,7 +91,7 @@ impl Store {
         if walked != head {
             return Err(StoreError::BrokenChain { index: walked.length.min(head.length) });
         }
-        Ok(Self { engine, pools, assignments, head, head_revision })
+        Ok(Self { engine, pools, assignments, endpoints, head, head_revision })
     }
 
     /// Makes `changes` and their entry of the log durable, all or none.
@@ -113,6 +119,8 @@ impl Store {
                     put(key(ASSIGNMENT, &assignment.id), to_json(assignment))
                 }
                 Change::DeleteAssignment(id) => Mutation::Delete { key: key(ASSIGNMENT, id) },
+                Change::PutEndpoint(endpoint) => put(key(ENDPOINT, &endpoint.name), to_json(endpoint)),
+                Change::DeleteEndpoint(name) => Mutation::Delete { key: key(ENDPOINT, name) },
             });
         }
         let mut operation = [0; 16];
@@ -134,6 +142,8 @@ impl Store {
                 Change::DeletePool(name) => drop(self.pools.remove(&name)),
                 Change::PutAssignment(held) => drop(self.assignments.insert(held.id.clone(), held)),
                 Change::DeleteAssignment(id) => drop(self.assignments.remove(&id)),
+                Change::PutEndpoint(held) => drop(self.endpoints.insert(held.name.clone(), held)),
+                Change::DeleteEndpoint(name) => drop(self.endpoints.remove(&name)),
             }
         }
         Ok(())

@@ -5,11 +5,13 @@ use async_trait::async_trait;
 use fabric::access::Scope;
 use fabric::pools::{Life, PoolRecord};
 use fabric::{
-    CreateMode, CreatePool, Fabric, FabricConfig, FabricError, InstanceState, Network, Parameters,
-    ProvisionError, Provisioner, Role, StoreError, UpdateNetwork, UpdatePool,
+    ConnectionState, CreateEndpoint, CreateMode, CreatePool, EndpointRecord, Fabric, FabricConfig,
+    FabricError, InstanceState, Network, Parameters, ProvisionError, Provisioner, Put, Reach, Role,
+    StoreError, UpdateNetwork, UpdatePool,
 };
 use host::{Commit, CommitOutcome, Engine, Mutation, OperationId};
 use host_embedded::{EngineOptions, RedbEngine};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -38,7 +40,9 @@ impl Recorder {
 #[async_trait]
 impl Provisioner for Recorder {
     async fn start(&self, parameters: &Parameters) -> Result<(), ProvisionError> {
-        self.note("start", &parameters.name)
+        let private = &parameters.reach.private;
+        let with = if private.is_empty() { String::new() } else { format!("with {private:?} ") };
+        self.note(&format!("{with}start"), &parameters.name)
     }
     async fn stop(&self, name: &str) -> Result<(), ProvisionError> {
         self.note("stop", name)
@@ -53,8 +57,10 @@ impl Provisioner for Recorder {
             Ok(network)
         }
     }
-    async fn set_network(&self, name: &str, network: &Network) -> Result<(), ProvisionError> {
-        self.note(&format!("{:?} for", network.ip_rules), name)
+    async fn set_reach(&self, name: &str, reach: &Reach) -> Result<(), ProvisionError> {
+        let private =
+            if reach.private.is_empty() { String::new() } else { format!(" and {:?}", reach.private) };
+        self.note(&format!("{:?}{private} for", reach.network.ip_rules), name)
     }
     fn state(&self, _: &str) -> InstanceState {
         InstanceState::NotActivated
@@ -75,6 +81,10 @@ async fn open(engine: Arc<dyn Engine>, recorder: &Arc<Recorder>) -> Result<Fabri
         subscription: "s".into(),
         resource_group: "g".into(),
         location: "here".into(),
+        private_networks: BTreeMap::from([
+            ("office".to_owned(), [10, 0, 0, 5].into()),
+            ("plant".to_owned(), [10, 0, 0, 6].into()),
+        ]),
         now: || NOW.load(Ordering::Relaxed),
     };
     let fabric = Fabric::open(config, engine, recorder.clone(), vec![]).await?;
@@ -222,7 +232,19 @@ async fn an_assignment_is_managed_where_it_was_made() {
         fabric.delete_assignment("ada", &pool, "first").await,
         Err(FabricError::NoAssignment(_))
     ));
-    fabric.put_assignment("ada", &pool, "a2", "ada", Role::Reader).await.unwrap();
+    let made = fabric.put_assignment("ada", &pool, "a2", "ada", Role::Reader).await.unwrap();
+    assert_eq!(made.1, Put::Made);
+    // The same again is there already, by the same name; another name, or another right, is refused.
+    let again = fabric.put_assignment("ada", &pool, "A2", "ADA", Role::Reader).await.unwrap();
+    assert_eq!((again.0.id.as_str(), again.1), ("a2", Put::Unchanged));
+    let twice = fabric.put_assignment("ada", &pool, "a3", "ada", Role::Reader).await;
+    assert!(matches!(twice, Err(FabricError::AssignmentExists(id)) if id == "a2"));
+    for (principal, role) in [("eve", Role::Reader), ("ada", Role::Owner)] {
+        let changed = fabric.put_assignment("ada", &pool, "a2", principal, role).await;
+        assert!(matches!(changed, Err(FabricError::AssignmentFixed)));
+    }
+    let moved = fabric.put_assignment(OWNER, &other, "a2", "ada", Role::Reader).await;
+    assert!(matches!(moved, Err(FabricError::AssignmentFixed)));
     fabric.delete_assignment("ada", &pool, "a1").await.unwrap();
     assert!(matches!(fabric.delete_assignment("ada", &pool, "a2").await, Err(FabricError::Denied(_))));
 }
@@ -304,4 +326,143 @@ async fn network_rules_reach_the_pool_once_they_are_kept() {
     let held = fabric.pool(OWNER, "payroll").await.unwrap();
     assert_eq!(held.record.network.ip_rules, ["192.0.2.9"]);
     assert!(held.record.network.deny_by_default);
+}
+
+fn endpoint(pool: &str, network: &str, manual: bool) -> CreateEndpoint {
+    CreateEndpoint {
+        location: None,
+        pool: pool.into(),
+        network: network.into(),
+        manual,
+        connection_name: "c".into(),
+        request_message: "let us in".into(),
+    }
+}
+
+/// From a request to an open way and back, at each step as the pool is told of it.
+#[tokio::test]
+async fn a_private_way_is_open_while_its_connection_is_approved() {
+    let directory = tempfile::tempdir().unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let engine = engine(directory.path());
+    let fabric = open(engine.clone(), &recorder).await.unwrap();
+    fabric.put_pool(OWNER, "payroll", asked()).await.unwrap();
+    let (shut, opened) = ("[] for payroll", "[] and [10.0.0.5] for payroll");
+    recorder.take();
+    let made = fabric.put_endpoint(OWNER, "Desk", endpoint("Payroll", "office", true)).await.unwrap();
+    assert_eq!(
+        (made.name.as_str(), made.pool.as_str(), made.state),
+        ("desk", "payroll", ConnectionState::Pending)
+    );
+    assert_eq!(recorder.take(), [shut]);
+    let decide =
+        async |approved| fabric.decide_connection(OWNER, "payroll", "desk", approved, "x".into()).await;
+    for (approved, state, told) in [
+        (true, ConnectionState::Approved, opened),
+        (false, ConnectionState::Rejected, shut),
+        (true, ConnectionState::Approved, opened),
+    ] {
+        assert_eq!(decide(approved).await.unwrap().state, state);
+        assert_eq!(recorder.take(), [told]);
+    }
+    assert_eq!(fabric.pool(OWNER, "payroll").await.unwrap().connections.len(), 1);
+    // The same again keeps what was decided; another decision-maker, network or pool needs another endpoint.
+    let again = fabric.put_endpoint(OWNER, "desk", endpoint("payroll", "office", true)).await.unwrap();
+    assert_eq!(again.state, ConnectionState::Approved);
+    for other in [endpoint("payroll", "office", false), endpoint("payroll", "plant", true)] {
+        assert!(matches!(fabric.put_endpoint(OWNER, "desk", other).await, Err(FabricError::Conflict(_))));
+    }
+    let second = fabric.put_endpoint(OWNER, "chair", endpoint("payroll", "office", true)).await;
+    assert!(matches!(second, Err(FabricError::Conflict(_))), "one decision for one way");
+    assert_eq!(recorder.take(), [""; 0]);
+    drop(fabric);
+
+    // Over a restart, and not where the operator has taken the network away.
+    let fabric = open(engine.clone(), &recorder).await.unwrap();
+    fabric.reconcile().await;
+    assert_eq!(recorder.take(), ["with [10.0.0.5] start payroll"]);
+    let mut config = fabric.config.clone();
+    config.private_networks.clear();
+    drop(fabric);
+    let without = Fabric::open(config, engine.clone(), recorder.clone(), vec![]).await.unwrap();
+    without.reconcile().await;
+    assert_eq!(recorder.take(), ["start payroll"]);
+    drop(without);
+
+    // A pool that was deleted comes back without its connections, and what is left of them can ask anew.
+    let fabric = open(engine, &recorder).await.unwrap();
+    fabric.delete_pool(OWNER, "payroll").await.unwrap();
+    assert_eq!(fabric.endpoint(OWNER, "desk").await.unwrap().state, ConnectionState::Disconnected);
+    let recovery = CreatePool { mode: CreateMode::Recover, ..asked() };
+    fabric.put_pool(OWNER, "payroll", recovery).await.unwrap();
+    assert_eq!(recorder.take(), ["stop payroll", "start payroll"]);
+    let decided = fabric.decide_connection(OWNER, "payroll", "desk", true, String::new()).await;
+    assert!(matches!(decided, Err(FabricError::NoConnection(_))), "nobody approves what is gone");
+    let asked_anew = fabric.put_endpoint(OWNER, "desk", endpoint("payroll", "office", false)).await.unwrap();
+    assert_eq!(asked_anew.state, ConnectionState::Approved);
+    assert_eq!(recorder.take(), [opened]);
+    fabric.delete_connection(OWNER, "payroll", "desk").await.unwrap();
+    assert_eq!(recorder.take(), [shut]);
+    fabric.put_endpoint(OWNER, "desk", endpoint("payroll", "office", false)).await.unwrap();
+    fabric.delete_endpoint(OWNER, "desk").await.unwrap();
+    assert_eq!(recorder.take(), [opened, shut]);
+    assert!(matches!(fabric.endpoint(OWNER, "desk").await, Err(FabricError::NoEndpoint(_))));
+}
+
+/// Who may ask may not decide, and who may decide may not ask; each for their own pool.
+#[tokio::test]
+async fn a_private_way_needs_both_its_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let fabric = open(engine(directory.path()), &Arc::default()).await.unwrap();
+    for name in ["payroll", "other"] {
+        fabric.put_pool(OWNER, name, asked()).await.unwrap();
+    }
+    let (group, pool) = (fabric.config.group_scope(), fabric.config.pool_scope("payroll"));
+    fabric.put_assignment(OWNER, &pool, "a1", "ada", Role::ManagedHsmContributor).await.unwrap();
+    let made = fabric.put_endpoint("ada", "desk", endpoint("payroll", "office", true)).await;
+    assert!(matches!(made, Err(FabricError::Denied(_))), "she owns no network");
+    for (name, to) in [("desk", "payroll"), ("chair", "other")] {
+        fabric.put_endpoint(OWNER, name, endpoint(to, "office", true)).await.unwrap();
+    }
+    let approve =
+        async |who, pool, name| fabric.decide_connection(who, pool, name, true, String::new()).await;
+    assert!(matches!(approve("ada", "other", "chair").await, Err(FabricError::Denied(_))));
+    // Not by naming another pool's connection at her own.
+    assert!(matches!(approve("ada", "payroll", "chair").await, Err(FabricError::NoConnection(_))));
+    approve("ada", "payroll", "desk").await.unwrap();
+    for (role, asks) in
+        [(Role::Reader, false), (Role::ManagedHsmContributor, false), (Role::Contributor, true)]
+    {
+        let id = format!("ben-{role:?}");
+        fabric.put_assignment(OWNER, &group, &id, "ben", role).await.unwrap();
+        let made = fabric.put_endpoint("ben", "ben", endpoint("payroll", "plant", false)).await;
+        assert_eq!(made.is_ok(), asks, "{role:?}");
+        fabric.delete_assignment(OWNER, &group, &id).await.unwrap();
+    }
+    for (name, asked) in [
+        ("x", endpoint("payroll", "office", true)),
+        ("-x", endpoint("payroll", "office", true)),
+        ("a/b", endpoint("payroll", "office", true)),
+        ("fine", endpoint("payroll", "moon", true)),
+        ("fine", CreateEndpoint { request_message: "x".repeat(141), ..endpoint("payroll", "office", true) }),
+        ("fine", CreateEndpoint { location: Some("moon".into()), ..endpoint("payroll", "office", true) }),
+    ] {
+        let refused = fabric.put_endpoint(OWNER, name, asked).await;
+        assert!(matches!(refused, Err(FabricError::Invalid(_))), "{name}: {refused:?}");
+    }
+    let nowhere = fabric.put_endpoint(OWNER, "fine", endpoint("absent", "office", true)).await;
+    assert!(matches!(nowhere, Err(FabricError::NoPool(_))));
+}
+
+#[tokio::test]
+async fn the_golden_endpoint_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine(directory.path());
+    let golden = include_str!("golden/fabric-store-v1-endpoint.txt").trim_end();
+    let (key, value) = golden.split_once(' ').unwrap();
+    put(engine.as_ref(), key.as_bytes(), Some(value.as_bytes().to_vec())).await;
+    let fabric = open(engine, &Arc::default()).await.unwrap();
+    let held: EndpointRecord = fabric.endpoint(OWNER, "desk").await.unwrap();
+    assert_eq!((held.state, held.network.as_str()), (ConnectionState::Approved, "office"));
+    assert_eq!(serde_json::to_string(&held).unwrap(), value);
 }

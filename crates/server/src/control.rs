@@ -16,6 +16,8 @@ use host_embedded::{EngineOptions, RedbEngine};
 use identity::issuer::{Issuer, RESOURCE_MANAGER_AUDIENCES, subscription_id};
 use identity::{Audiences, TokenVerifier, VerifierConfig};
 use service::{Clock, Pool, SystemClock};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -48,6 +50,7 @@ pub async fn open(
     issuer: &Arc<Issuer>,
     children: Arc<Children>,
     pools: impl Iterator<Item = &Arc<Pool>>,
+    private_networks: BTreeMap<String, IpAddr>,
 ) -> Result<Arc<Control>, CommandError> {
     let tenant = TenantId::parse(&principals.tenant)?;
     let config = FabricConfig {
@@ -56,6 +59,7 @@ pub async fn open(
         subscription: subscription_id(&tenant).to_string(),
         resource_group: RESOURCE_GROUP.to_owned(),
         location: LOCATION.to_owned(),
+        private_networks,
         now: || SystemClock.now().int_date().unix_seconds(),
     };
     let directory = layout.fabric();

@@ -123,7 +123,10 @@ fn print_for_az(layout: &Layout, settings: &Settings) -> Result<(), CommandError
 #   az keyvault key create --hsm-name {POOL_NAME} --name first --kty EC-HSM --curve P-256
 # As $HOLDFAST_ADMIN_CLIENT_ID, who owns the subscription, a pool of your own:
 #   az keyvault create --hsm-name payroll --resource-group {} --location {} --retention-days 7 \\
-#     --administrators \"$HOLDFAST_ADMIN_OBJECT_ID\"",
+#     --administrators \"$HOLDFAST_ADMIN_OBJECT_ID\"
+#   az keyvault security-domain download --hsm-name payroll --sd-wrapping-keys 1.cer 2.cer 3.cer --sd-quorum 2 \\
+#     --security-domain-file payroll.json
+# It takes keys once that is done; `holdfast ceremony keygen 1` makes 1.key and 1.cer.",
         control::RESOURCE_GROUP,
         control::LOCATION
     ))?)

@@ -12,6 +12,7 @@ use crate::instance::{Founding, Parameters, Place};
 use crate::listener::{FromGateway, Shared};
 use crate::outgoing::{self, Outgoing};
 use crate::places::Capacity;
+use crate::pool_listener::Way;
 use crate::quickstart::{self, Ended};
 use crate::root_of_trust::RootOfTrust;
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 };
 use domain::network::Network as KnownNetwork;
 use domain::pool::PoolClass;
-use fabric::Network;
+use fabric::Reach;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,7 @@ pub struct Start {
     pub root_key: PathBuf,
     pub limits: PathBuf,
     pub gateway_socket: PathBuf,
+    pub private_socket: PathBuf,
     pub admin_socket: PathBuf,
     /// Of the issuer, in challenges.
     pub authority: String,
@@ -87,7 +89,7 @@ pub struct Certified {
 #[serde(deny_unknown_fields)]
 pub struct Numbered {
     pub number: u64,
-    pub rules: Network,
+    pub rules: Reach,
 }
 
 /// All further lines in.
@@ -159,11 +161,13 @@ async fn serve(
     let listeners = quickstart::bind_loopback("a pool", start.port)?;
     let api = pool_listener::api(&pool, start.authority.clone(), start.port)?;
     let mut services = JoinSet::new();
-    pool_listener::spawn(&mut services, listeners, &shared, &api);
+    pool_listener::spawn(&mut services, listeners, Way::Public, &shared, &api);
     // The gateway is in the process that started this one.
     let gateway = rustix::process::getppid().ok_or("nobody started this process")?;
-    let from_gateway = FromGateway { listener: admin::bind(&start.gateway_socket)?, gateway };
-    pool_listener::spawn(&mut services, vec![from_gateway], &shared, &api);
+    for (socket, way) in [(&start.gateway_socket, Way::Public), (&start.private_socket, Way::Private)] {
+        let from_gateway = FromGateway { listener: admin::bind(socket)?, gateway };
+        pool_listener::spawn(&mut services, vec![from_gateway], way, &shared, &api);
+    }
     let admin_socket = admin::bind(&start.admin_socket)?;
     services.spawn(admin::serve(admin_socket, pool.clone(), api.clone(), closing.clone()));
     services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
@@ -203,7 +207,7 @@ async fn serve(
 
 /// Rules that no client of the control plane could have set are refused, whoever says them.
 async fn apply(pool: &Pool, network: Numbered, trusted: &[KnownNetwork]) -> Result<(), CommandError> {
-    pool.apply_network_rules(network::rules(&network.rules)?, trusted.to_vec()).await?;
+    pool.apply_network_rules(network::reach(&network.rules)?, trusted.to_vec()).await?;
     say(&Said::Applied { number: network.number })
 }
 

@@ -157,6 +157,11 @@ impl Layout {
         self.data.join("run").join(format!("{port}.sock"))
     }
 
+    /// Likewise for clients that come to the gateway from a private network.
+    pub fn private_socket(&self, port: u16) -> PathBuf {
+        self.data.join("run").join(format!("{port}.priv"))
+    }
+
     /// Likewise the administration socket of a pool with a process of its own.
     pub fn pool_admin_socket(&self, port: u16) -> PathBuf {
         self.data.join("run").join(format!("{port}.adm"))

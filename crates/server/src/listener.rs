@@ -79,7 +79,8 @@ impl Default for Limits {
 pub struct Peer {
     pub address: SocketAddr,
     pub server_name: Option<Arc<str>>,
-    pub local_port: u16,
+    /// Of ours.
+    pub called: SocketAddr,
 }
 
 /// A socket that clients come to.
@@ -208,8 +209,7 @@ where
             };
             let Some((stream, ends, _place)) = greeted else { return };
             let server_name = stream.get_ref().1.server_name().map(Arc::from);
-            let local_port = ends.called.port();
-            let service = service(Peer { address: ends.client, server_name, local_port });
+            let service = service(Peer { address: ends.client, server_name, called: ends.called });
             converse(stream, &builders, service, &limits, &mut closing).await;
         });
     }

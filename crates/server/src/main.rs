@@ -33,6 +33,7 @@ mod places;
 mod pool_directory;
 mod pool_listener;
 mod private_key_file;
+mod private_networks;
 mod provisioner;
 mod proxy;
 mod quickstart;

@@ -1,7 +1,14 @@
 //! Network rules between the control plane, which knows them as text, and a pool, which knows what they mean.
 
 use domain::network::{Bypass, DefaultAction, MalformedRules, NetworkRules};
-use fabric::Network;
+use fabric::{Network, Reach};
+use std::net::IpAddr;
+
+pub fn reach(reach: &Reach) -> Result<NetworkRules, MalformedRules> {
+    let mut rules = rules(&reach.network)?;
+    rules.private = reach.private.iter().map(IpAddr::to_canonical).collect();
+    Ok(rules)
+}
 
 pub fn rules(network: &Network) -> Result<NetworkRules, MalformedRules> {
     let mut rules = NetworkRules::default().with_ip_rules(&network.ip_rules)?;

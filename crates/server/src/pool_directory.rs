@@ -5,7 +5,7 @@ use crate::listener::Peer;
 use crate::provisioner::Ports;
 use bytes::Bytes;
 use gateway::Directory;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Each listener's socket is named after its own port.
 pub struct Names {
@@ -50,6 +51,22 @@ impl Directory for Names {
     }
 }
 
+/// The same for clients that come from a private network, by which pools have another way in.
+pub struct PrivateNames(pub Arc<Names>);
+
+impl Directory for PrivateNames {
+    fn find(&self, name: Option<&str>) -> Option<PathBuf> {
+        let Names { layout, control_port, issuer_port, .. } = self.0.as_ref();
+        let port = self.0.port(name)?;
+        let is_pool = port != *control_port && port != *issuer_port;
+        Some(if is_pool { layout.private_socket(port) } else { layout.gateway_socket(port) })
+    }
+
+    fn nobody(&self) -> PathBuf {
+        self.0.nobody()
+    }
+}
+
 /// The handler of a connection for a name that nobody serves now.
 pub struct Nobody {
     is_known: bool,
@@ -83,6 +100,8 @@ fn absent(is_known: bool) -> Response<Full<Bytes>> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Kept, a connection would lead here for as long as its client tries, whoever serves the name by then.
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     if is_known {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
     }
@@ -121,5 +140,19 @@ mod tests {
             assert_eq!(names.port(name), port, "{name:?}");
         }
         assert_eq!(names.nobody().file_name().unwrap(), "2.sock");
+        let private = PrivateNames(Arc::new(names));
+        for (name, socket) in [
+            (None, Some("1.priv")),
+            (Some("payroll.managedhsm.localhost"), Some("31.priv")),
+            (Some("management.localhost"), Some("3.sock")),
+            (Some("issuer.localhost"), Some("4.sock")),
+            (Some("other.managedhsm.localhost"), None),
+        ] {
+            let found = private.find(name);
+            assert_eq!(
+                found.and_then(|path| path.file_name()?.to_str().map(String::from)).as_deref(),
+                socket
+            );
+        }
     }
 }

@@ -25,10 +25,19 @@ pub fn api(pool: &Arc<Pool>, authority: String, port: u16) -> Result<Arc<Api>, M
     Ok(Arc::new(Api::new(pool.clone(), config)))
 }
 
+/// By which way the clients of a listener come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    Public,
+    /// From the gateway's listeners for private networks.
+    Private,
+}
+
 /// Serves `api` on each of `listeners`.
 pub fn spawn<L: Source + Sync>(
     services: &mut JoinSet<()>,
     listeners: Vec<L>,
+    way: Way,
     shared: &Shared,
     api: &Arc<Api>,
 ) {
@@ -36,8 +45,12 @@ pub fn spawn<L: Source + Sync>(
         let api = api.clone();
         let handler = move |peer: Peer| {
             let api = api.clone();
-            let Peer { address, server_name, local_port } = peer;
-            let connection = Connection { origin: Origin::Network(address), server_name, local_port };
+            let Peer { address, server_name, called } = peer;
+            let origin = match way {
+                Way::Public => Origin::Network(address),
+                Way::Private => Origin::Private { client: address, called: called.ip() },
+            };
+            let connection = Connection { origin, server_name, local_port: called.port() };
             service_fn(move |request| {
                 let (api, connection) = (api.clone(), connection.clone());
                 async move { Ok::<_, Infallible>(api.handle(request, connection).await) }

@@ -14,7 +14,7 @@ use crate::outgoing;
 use crate::root_of_trust::RootOfTrust;
 use async_trait::async_trait;
 use domain::name::PoolName;
-use fabric::{InstanceState, Network, Parameters, ProvisionError, Provisioner};
+use fabric::{InstanceState, Network, Parameters, ProvisionError, Provisioner, Reach};
 use parking_lot::{Condvar, Mutex};
 use rustls_pki_types::CertificateSigningRequestDer;
 use service::{Random, SystemRandom};
@@ -23,6 +23,7 @@ use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -107,7 +108,7 @@ impl Children {
         let place = self.layout.place(name.parse()?);
         let directory = place.directory.parent().ok_or("a pool has a directory above its own")?;
         files::create_directory(directory)?;
-        let taken: Vec<u16> = self.ports.lock().values().copied().collect();
+        let taken = ports_of_pools(directory.parent().ok_or("pools have a directory")?)?;
         let held = files::read_or_make::<CommandError>(&directory.join(PORT), || {
             let first = self.port.saturating_add(FIRST_PORT_OFFSET);
             let is_free =
@@ -136,6 +137,7 @@ impl Children {
             root_key: std::path::absolute(root_key)?,
             limits: std::path::absolute(self.layout.limits())?,
             gateway_socket: std::path::absolute(self.layout.gateway_socket(port))?,
+            private_socket: std::path::absolute(self.layout.private_socket(port))?,
             admin_socket: std::path::absolute(self.layout.pool_admin_socket(port))?,
             authority: self.challenged.clone(),
             issuer_port: self.issuer_port,
@@ -154,7 +156,7 @@ impl Children {
             state: watch::Sender::new(InstanceState::Starting),
             applied: watch::Sender::new(0),
             held: Mutex::new(Held {
-                network: Numbered { number: 1, rules: parameters.network.clone() },
+                network: Numbered { number: 1, rules: parameters.reach.clone() },
                 certified: false,
                 heard: Instant::now(),
                 stopping: false,
@@ -222,7 +224,17 @@ impl Children {
     }
 }
 
-fn sync_parent(path: &std::path::Path) -> Result<(), CommandError> {
+/// Of all pools, running or not: a deleted one that is recovered serves where it did.
+fn ports_of_pools(directory: &Path) -> Result<Vec<u16>, CommandError> {
+    let mut ports = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let held = files::read(&entry?.path().join(PORT))?;
+        ports.extend(held.and_then(|held| std::str::from_utf8(&held).ok()?.trim().parse::<u16>().ok()));
+    }
+    Ok(ports)
+}
+
+fn sync_parent(path: &Path) -> Result<(), CommandError> {
     match path.parent() {
         Some(parent) if parent.exists() => Ok(std::fs::File::open(parent)?.sync_all()?),
         Some(_) | None => Ok(()),
@@ -263,11 +275,11 @@ impl Provisioner for Children {
         network::checked(network)
     }
 
-    async fn set_network(&self, name: &str, network: &Network) -> Result<(), ProvisionError> {
+    async fn set_reach(&self, name: &str, reach: &Reach) -> Result<(), ProvisionError> {
         let Some(running) = self.running.lock().get(name).cloned() else { return Ok(()) };
         let number = {
             let mut held = running.held.lock();
-            held.network = Numbered { number: held.network.number + 1, rules: network.clone() };
+            held.network = Numbered { number: held.network.number + 1, rules: reach.clone() };
             if !held.certified {
                 // It is given them with its certificate, before it serves.
                 return Ok(());

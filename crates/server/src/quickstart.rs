@@ -14,8 +14,9 @@ use crate::layout::{self, CONTROL_HOST, ISSUER_HOST, Layout, POOL_NAME, RESOURCE
 use crate::listener::{self, FromGateway, Peer, Shared};
 use crate::outgoing::{self, Outgoing};
 use crate::places::{Capacity, Places};
-use crate::pool_directory::{Names, Nobody};
-use crate::pool_listener::PUBLIC_AUDIENCE;
+use crate::pool_directory::{Names, Nobody, PrivateNames};
+use crate::pool_listener::{PUBLIC_AUDIENCE, Way};
+use crate::private_networks::{self, PrivateNetwork};
 use crate::provisioner::{Children, Ports};
 use crate::root_of_trust::{RootOfTrust, Sealed};
 use crate::state::{LAST_PORT, Principals, Settings};
@@ -40,7 +41,7 @@ use identity::issuer::{
 use service::{ActivationRecord, Clock, Pool, SystemClock};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket};
@@ -66,6 +67,11 @@ pub struct Arguments {
     /// start. Can be given again.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<IpAddr>,
+    /// Have the gateway listen at this address of the machine for a private network, under a name for it. A pool of the
+    /// control plane lets clients in by it once a private endpoint connection from there is approved, whatever its other
+    /// network rules are. Not kept from start to start. Can be given again.
+    #[arg(long = "private-listen", value_name = "NAME=ADDRESS")]
+    private_networks: Vec<PrivateNetwork>,
     /// Send clients to the gateway for everything, also for the issuer and the control plane, so that no other port need be
     /// reached. Kept from start to start. Each client has to find the names that `--hosts` prints.
     #[arg(long)]
@@ -139,6 +145,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         return environment::run(&environment::Arguments::for_az(arguments.data));
     }
     // Before anything is made, and by the process that its user sees.
+    private_networks::check(&arguments.private_networks, &arguments.listen)?;
     Outgoing::read(&Layout::new(arguments.data.clone()).limits(), &arguments.outgoing)?;
     if arguments.detach {
         return detach(&arguments);
@@ -205,7 +212,7 @@ async fn serve(
         &arguments.blank_pools,
         arguments.one_port,
     )?;
-    let listeners = Listeners::bind(&settings, &arguments.listen, !arguments.no_managed_identity)?;
+    let listeners = Listeners::bind(&settings, arguments)?;
     if changed {
         settings.write(layout)?;
     }
@@ -253,8 +260,12 @@ async fn serve(
     for (listeners, pool, port) in [(listeners.pool, &pool, settings.port)].into_iter().chain(of_blank) {
         proxied.push(port);
         let api = pool_listener::api(pool, challenged.clone(), port)?;
-        pool_listener::spawn(&mut services, listeners, &of_pool, &api);
-        pool_listener::spawn(&mut services, vec![from_gateway(layout, port)?], &of_pool, &api);
+        pool_listener::spawn(&mut services, listeners, Way::Public, &of_pool, &api);
+        for (socket, way) in
+            [(layout.gateway_socket(port), Way::Public), (layout.private_socket(port), Way::Private)]
+        {
+            pool_listener::spawn(&mut services, vec![from_gateway(&socket)?], way, &of_pool, &api);
+        }
         own_ports.insert(pool.genesis().name.to_string(), port);
         if port == settings.port {
             let socket = admin::bind(&layout.admin_socket())?;
@@ -275,7 +286,9 @@ async fn serve(
         running: Default::default(),
     });
     let own_pools = std::iter::once(&pool).chain(&blank_pools);
-    let control = control::open(layout, &settings, &principals, &issuer, children.clone(), own_pools).await?;
+    let networks = private_networks::by_name(&arguments.private_networks);
+    let control =
+        control::open(layout, &settings, &principals, &issuer, children.clone(), own_pools, networks).await?;
     proxied.push(settings.control_port());
     let attestation = TestAuthority::new(
         settings.attestation_url(),
@@ -290,7 +303,7 @@ async fn serve(
         let shared = shared(capacity.issuer)?;
         let by_gateway = router.clone();
         let handler = move |_: Peer| TowerToHyperService::new(by_gateway.clone());
-        services.spawn(listener::serve(from_gateway(layout, port)?, shared.clone(), handler));
+        services.spawn(listener::serve(from_gateway(&layout.gateway_socket(port))?, shared.clone(), handler));
         for listener in listeners {
             let router = router.clone();
             let handler = move |_: Peer| TowerToHyperService::new(router.clone());
@@ -311,12 +324,22 @@ async fn serve(
         let names = names.clone();
         move |peer: Peer| Nobody::new(&names, &peer)
     };
-    services.spawn(listener::serve(from_gateway(layout, gateway_port)?, shared(capacity.issuer)?, nobody));
+    let nobodys = from_gateway(&layout.gateway_socket(gateway_port))?;
+    let mut of_nobody = shared(capacity.issuer)?;
+    // Its answers end their connections, which is simple in HTTP/1.1 alone.
+    Arc::make_mut(&mut of_nobody.tls).alpn_protocols = vec![b"http/1.1".to_vec()];
+    services.spawn(listener::serve(nobodys, of_nobody, nobody));
     let places = Places::new(capacity.gateway, capacity.gateway / 4);
     for listener in listeners.gateway {
         let places = places.clone();
         let admit = move |address| places.take(address);
         services.spawn(gateway::serve(listener, names.clone(), admit, closing.clone()));
+    }
+    let private_names = Arc::new(PrivateNames(names));
+    for listener in listeners.private {
+        let places = places.clone();
+        let admit = move |address| places.take(address);
+        services.spawn(gateway::serve(listener, private_names.clone(), admit, closing.clone()));
     }
     services.spawn(control::keep(control.fabric.clone(), closing.clone()));
     services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
@@ -370,6 +393,7 @@ pub(crate) async fn wait_for_end() -> Result<(), CommandError> {
 struct Listeners {
     pool: Vec<TcpListener>,
     gateway: Vec<TcpListener>,
+    private: Vec<TcpListener>,
     blank: Vec<Vec<TcpListener>>,
     control: Vec<TcpListener>,
     issuer: Vec<TcpListener>,
@@ -387,11 +411,8 @@ pub(crate) fn bind_pools(settings: &Settings) -> Result<Vec<TcpListener>, Comman
 }
 
 impl Listeners {
-    fn bind(
-        settings: &Settings,
-        listen: &[IpAddr],
-        with_managed_identity: bool,
-    ) -> Result<Self, CommandError> {
+    fn bind(settings: &Settings, arguments: &Arguments) -> Result<Self, CommandError> {
+        let listen = &arguments.listen;
         let on_ipv4 = |what: &str, port: u16| bind((Ipv4Addr::LOCALHOST, port).into(), what);
         let mut gateway = if listen.iter().any(IpAddr::is_unspecified) {
             Vec::new()
@@ -404,22 +425,27 @@ impl Listeners {
         Ok(Self {
             pool: bind_loopback("the pool", settings.port)?,
             gateway,
+            private: arguments
+                .private_networks
+                .iter()
+                .map(|network| bind((network.address, settings.gateway_port()).into(), "a private network"))
+                .collect::<Result<_, _>>()?,
             blank: (0..settings.blank_pools.len())
                 .map(|index| bind_loopback("a blank pool", settings.blank_port(index)))
                 .collect::<Result<_, _>>()?,
             control: bind_loopback("the control plane", settings.control_port())?,
             issuer: bind_loopback("the issuer", settings.issuer_port())?,
             proxy: on_ipv4("the CONNECT proxy", settings.proxy_port())?,
-            managed_identity: with_managed_identity
+            managed_identity: (!arguments.no_managed_identity)
                 .then(|| on_ipv4("managed identity", settings.managed_identity_port()))
                 .transpose()?,
         })
     }
 }
 
-/// The gateway, which is in this process, passes clients of the listener at `port` on there.
-fn from_gateway(layout: &Layout, port: u16) -> Result<FromGateway, CommandError> {
-    let listener = admin::bind(&layout.gateway_socket(port))?;
+/// The gateway, which is in this process, passes clients on at `socket`.
+fn from_gateway(socket: &Path) -> Result<FromGateway, CommandError> {
+    let listener = admin::bind(socket)?;
     Ok(FromGateway { listener, gateway: rustix::process::getpid() })
 }
 
@@ -650,6 +676,9 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     for address in &arguments.listen {
         words.extend(["--listen".into(), address.to_string().into()]);
+    }
+    for network in &arguments.private_networks {
+        words.extend(["--private-listen".into(), network.to_string().into()]);
     }
     for name in &arguments.blank_pools {
         words.extend(["--blank-pool".into(), name.to_string().into()]);

@@ -98,9 +98,14 @@ impl Pool {
         in_force.rules.admit(address, &in_force.trusted)
     }
 
+    /// Likewise for a client that came in at `called`, an address for clients of a private network.
+    pub fn admit_privately(&self, address: IpAddr, called: IpAddr) -> Result<(), Blocked> {
+        self.firewall().in_force.read().rules.admit_privately(address, called)
+    }
+
     /// Leaves an event of a refused client, or counts it. The refusal is the same, whatever becomes of that.
     pub async fn record_blocked(&self, blocked: Blocked, operation: &'static str, facts: RequestFacts) {
-        let counted = self.firewall().refused.lock().count(blocked.address, self.monotonic());
+        let counted = self.firewall().refused.lock().count(blocked.address(), self.monotonic());
         let Some(passed_over) = counted else { return };
         let error = Error::Blocked(blocked);
         let shown = (facts.show)(&error);

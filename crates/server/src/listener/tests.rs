@@ -73,7 +73,7 @@ async fn listen(limits: Limits, connections: usize) -> Listening {
                         waiting.notify_one();
                         go_on.notified().await;
                     }
-                    let body = format!("name {:?} port {}", peer.server_name, peer.local_port);
+                    let body = format!("name {:?} port {}", peer.server_name, peer.called.port());
                     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body))))
                 }
             })

@@ -151,10 +151,17 @@ impl Quickstart {
 
     /// An access token for `app`, from the embedded issuer.
     pub fn token(&self) -> String {
+        self.token_of("APP", &format!("https%3A%2F%2Fmanagedhsm.localhost%3A{}", self.port))
+    }
+
+    /// One for `principal`, as `holdfast env` spells it, and `resource`, which is escaped.
+    pub fn token_of(&self, principal: &str, resource: &str) -> String {
         let variables = self.variables();
+        let of = |what: &str| variables[&format!("HOLDFAST_{principal}_{what}")].as_str();
         let form = format!(
-            "grant_type=client_credentials&client_id={}&client_secret={}&scope=https%3A%2F%2Fmanagedhsm.localhost%3A{}%2F.default",
-            variables["HOLDFAST_APP_CLIENT_ID"], variables["HOLDFAST_APP_CLIENT_SECRET"], self.port
+            "grant_type=client_credentials&client_id={}&client_secret={}&scope={resource}%2F.default",
+            of("CLIENT_ID"),
+            of("CLIENT_SECRET")
         );
         let request = format!(
             "POST /{}/oauth2/v2.0/token HTTP/1.1\r\nHost: localhost:{}\r\nContent-Type: application/x-www-form-urlencoded",
