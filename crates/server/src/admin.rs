@@ -17,7 +17,7 @@ use service::Pool;
 use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream as BlockingStream;
+use std::os::unix::net::{UnixListener as BlockingListener, UnixStream as BlockingStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,17 +29,23 @@ const PAGE: usize = 1000;
 const TIME: Duration = Duration::from_secs(30);
 
 pub fn bind(path: &Path) -> Result<UnixListener, CommandError> {
+    Ok(UnixListener::from_std(bind_early(path)?)?)
+}
+
+/// For who has no runtime yet.
+pub fn bind_early(path: &Path) -> Result<BlockingListener, CommandError> {
     // The system takes about 100 bytes, and its own message does not say which path was too long.
     bind_fresh(path).map_err(|error| format!("cannot open the socket {}: {error}", path.display()).into())
 }
 
-fn bind_fresh(path: &Path) -> std::io::Result<UnixListener> {
+fn bind_fresh(path: &Path) -> std::io::Result<BlockingListener> {
     // Only a process that holds the data directory's lock comes here, so what is there is left over.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = BlockingListener::bind(path)?;
+    listener.set_nonblocking(true)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }

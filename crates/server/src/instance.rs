@@ -188,7 +188,14 @@ impl Place {
         Ok(Pool::open(parts).await?)
     }
 
-    fn sealed_domain(&self) -> PathBuf {
+    /// Whether something was sealed for it already, in its directory or in the one that the next start takes.
+    pub fn is_sealed(&self) -> bool {
+        [self.sealed_domain(), self.beside("next").join("domain.sealed")]
+            .iter()
+            .any(|sealed| sealed.symlink_metadata().is_ok())
+    }
+
+    pub fn sealed_domain(&self) -> PathBuf {
         self.directory.join("domain.sealed")
     }
 

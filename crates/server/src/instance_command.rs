@@ -11,6 +11,7 @@ use crate::certificates::ListenerKey;
 use crate::instance::{Founding, Parameters, Place};
 use crate::listener::{FromGateway, Shared};
 use crate::outgoing::{self, Outgoing};
+use crate::own_user::{self, User};
 use crate::places::Capacity;
 use crate::pool_listener::Way;
 use crate::quickstart::{self, Ended};
@@ -24,8 +25,9 @@ use fabric::Reach;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use service::Pool;
+use service::{Pool, PoolLimits};
 use std::io::{BufRead, Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,6 +44,8 @@ const ACTIVATION_PERIOD: Duration = Duration::from_millis(500);
 #[serde(deny_unknown_fields)]
 pub struct Start {
     pub name: String,
+    /// Whom the process is to be; without, it stays whom it was started as.
+    pub user: Option<User>,
     pub port: u16,
     pub directory: PathBuf,
     pub root_key: PathBuf,
@@ -101,9 +105,51 @@ pub enum Told {
     Ping,
 }
 
+/// What the process opens while it is still who started it. Nothing else of the machine is open to it later.
+struct Opened {
+    place: Place,
+    outgoing: Outgoing,
+    limits: PoolLimits,
+    trusted: Vec<KnownNetwork>,
+    gateway_socket: UnixListener,
+    private_socket: UnixListener,
+    admin_socket: UnixListener,
+}
+
+impl Opened {
+    fn new(start: &Start) -> Result<Self, CommandError> {
+        let mut place = Place {
+            name: start.name.parse()?,
+            directory: start.directory.clone(),
+            root: RootOfTrust::KeyFile(start.root_key.clone()),
+        };
+        if start.user.is_some() {
+            let is_new = !place.is_sealed();
+            place.root = RootOfTrust::open_key_file(start.root_key.clone(), &place.sealed_domain(), is_new)?;
+            // The directories above are closed to the user; seen from within, they need not be passed.
+            let above = start.directory.parent().ok_or("a pool has a directory above its own")?;
+            std::env::set_current_dir(above)?;
+            place.directory = start.directory.file_name().ok_or("a pool has a directory")?.into();
+        }
+        Ok(Self {
+            place,
+            outgoing: Outgoing::read(&start.limits, &start.outgoing)?,
+            limits: limits::read(&start.limits)?,
+            trusted: limits::trusted_services(&start.limits)?,
+            gateway_socket: admin::bind_early(&start.gateway_socket)?,
+            private_socket: admin::bind_early(&start.private_socket)?,
+            admin_socket: admin::bind_early(&start.admin_socket)?,
+        })
+    }
+}
+
 pub fn run() -> Result<ExitCode, CommandError> {
-    let hardening = hardening::for_server(PoolClass::Test)?;
     let start: Start = hear()?;
+    let opened = Opened::new(&start)?;
+    if let Some(user) = start.user {
+        own_user::become_user(user)?;
+    }
+    let hardening = hardening::for_server(PoolClass::Test)?;
     let key = ListenerKey::for_pool(&start.name)?;
     say(&Said::Request { der: key.request().to_vec() })?;
     let certified: Certified = hear()?;
@@ -130,32 +176,29 @@ pub fn run() -> Result<ExitCode, CommandError> {
         while pings.recv().await.is_some() && say(&Said::Pong).is_ok() {}
     });
     let capacity = Capacity::within(hardening.descriptors);
-    while runtime.block_on(serve(&start, &tls, capacity, &networks, ending.clone()))? == Ended::ToSwitch {}
+    while runtime.block_on(serve(&start, &opened, &tls, capacity, &networks, ending.clone()))?
+        == Ended::ToSwitch
+    {}
     Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(
     start: &Start,
+    opened: &Opened,
     tls: &Arc<ServerConfig>,
     capacity: Capacity,
     networks: &watch::Receiver<Numbered>,
     mut ending: watch::Receiver<bool>,
 ) -> Result<Ended, CommandError> {
-    let place = Place {
-        name: start.name.parse()?,
-        directory: start.directory.clone(),
-        root: RootOfTrust::KeyFile(start.root_key.clone()),
-    };
+    let Opened { place, outgoing, trusted, .. } = opened;
     place.finish_switch()?;
     let (switch, mut switching) = watch::channel(false);
     let found = || Ok(Founding { genesis: start.genesis.genesis(&place.name)?, activation: None });
-    let outgoing = Outgoing::read(&start.limits, &start.outgoing)?;
-    let pool = place.open(found, limits::read(&start.limits)?, &outgoing, switch).await?;
+    let pool = place.open(found, opened.limits, outgoing, switch).await?;
     pool.connect_key_source(|source| issuer_key_source::connect(source, start.issuer_port))?;
-    pool.connect_authorities(authority_source::of(&pool, &outgoing));
-    let trusted = limits::trusted_services(&start.limits)?;
+    pool.connect_authorities(authority_source::of(&pool, outgoing));
     let mut networks = networks.clone();
-    apply(&pool, networks.borrow_and_update().clone(), &trusted).await?;
+    apply(&pool, networks.borrow_and_update().clone(), trusted).await?;
     let (close, closing) = watch::channel(false);
     let shared = Shared::new(tls.clone(), capacity.pool, closing.clone());
     let listeners = quickstart::bind_loopback("a pool", start.port)?;
@@ -164,12 +207,11 @@ async fn serve(
     pool_listener::spawn(&mut services, listeners, Way::Public, &shared, &api);
     // The gateway is in the process that started this one.
     let gateway = rustix::process::getppid().ok_or("nobody started this process")?;
-    for (socket, way) in [(&start.gateway_socket, Way::Public), (&start.private_socket, Way::Private)] {
-        let from_gateway = FromGateway { listener: admin::bind(socket)?, gateway };
+    for (socket, way) in [(&opened.gateway_socket, Way::Public), (&opened.private_socket, Way::Private)] {
+        let from_gateway = FromGateway { listener: listen(socket)?, gateway };
         pool_listener::spawn(&mut services, vec![from_gateway], way, &shared, &api);
     }
-    let admin_socket = admin::bind(&start.admin_socket)?;
-    services.spawn(admin::serve(admin_socket, pool.clone(), api.clone(), closing.clone()));
+    services.spawn(admin::serve(listen(&opened.admin_socket)?, pool.clone(), api.clone(), closing.clone()));
     services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
     services.spawn(schedule::run(pool.clone(), closing));
     let activated = pool.is_active();
@@ -186,7 +228,7 @@ async fn serve(
     let changes = async {
         while networks.changed().await.is_ok() {
             let network = networks.borrow_and_update().clone();
-            apply(&pool, network, &trusted).await?;
+            apply(&pool, network, trusted).await?;
         }
         std::future::pending::<Result<(), CommandError>>().await
     };
@@ -203,6 +245,11 @@ async fn serve(
     drop(api);
     pool.close().await;
     Ok(ended)
+}
+
+/// The same socket again, after the pool was opened anew.
+fn listen(socket: &UnixListener) -> std::io::Result<tokio::net::UnixListener> {
+    tokio::net::UnixListener::from_std(socket.try_clone()?)
 }
 
 /// Rules that no client of the control plane could have set are refused, whoever says them.

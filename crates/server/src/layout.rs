@@ -133,6 +133,11 @@ impl Layout {
         self.data.join("quickstart.json")
     }
 
+    /// Which users its processes were given, where root started it.
+    pub fn users(&self) -> PathBuf {
+        self.data.join("users.json")
+    }
+
     /// Written by the operator, if at all.
     pub fn limits(&self) -> PathBuf {
         self.data.join("pool.toml")

@@ -28,6 +28,7 @@ mod managed_identity;
 mod network;
 mod outgoing;
 mod output;
+mod own_user;
 mod passphrase;
 mod places;
 mod pool_directory;

@@ -11,6 +11,7 @@ use crate::instance_command::{Certified, MAX_LINE_BYTES, Numbered, Said, Start, 
 use crate::layout::{Layout, RESOURCE_SUFFIX};
 use crate::network;
 use crate::outgoing;
+use crate::own_user;
 use crate::root_of_trust::RootOfTrust;
 use async_trait::async_trait;
 use domain::name::PoolName;
@@ -47,6 +48,7 @@ const STEADY: Duration = Duration::from_secs(60);
 /// The first port that a pool may get, counted from the quickstart's, and how many are tried.
 const FIRST_PORT_OFFSET: u16 = 30;
 const PORTS: u16 = 200;
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
 /// Names of running pools and their ports, for the proxy.
 pub type Ports = Arc<Mutex<HashMap<String, u16>>>;
@@ -110,7 +112,8 @@ impl Children {
         files::create_directory(directory)?;
         let taken = ports_of_pools(directory.parent().ok_or("pools have a directory")?)?;
         let held = files::read_or_make::<CommandError>(&directory.join(PORT), || {
-            let first = self.port.saturating_add(FIRST_PORT_OFFSET);
+            // A user of its own may not be able to listen at a lower one.
+            let first = self.port.saturating_add(FIRST_PORT_OFFSET).max(FIRST_UNPRIVILEGED_PORT);
             let is_free =
                 |port: &u16| !taken.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
             let port =
@@ -130,7 +133,9 @@ impl Children {
         genesis.retention_days = parameters.retention_days;
         genesis.purge_protection = parameters.purge_protection;
         let port = self.port(&parameters.name)?;
+        let above = place.directory.parent().ok_or("a pool has a directory above its own")?;
         Ok(Start {
+            user: own_user::of_pool(&self.layout, above)?,
             name: parameters.name.clone(),
             port,
             directory: std::path::absolute(place.directory)?,

@@ -22,8 +22,8 @@ use crate::root_of_trust::{RootOfTrust, Sealed};
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
     admin, authority_source, control, detach, environment, files, hardening, holders, instance,
-    issuer_federation, issuer_key_source, limits, managed_identity, output, pool_listener, provisioner,
-    proxy, remains, running, schedule, sealed,
+    issuer_federation, issuer_key_source, limits, managed_identity, output, own_user, pool_listener,
+    provisioner, proxy, remains, running, schedule, sealed,
 };
 use domain::access::{BuiltInRole, Scope};
 use domain::name::PoolName;
@@ -161,6 +161,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         .and_then(|()| files::create_directory(&layout.data.join("run")))
         .map_err(|error| format!("cannot make {}: {error}", layout.data.display()))?;
     let _lock = running::lock(&layout)?;
+    if rustix::process::geteuid().is_root() && !own_user::can_be_given() {
+        tracing::warn!(
+            "root lacks capabilities or numbers of users: all processes run as one user (docs/operations.md)"
+        );
+    }
     let mut first = true;
     loop {
         let capacity = Capacity::within(hardening.descriptors);

@@ -8,6 +8,9 @@ use domain::guid::Guid;
 use seal::{CredentialRoot, FILE_ROOT_BYTES, FileRoot, Root, RootKind, SealError};
 use service::{Random, SystemRandom};
 use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -17,6 +20,9 @@ use zeroize::Zeroizing;
 pub enum RootOfTrust {
     /// A key in a file, made where nothing has been sealed yet.
     KeyFile(PathBuf),
+    /// Such a file that was opened by a process that could not open it now. It is read when it is needed, and not kept in
+    /// memory.
+    OpenKeyFile { path: PathBuf, file: Arc<File> },
     /// A passphrase that the process was handed and that is not kept on the machine.
     Credential(Arc<CredentialRoot>),
 }
@@ -24,7 +30,9 @@ pub enum RootOfTrust {
 impl fmt::Debug for RootOfTrust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::KeyFile(path) => f.debug_tuple("KeyFile").field(path).finish(),
+            Self::KeyFile(path) | Self::OpenKeyFile { path, .. } => {
+                f.debug_tuple("KeyFile").field(path).finish()
+            }
             Self::Credential(_) => f.write_str("Credential"),
         }
     }
@@ -46,24 +54,30 @@ impl RootOfTrust {
         Ok(Self::Credential(Arc::new(CredentialRoot::new(passphrase))))
     }
 
+    /// The key file at `path`, opened; made where `is_new` says that nothing was sealed under it yet. `sealed` is for the
+    /// message of who lost it.
+    pub fn open_key_file(path: PathBuf, sealed: &Path, is_new: bool) -> Result<Self, CommandError> {
+        if is_new {
+            make_key_file(&path)?;
+        }
+        match File::open(&path) {
+            Ok(file) => Ok(Self::OpenKeyFile { path, file: Arc::new(file) }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing(&path, sealed).into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The secrets in `sealed`, which is the file `path`. What does not open is [`Sealed`].
     pub fn open(&self, path: &Path, node: Guid, sealed: &[u8]) -> Result<DomainSecrets, CommandError> {
         let opened = match self {
             Self::KeyFile(key) => match files::read(key)? {
                 Some(key) => file_root(&key).and_then(|root| root.open(node, sealed)),
-                None if RootKind::of(sealed) == Ok(RootKind::File) => {
-                    return Err(Sealed {
-                        reason: format!(
-                            "{}, which {} was sealed under, is missing",
-                            key.display(),
-                            path.display()
-                        ),
-                        remedy: "put it back from its copy, and the pool opens".to_owned(),
-                    }
-                    .into());
-                }
+                None if RootKind::of(sealed) == Ok(RootKind::File) => return Err(missing(key, path).into()),
                 None => Err(SealError::OtherKind),
             },
+            Self::OpenKeyFile { file, .. } => {
+                file_root(&read_key(file)?).and_then(|root| root.open(node, sealed))
+            }
             Self::Credential(root) => root.open(node, sealed),
         };
         let secrets = opened.map_err(|error| self.sealed(path, error))?;
@@ -73,13 +87,13 @@ impl RootOfTrust {
     fn sealed(&self, path: &Path, error: SealError) -> Sealed {
         let shown = path.display();
         let remedy = match (error, self) {
-            (SealError::OtherKind, Self::KeyFile(_)) => {
+            (SealError::OtherKind, Self::KeyFile(_) | Self::OpenKeyFile { .. }) => {
                 "it was sealed under a credential: start with --root-credential".to_owned()
             }
             (SealError::OtherKind, Self::Credential(_)) => {
                 "it was sealed under a key in root/: start without --root-credential".to_owned()
             }
-            (_, Self::KeyFile(key)) => format!(
+            (_, Self::KeyFile(key) | Self::OpenKeyFile { path: key, .. }) => format!(
                 "put {} and {shown} back from copies that belong together",
                 key.display()
             ),
@@ -93,14 +107,8 @@ impl RootOfTrust {
     /// Seals what was not sealed on this machine before: the key file is made where there is none.
     pub fn seal_first(&self, node: Guid, secret: &SecretBytes) -> Result<Vec<u8>, CommandError> {
         match self {
-            Self::KeyFile(path) => {
-                let key = files::read_or_make::<CommandError>(path, || {
-                    let mut key = Zeroizing::new(vec![0; FILE_ROOT_BYTES]);
-                    SystemRandom.fill(&mut key);
-                    Ok(key)
-                })?;
-                Ok(file_root(&key)?.seal(node, secret))
-            }
+            Self::KeyFile(path) => Ok(file_root(&make_key_file(path)?)?.seal(node, secret)),
+            Self::OpenKeyFile { file, .. } => Ok(file_root(&read_key(file)?)?.seal(node, secret)),
             Self::Credential(root) => Ok(root.seal(node, secret)),
         }
     }
@@ -111,6 +119,7 @@ impl RootOfTrust {
                 let key = files::read(path)?.ok_or_else(|| format!("{} is missing", path.display()))?;
                 Ok(file_root(&key)?.seal(node, secret))
             }
+            Self::OpenKeyFile { file, .. } => Ok(file_root(&read_key(file)?)?.seal(node, secret)),
             Self::Credential(root) => Ok(root.seal(node, secret)),
         }
     }
@@ -118,6 +127,35 @@ impl RootOfTrust {
     /// Whether waiting can help: a file may be put back, the passphrase was read once.
     pub fn may_come_back(&self) -> bool {
         matches!(self, Self::KeyFile(_))
+    }
+}
+
+fn make_key_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, CommandError> {
+    files::read_or_make(path, || {
+        let mut key = Zeroizing::new(vec![0; FILE_ROOT_BYTES]);
+        SystemRandom.fill(&mut key);
+        Ok(key)
+    })
+}
+
+/// One byte more than it has to have, so that a longer one is refused.
+fn read_key(file: &File) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut key = Zeroizing::new(vec![0; FILE_ROOT_BYTES + 1]);
+    let mut length = 0;
+    while length < key.len() {
+        match file.read_at(&mut key[length..], length as u64)? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    key.truncate(length);
+    Ok(key)
+}
+
+fn missing(key: &Path, sealed: &Path) -> Sealed {
+    Sealed {
+        reason: format!("{}, which {} was sealed under, is missing", key.display(), sealed.display()),
+        remedy: "put it back from its copy, and the pool opens".to_owned(),
     }
 }
 
@@ -167,6 +205,26 @@ mod tests {
         );
         assert!(!key.exists(), "a key made anew would open nothing");
         assert!(file.seal(NODE, &secrets.danger_export()).is_err());
+    }
+
+    #[test]
+    fn a_key_file_that_is_open_serves_like_one_that_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let (key, sealed_at) = (directory.path().join("root.key"), Path::new("domain.sealed"));
+        let lost = RootOfTrust::open_key_file(key.clone(), sealed_at, false).unwrap_err();
+        assert!(lost.downcast::<Sealed>().unwrap().to_string().contains("is missing"));
+        assert!(!key.exists(), "a key made anew would open nothing");
+        let open = RootOfTrust::open_key_file(key.clone(), sealed_at, true).unwrap();
+        let secrets = DomainSecrets::generate();
+        let first = open.seal_first(NODE, &secrets.danger_export()).unwrap();
+        let again = open.seal(NODE, &secrets.danger_export()).unwrap();
+        for sealed in [first, again] {
+            for root in [&open, &RootOfTrust::KeyFile(key.clone())] {
+                root.open(sealed_at, NODE, &sealed).unwrap();
+            }
+        }
+        std::fs::OpenOptions::new().append(true).open(&key).unwrap().set_len(40).unwrap();
+        assert!(open.seal(NODE, &secrets.danger_export()).is_err(), "a longer key is no key");
     }
 
     #[test]
