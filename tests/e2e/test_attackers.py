@@ -51,6 +51,7 @@ GOOD_BODIES = {
     "SetRotationPolicy": {},
     "DownloadDomain": {"certificates": [holder(1), holder(2), holder(3)], "required": 2},
     "UploadDomain": {"value": "x"},
+    "ConfirmDomain": {"fingerprint": "0" * 64},
     "StartBackup": STORAGE,
     "CheckBackup": STORAGE,
     "StartRestore": {"sasTokenParameters": STORAGE, "folderToRestore": "f"},

@@ -264,6 +264,10 @@ impl Exchange<'_> {
                 let recorded = pool.upload_status(self.ticket).await;
                 Answer::recorded(recorded, self.full_receipt, wire::domain_status).ask_again_soon()
             }
+            Route::ConfirmDomain => {
+                let act = |ticket, fingerprint| pool.confirm_domain(ticket, fingerprint);
+                self.with_body(body, wire::parse_confirm, act, |view| wire::domain(&view)).await
+            }
             Route::StartBackup => {
                 let act = |ticket, location| pool.start_backup(ticket, location);
                 self.beginning(body, backup::parse_location, act, "backup").await

@@ -28,6 +28,7 @@ pub fn body(kind: RouteKind, body: &[u8]) -> Option<Result<(), Error>> {
         RouteKind::UpdateSetting => wire::parse_setting(body).map(drop),
         RouteKind::SetNotBefore => wire::parse_not_before(body).map(drop),
         RouteKind::DownloadDomain => wire::parse_download(body).map(drop),
+        RouteKind::ConfirmDomain => wire::parse_confirm(body).map(drop),
         RouteKind::UploadDomain => wire::parse_upload(body).map(drop),
         _ => return None,
     })

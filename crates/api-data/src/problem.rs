@@ -132,6 +132,7 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::CustomRole(_) => plain(400, "BadParameter"),
         Error::InvocationsExhausted { .. } => inner(403, "Forbidden", "TooManyEncryptions"),
         Error::NotActivated => inner(403, "Forbidden", "HsmNotActivated"),
+        Error::DomainNotConfirmed { .. } => inner(403, "Forbidden", "SecurityDomainNotConfirmed"),
         Error::DomainHandedOut => inner(409, "Conflict", "SecurityDomainAlreadyDownloaded"),
         Error::AlreadyActive => inner(409, "Conflict", "HsmAlreadyActivated"),
         Error::NoTransferKey => inner(400, "BadParameter", "NoTransferKey"),

@@ -80,6 +80,7 @@ pub enum Route {
     NewTransferKey,
     UploadDomain,
     DomainUploadStatus,
+    ConfirmDomain,
     StartBackup,
     CheckBackup,
     BackupStatus(Guid),
@@ -164,6 +165,7 @@ route_kinds! {
     NewTransferKey = "GET" "/securitydomain/upload" "SecurityDomainTransferKeyGet",
     UploadDomain = "POST" "/securitydomain/upload" "SecurityDomainRestore",
     DomainUploadStatus = "GET" "/securitydomain/upload/pending" "SecurityDomainRestoreStatusGet",
+    ConfirmDomain = "POST" "/holdfast/securitydomain/confirm" "SecurityDomainConfirm",
     StartBackup = "POST" "/backup" "BackupCreate",
     CheckBackup = "POST" "/prebackup" "BackupCheck",
     BackupStatus = "GET" "/backup/{id}/pending" "BackupStatusGet",
@@ -255,6 +257,7 @@ impl Route {
             Route::NewTransferKey => RouteKind::NewTransferKey,
             Route::UploadDomain => RouteKind::UploadDomain,
             Route::DomainUploadStatus => RouteKind::DomainUploadStatus,
+            Route::ConfirmDomain => RouteKind::ConfirmDomain,
             Route::StartBackup => RouteKind::StartBackup,
             Route::CheckBackup => RouteKind::CheckBackup,
             Route::BackupStatus(_) => RouteKind::BackupStatus,
@@ -424,6 +427,13 @@ impl Route {
                     "PATCH" => Ok(Route::UpdateTestMode),
                     _ => Err(RouteRefused::Unknown),
                 };
+            }
+            Some((domain, [confirm]))
+                if domain.eq_ignore_ascii_case("securitydomain")
+                    && confirm.eq_ignore_ascii_case("confirm")
+                    && method == Method::POST =>
+            {
+                return Ok(Route::ConfirmDomain);
             }
             Some((tokens, rest)) if tokens.eq_ignore_ascii_case("tokens") => rest,
             Some((preview, []))

@@ -16,8 +16,8 @@ use domain::time::IntDate;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use service::{
-    AttestedKey, DecryptInput, DeletedKeyView, DomainStatus, DownloadRequest, EncryptInput, Error,
-    KeyAttestation, KeyView, NewAssignment, NewKey, NotBefore, SecretBytes, SettingView, TransferKey,
+    AttestedKey, DecryptInput, DeletedKeyView, DomainStatus, DomainView, DownloadRequest, EncryptInput,
+    Error, KeyAttestation, KeyView, NewAssignment, NewKey, NotBefore, SecretBytes, SettingView, TransferKey,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -166,6 +166,23 @@ pub(crate) fn parse_not_before(body: &[u8]) -> Result<Option<IntDate>, Error> {
 pub(crate) fn parse_download(body: &[u8]) -> Result<DownloadRequest, Error> {
     let text = std::str::from_utf8(body).map_err(|_| bad("the request body is not UTF-8".into()))?;
     DownloadRequest::parse(text).map_err(|error| bad(error.to_string()))
+}
+
+#[derive(Deserialize)]
+struct ConfirmBody {
+    fingerprint: String,
+}
+
+/// `{"fingerprint"}`: SHA-256 of the domain's owner key, hex.
+pub(crate) fn parse_confirm(body: &[u8]) -> Result<String, Error> {
+    let ConfirmBody { fingerprint } = parse(body)?;
+    if fingerprint.len() == 64 && fingerprint.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(fingerprint)
+    } else {
+        Err(
+            bad("fingerprint must be 64 hexadecimal digits, as `holdfast ceremony inspect` shows them".into()),
+        )
+    }
 }
 
 #[derive(Deserialize)]
@@ -378,6 +395,14 @@ pub(crate) fn domain_status(status: DomainStatus) -> Value {
         DomainStatus::Success => "Success",
     };
     json!({ "status": word, "status_details": "" })
+}
+
+pub(crate) fn domain(view: &DomainView) -> Value {
+    json!({
+        "securityDomainId": view.security_domain.to_string(),
+        "fingerprint": view.fingerprint,
+        "confirmed": view.confirmed,
+    })
 }
 
 pub(crate) fn transfer_key(key: &TransferKey) -> Value {

@@ -111,6 +111,9 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
             }),
         ),
         RouteKind::DownloadDomain => ("/securitydomain/download".to_owned(), three_holders()),
+        RouteKind::ConfirmDomain => {
+            ("/holdfast/securitydomain/confirm".to_owned(), json!({ "fingerprint": made.fingerprint }))
+        }
         // On a pool that is active whatever parses is refused alike. What begins a job is in `backup.rs`.
         RouteKind::UploadDomain
         | RouteKind::StartBackup
@@ -153,6 +156,7 @@ fn request(kind: RouteKind, made: &Made) -> Option<(String, Value)> {
 
 /// What the keys made before anything was bent.
 struct Made {
+    fingerprint: String,
     signature: Value,
     sealed: Value,
     wrapped: Value,
@@ -175,6 +179,7 @@ async fn make_keys(bench: &Bench) -> Made {
     let encrypt = json!({ "alg": "A256GCM", "value": DIGEST, "aad": "YWFk" });
     let wrap = json!({ "alg": "A256KW", "value": DIGEST });
     Made {
+        fingerprint: bench.pool.domain_fingerprint().to_owned(),
         signature: bench.arrange("POST", "/keys/ec/sign", sign).await["value"].clone(),
         sealed: bench.arrange("POST", "/keys/oct/encrypt", encrypt).await,
         wrapped: bench.arrange("POST", "/keys/oct/wrapkey", wrap).await["value"].clone(),

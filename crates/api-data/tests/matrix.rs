@@ -103,6 +103,7 @@ fn data_action(kind: RouteKind) -> DataAction {
         RouteKind::NewTransferKey => DataAction::SecurityDomainTransferKeyRead,
         RouteKind::UploadDomain => DataAction::SecurityDomainUpload,
         RouteKind::DomainUploadStatus => DataAction::SecurityDomainUploadRead,
+        RouteKind::ConfirmDomain => DataAction::SecurityDomainConfirm,
         RouteKind::StartBackup | RouteKind::CheckBackup => DataAction::BackupStart,
         RouteKind::BackupStatus => DataAction::BackupStatus,
         RouteKind::StartRestore
@@ -382,6 +383,7 @@ impl Stage {
             RouteKind::RandomBytes => json!({ "count": 16 }),
             RouteKind::DownloadDomain => three_holders(),
             RouteKind::UploadDomain => json!({ "value": "{}" }),
+            RouteKind::ConfirmDomain => json!({ "fingerprint": self.bench.pool.domain_fingerprint() }),
             RouteKind::CreateAssignment => json!({ "properties": {
                 "principalId": SUBJECT_PRINCIPAL.to_string(),
                 "roleDefinitionId": BuiltInRole::CryptoAuditor.id().to_string(),

@@ -136,6 +136,57 @@ async fn before_activation_only_the_domain_and_a_look_at_roles_are_open_and_only
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_an_uploaded_domain_waits_to_be_confirmed_only_the_domain_and_a_look_at_roles_are_open() {
+    let bench = Bench::unconfirmed().await;
+    let (administrator, stranger) = (bench.token(ROOT), bench.token(STRANGER));
+    let unconfirmed = "403 Forbidden/SecurityDomainNotConfirmed";
+    let fingerprint = bench.pool.domain_fingerprint().to_owned();
+    for kind in RouteKind::ALL.iter().copied() {
+        let (for_stranger, for_administrator) = match kind {
+            RouteKind::DownloadDomain => {
+                ("403 Forbidden/ForbiddenByRbac", "409 Conflict/SecurityDomainAlreadyDownloaded")
+            }
+            RouteKind::DomainDownloadStatus | RouteKind::NewTransferKey | RouteKind::DomainUploadStatus => {
+                ("403 Forbidden/ForbiddenByRbac", "200")
+            }
+            RouteKind::UploadDomain => ("403 Forbidden/ForbiddenByRbac", "400 BadParameter"),
+            // With another fingerprint than the pool's.
+            RouteKind::ConfirmDomain => ("403 Forbidden/ForbiddenByRbac", "400 BadParameter"),
+            RouteKind::ListAssignments | RouteKind::ListRoles => ("403 Forbidden/ForbiddenByRbac", "200"),
+            RouteKind::ReadAssignment => ("403 Forbidden/ForbiddenByRbac", "404 RoleAssignmentNotFound"),
+            RouteKind::ReadRole => ("403 Forbidden/ForbiddenByRbac", "404 RoleDefinitionNotFound"),
+            _ => (unconfirmed, unconfirmed),
+        };
+        for path in paths(kind) {
+            for (token, expected) in [(&stranger, for_stranger), (&administrator, for_administrator)] {
+                let answer = bench.send(kind.method(), &path, Some(&body(kind)), Some(token)).await;
+                assert_eq!(answer.to_string(), expected, "{kind:?} {path}: {answer:?}");
+                if expected == unconfirmed || kind == RouteKind::ConfirmDomain && token == &administrator {
+                    let message = answer.body["error"]["message"].as_str().unwrap();
+                    assert!(message.contains(&fingerprint), "{path}: {message}");
+                }
+            }
+        }
+    }
+    assert!(bench.pool.awaits_confirmation());
+    let path = "/holdfast/securitydomain/confirm";
+    let right = json!({ "fingerprint": fingerprint.to_uppercase() });
+    bench.new_events().await;
+    for _ in 0..2 {
+        let answer = bench.as_root("POST", path, Some(&right)).await;
+        assert_eq!((answer.status, &answer.body["confirmed"]), (200, &json!(true)), "{answer:?}");
+        assert_eq!(answer.body["fingerprint"], fingerprint.as_str());
+    }
+    let events = bench.new_events().await;
+    assert_eq!(events[0]["operationName"], "SecurityDomainConfirm");
+    assert!(events[0].to_string().contains(&fingerprint), "{}", events[0]);
+    assert!(!bench.pool.awaits_confirmation());
+    assert_eq!(bench.as_root("GET", "/settings", None).await.status, 200);
+    let upload = bench.as_root("GET", "/securitydomain/upload", None).await;
+    assert_eq!(upload.to_string(), "409 Conflict/HsmAlreadyActivated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_route_is_refused_and_recorded() {
     let bench = Bench::new().await;
     let known: HashSet<_> = RouteKind::ALL.iter().map(|kind| (kind.method(), kind.path())).collect();
@@ -182,6 +233,7 @@ fn body(kind: RouteKind) -> serde_json::Value {
             json!({ "value": "true" })
         }
         RouteKind::DownloadDomain => three_holders(),
+        RouteKind::ConfirmDomain => json!({ "fingerprint": "0".repeat(64) }),
         RouteKind::SetRotationPolicy => rotation_policy(),
         RouteKind::StartBackup | RouteKind::CheckBackup => storage_location(),
         RouteKind::StartRestore

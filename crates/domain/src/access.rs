@@ -75,11 +75,12 @@ data_actions! {
     RestoreStatus = "/restore/status/action",
     SecurityDomainDownloadRead = "/securitydomain/download/read",
     RandomBytes = "/rng/action",
-    /// Ours, as the four below: the service does not publish a name.
+    /// Ours, as those below: the service does not publish a name.
     SettingRead = "/settings/read/action",
     SettingWrite = "/settings/write/action",
     PrincipalRead = "/principals/read/action",
     PrincipalWrite = "/principals/write/action",
+    SecurityDomainConfirm = "/securitydomain/confirm/action",
 }
 
 impl DataAction {
@@ -232,7 +233,8 @@ impl BuiltInRole {
             | DataAction::SecurityDomainDownloadRead
             | DataAction::SecurityDomainUpload
             | DataAction::SecurityDomainUploadRead
-            | DataAction::SecurityDomainTransferKeyRead => matches!(self, R::Administrator),
+            | DataAction::SecurityDomainTransferKeyRead
+            | DataAction::SecurityDomainConfirm => matches!(self, R::Administrator),
             DataAction::KeyRead => {
                 matches!(self, R::CryptoUser | R::CryptoServiceEncryptionUser | R::CryptoAuditor)
             }

@@ -5,6 +5,8 @@ use crate::name::PoolName;
 use crate::principal::{ObjectId, TenantId};
 use crate::time::IntDate;
 
+/// What clients of the public cloud ask tokens for. Whoever runs any Managed HSM there can be given one.
+pub const PUBLIC_AUDIENCE: &str = "https://managedhsm.azure.net";
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// Whether keys in a pool may matter. Bound into every record, certificate and backup, so that the two never mix.
@@ -127,6 +129,11 @@ impl Genesis {
         if self.class == PoolClass::Production && self.audit_durability == AuditDurability::Written {
             return Err(GenesisRefused::WrittenDurabilityInProduction);
         }
+        if self.class == PoolClass::Production
+            && self.issuer.audiences.iter().any(|audience| audience.trim_end_matches('/') == PUBLIC_AUDIENCE)
+        {
+            return Err(GenesisRefused::PublicAudienceInProduction);
+        }
         if let Some(source) = &self.issuer.key_source
             && (!source.url.starts_with("https://") || source.roots.is_empty())
         {
@@ -142,6 +149,10 @@ pub enum GenesisRefused {
     NoAdministrator,
     #[error("audit durability `written` is for class `test` only")]
     WrittenDurabilityInProduction,
+    #[error(
+        "a token for {PUBLIC_AUDIENCE} is good for every pool of a tenant, so a pool of class production takes none"
+    )]
+    PublicAudienceInProduction,
     #[error("an issuer's key set comes over https, from a server with a pinned root")]
     OpenKeySource,
 }

@@ -118,16 +118,23 @@ impl ListenerKey {
         self,
         chain: Vec<CertificateDer<'static>>,
     ) -> Result<Arc<ServerConfig>, CommandError> {
-        let private_key = PrivateKeyDer::try_from(self.key.serialize_der())?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_no_client_auth()
-            .with_single_cert(chain, private_key)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.ticketer = aws_lc_rs::Ticketer::new()?;
-        Ok(Arc::new(config))
+        server_config(self.key.serialize_der(), chain)
     }
+}
+
+/// TLS as every listener speaks it, with the key `pkcs8`, which has to be the one of `chain`'s first certificate.
+pub fn server_config(
+    pkcs8: Vec<u8>,
+    chain: Vec<CertificateDer<'static>>,
+) -> Result<Arc<ServerConfig>, CommandError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::try_from(pkcs8)?)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(Arc::new(config))
 }
 
 /// The certificate of the principal `app`, made at first with its key: whoever reads the file can be `app`. RSA, as

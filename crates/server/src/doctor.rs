@@ -19,6 +19,7 @@ use crate::holders;
 use crate::layout::{self, Layout};
 use crate::limits;
 use crate::output::line;
+use crate::production::{self, tls::Chain};
 use crate::state::{Principals, Settings};
 use domain::setting::Setting;
 use facts::{Facts, Protection, Unanswered};
@@ -81,6 +82,9 @@ fn print(findings: &[Finding]) -> std::io::Result<()> {
 }
 
 fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandError> {
+    if production::is_production(layout) {
+        return of_production(layout);
+    }
     let data = layout.data.display();
     let missing = || format!("there is no quickstart in {data}; start one with `holdfast quickstart`");
     let settings = Settings::read(layout).map_err(|error| located(error, layout))?.ok_or_else(missing)?;
@@ -89,7 +93,10 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     let now = SystemTime::now();
 
     let facts = Facts::ask(&layout.admin_socket());
-    let mut findings = vec![running(layout, &facts)];
+    let mut findings = vec![running(
+        &facts,
+        format!("holdfast quickstart --detach --data {}", word(&layout.data.display().to_string())),
+    )];
     findings.extend(of_genesis(&facts));
     findings.push(root_of_trust(layout).map_err(unreadable)?);
     findings.push(security_domain(layout).map_err(unreadable)?);
@@ -112,7 +119,76 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     Ok(findings)
 }
 
-fn running(layout: &Layout, facts: &Result<Facts, Unanswered>) -> Finding {
+/// A pool of class production: what its machine shows without a token, as only its owner's issuer gives those.
+fn of_production(layout: &Layout) -> Result<Vec<Finding>, CommandError> {
+    let data = layout.data.display();
+    let unreadable = |error: std::io::Error| format!("cannot look at {data}: {error}");
+    let now = SystemTime::now();
+    let facts = Facts::ask(&layout.admin_socket());
+    let start = format!(
+        "holdfast pool serve --data {} --root-credential FILE --listen ADDRESS:PORT",
+        word(&layout.data.display().to_string())
+    );
+    let mut findings = vec![running(&facts, start)];
+    findings.extend(of_genesis(&facts));
+    findings.push(of_domain(&facts));
+    findings.push(root_of_trust(layout).map_err(unreadable)?);
+    findings.push(tls_certificate(layout, now)?);
+    findings.extend(absent());
+    findings.extend(of_process(&facts));
+    findings.push(log::check(layout)?);
+    findings.push(files::check(layout).map_err(unreadable)?);
+    findings.push(machine::disk(layout).map_err(unreadable)?);
+    findings.push(machine::clock(layout, now).map_err(unreadable)?);
+    Ok(findings)
+}
+
+/// Whether the pool has a domain that its owner knows.
+fn of_domain(facts: &Result<Facts, Unanswered>) -> Finding {
+    const NAME: &str = "security domain";
+    let Ok(facts) = facts else {
+        return Finding::unknown(NAME, "sealed, and only the running pool says it");
+    };
+    match (facts.active, &facts.unconfirmed_fingerprint) {
+        (_, Some(fingerprint)) => Finding::missing(
+            NAME,
+            format!("was uploaded, and nobody has confirmed it; its owner key is {fingerprint}"),
+            "No key works. It may be anybody's: whoever gets hold of an exchange key can encrypt a domain to it.",
+            "compare it with `holdfast ceremony inspect` of the domain's file, then `holdfast pool confirm`",
+        ),
+        (Some(false), None) => Finding::missing(
+            NAME,
+            "was not handed out: the pool is not active",
+            "No key works. Without it nobody can bring the pool's keys into another one when this machine is lost.",
+            "an initial administrator downloads it for its holders: `az keyvault security-domain download`",
+        ),
+        (Some(true), None) => {
+            Finding::ok(NAME, "its holders have it; whether a quorum still does, they know")
+        }
+        (None, None) => Finding::unknown(NAME, "the pool is of another release"),
+    }
+}
+
+fn tls_certificate(layout: &Layout, now: SystemTime) -> Result<Finding, CommandError> {
+    const NAME: &str = "certificate of the pool";
+    let path = layout.tls_chain();
+    let Some(pem) = crate::files::read(&path)? else {
+        return Ok(Finding::missing(
+            NAME,
+            "there is none",
+            "The pool does not serve.",
+            format!(
+                "have {} signed, then `holdfast pool certificate install`",
+                layout.tls_request().display()
+            ),
+        ));
+    };
+    let chain = Chain::parse(&pem).map_err(|error| format!("{}: {error}", path.display()))?;
+    let remedy = "`holdfast pool certificate request`, your CA, `holdfast pool certificate install`, and start the pool again";
+    Ok(machine::certificate(NAME, &chain.certificates[0], now, remedy))
+}
+
+fn running(facts: &Result<Facts, Unanswered>, start: String) -> Finding {
     match facts {
         Ok(facts) => Finding::ok("service", format!("runs as process {}", facts.pid)),
         Err(Unanswered::NoFacts) => Finding::unknown(
@@ -123,7 +199,7 @@ fn running(layout: &Layout, facts: &Result<Facts, Unanswered>) -> Finding {
             "service",
             "does not run",
             "Nobody can use a key. What only a running pool can say is unknown below.",
-            format!("holdfast quickstart --detach --data {}", word(&layout.data.display().to_string())),
+            start,
         ),
     }
 }
@@ -141,7 +217,7 @@ fn of_genesis(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
                 "class",
                 "test",
                 "A pool for trying things. Roles of the quickstart's principals are put back at each start, and what is weak below is let pass.",
-                "keep no keys in it that matter; nothing makes a pool of class production yet",
+                "keep no keys in it that matter; `holdfast pool create` founds one of class production",
             ),
             other => Finding::ok("class", other),
         },
@@ -330,7 +406,7 @@ fn of_quickstart(principals: &Principals) -> Vec<Finding> {
             "identity issuer",
             "runs in the pool's process; its key is in identity/issuer.json",
             "Who has it is any principal of the pool.",
-            "no other issuer can be configured yet",
+            "`holdfast pool create` pins an issuer of yours",
         ),
         Finding::weak(
             "certificate authority",
@@ -424,6 +500,8 @@ mod tests {
             purge_protection: true,
             audit_durability: "synced".into(),
             break_glass_group: None,
+            active: Some(true),
+            unconfirmed_fingerprint: None,
             protection: Protection {
                 dumpable: Some(false),
                 core_limit: Some(0),
@@ -467,6 +545,18 @@ mod tests {
         }
         assert_eq!(process(|protection| protection.no_new_privileges = None), ["gain of rights"]);
         assert_eq!(process(|protection| protection.filtered = Some(false)), ["system calls"]);
+    }
+
+    #[test]
+    fn a_domain_that_nobody_confirmed_is_shown_with_its_fingerprint() {
+        let mut held = facts();
+        assert_eq!(of_domain(&Ok(facts())).state, State::Ok);
+        held.unconfirmed_fingerprint = Some("abcd".into());
+        let unconfirmed = of_domain(&Ok(held));
+        assert!(unconfirmed.state == State::Missing && unconfirmed.found.contains("abcd"));
+        let mut held = facts();
+        held.active = Some(false);
+        assert_eq!(of_domain(&Ok(held)).state, State::Missing);
     }
 
     #[test]

@@ -7,16 +7,17 @@
 
 use crate::CommandError;
 use crate::files;
-use crate::layout::{POOL_NAME, RESOURCE_SUFFIX};
+use crate::layout::RESOURCE_SUFFIX;
 use crate::outgoing::Outgoing;
-use crate::pool_listener::PUBLIC_AUDIENCE;
 use crate::root_of_trust::RootOfTrust;
 use crypto::certificate::OwnerPublicKey;
 use crypto::domain_secrets::DomainSecrets;
 use crypto_software::SoftwarePartition;
 use domain::guid::Guid;
 use domain::name::PoolName;
-use domain::pool::{AuditDurability, Genesis, IssuerPin, KeySource, PoolClass, RetentionDays};
+use domain::pool::{
+    AuditDurability, Genesis, IssuerPin, KeySource, PUBLIC_AUDIENCE, PoolClass, RetentionDays,
+};
 use domain::principal::TenantId;
 use host::{Engine, Log};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
@@ -38,9 +39,10 @@ const COMPLETE: &str = "complete";
 /// Where a pool is kept.
 #[derive(Clone, Debug)]
 pub struct Place {
-    pub name: PoolName,
     pub directory: PathBuf,
     pub root: RootOfTrust,
+    /// What this process was hardened for. A pool of the other class does not open here.
+    pub class: PoolClass,
 }
 
 /// What a pool is founded with, where there is none.
@@ -97,11 +99,6 @@ impl Parameters {
 }
 
 impl Place {
-    /// Whether it is the pool that every quickstart has.
-    pub fn is_first(&self) -> bool {
-        self.name.as_str() == POOL_NAME
-    }
-
     fn beside(&self, what: &str) -> PathBuf {
         let mut path = self.directory.clone().into_os_string();
         path.push(".");
@@ -160,7 +157,9 @@ impl Place {
         let audit = self.directory.join("audit");
         let engine: Arc<dyn Engine> = Arc::new(RedbEngine::open(store.clone(), EngineOptions::default())?);
         let log = Arc::new(FileLog::open(audit.clone(), LogOptions::default())?);
-        if !Pool::is_founded(engine.as_ref(), &secrets).await? {
+        let held = Pool::genesis_in(engine.as_ref(), &secrets).await?;
+        let is_new = held.is_none();
+        if is_new {
             if !log.segments().await?.is_empty() {
                 return Err(format!(
                     "{} holds no pool, yet the log in {} has events of one: put the store back from a copy",
@@ -169,9 +168,17 @@ impl Place {
                 )
                 .into());
             }
-            let Founding { genesis, activation } = founding()?;
-            Pool::found(engine.as_ref(), &secrets, genesis, activation).await?;
         }
+        let genesis = match held {
+            Some(genesis) => genesis,
+            None => {
+                let Founding { genesis, activation } = founding()?;
+                self.check_class(&genesis)?;
+                Pool::found(engine.as_ref(), &secrets, genesis.clone(), activation).await?;
+                genesis
+            }
+        };
+        self.check_class(&genesis)?;
         let parts = PoolParts {
             engine,
             log,
@@ -181,7 +188,7 @@ impl Place {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             limits,
-            resource_suffixes: vec![RESOURCE_SUFFIX.to_owned()],
+            resource_suffixes: vec![resource_suffix(&genesis)?],
             installer: Some(Arc::new(Next { place: self.clone(), switch })),
             backup_targets: Some(outgoing.backup_targets()?),
         };
@@ -195,6 +202,26 @@ impl Place {
             .any(|sealed| sealed.symlink_metadata().is_ok())
     }
 
+    /// A process that serves a quickstart is not held to what class production asks for, and does things that it forbids.
+    fn check_class(&self, genesis: &Genesis) -> Result<(), CommandError> {
+        if genesis.class != self.class {
+            let directory = self.directory.display();
+            let remedy = match genesis.class {
+                PoolClass::Production => "serve it with `holdfast pool serve`",
+                PoolClass::Test => "it belongs to a quickstart",
+            };
+            return Err(
+                format!("{directory} holds a pool of class {}: {remedy}", genesis.class.as_str()).into()
+            );
+        }
+        match (self.class, &self.root) {
+            (PoolClass::Production, RootOfTrust::KeyFile(_) | RootOfTrust::OpenKeyFile { .. }) => {
+                Err("a pool of class production is not sealed under a key that lies on its machine: give --root-credential".into())
+            }
+            (PoolClass::Production, RootOfTrust::Credential(_)) | (PoolClass::Test, _) => Ok(()),
+        }
+    }
+
     pub fn sealed_domain(&self) -> PathBuf {
         self.directory.join("domain.sealed")
     }
@@ -203,6 +230,11 @@ impl Place {
     pub fn opens(&self) -> Result<(), CommandError> {
         let Some(sealed) = files::read(&self.sealed_domain())? else { return Ok(()) };
         self.root.open(&self.sealed_domain(), self.node(&self.directory)?, &sealed).map(drop)
+    }
+
+    /// The node that this machine is to the pool.
+    pub fn own_node(&self) -> Result<Guid, CommandError> {
+        self.node(&self.directory)
     }
 
     fn node(&self, directory: &Path) -> Result<Guid, CommandError> {
@@ -266,6 +298,20 @@ impl Place {
     }
 }
 
+/// What follows the pool's name in its host's. In class production genesis says it, as it decides whose tokens count.
+pub fn resource_suffix(genesis: &Genesis) -> Result<String, CommandError> {
+    match genesis.class {
+        PoolClass::Test => Ok(RESOURCE_SUFFIX.to_owned()),
+        PoolClass::Production => {
+            let resource = genesis.issuer.audiences.first().ok_or("genesis names no resource for tokens")?;
+            let suffix = resource.strip_prefix("https://");
+            Ok(suffix
+                .ok_or_else(|| format!("genesis names a resource that is no URL: {resource}"))?
+                .to_owned())
+        }
+    }
+}
+
 /// Takes the mark away, durably.
 fn unmark(directory: &Path) -> io::Result<()> {
     match std::fs::remove_file(directory.join(COMPLETE)) {
@@ -306,12 +352,13 @@ impl Installer for Next {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outgoing::Given;
 
     fn place(directory: &Path) -> Place {
         Place {
-            name: "blank".parse().unwrap(),
             directory: directory.join("pool"),
             root: RootOfTrust::KeyFile(directory.join("root.key")),
+            class: PoolClass::Test,
         }
     }
 
@@ -477,6 +524,45 @@ mod tests {
         assert_eq!(content(&place), "old");
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pool_opens_in_its_class_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let passphrase = directory.path().join("passphrase");
+        files::write(&passphrase, b"correct horse battery").unwrap();
+        let credential = RootOfTrust::credential(&passphrase).unwrap();
+        let key_file = RootOfTrust::KeyFile(directory.path().join("root.key"));
+        let outgoing = Outgoing::read(&directory.path().join("pool.toml"), &Given::default()).unwrap();
+        let open = async |name: &str, served: PoolClass, root: &RootOfTrust, founded: PoolClass| {
+            let place = Place { directory: directory.path().join(name), root: root.clone(), class: served };
+            let founding = || {
+                let mut genesis = Genesis { class: founded, ..installation().genesis };
+                genesis.issuer.key_set = include_bytes!("../../service/tests/issuer-key-set.json").to_vec();
+                genesis.issuer.audiences = vec!["https://managedhsm.example".into()];
+                Ok(Founding { genesis, activation: None })
+            };
+            let switch = watch::channel(false).0;
+            match place.open(founding, PoolLimits::default(), &outgoing, switch).await {
+                Ok(pool) => {
+                    pool.close().await;
+                    "opened".to_owned()
+                }
+                Err(error) => error.to_string(),
+            }
+        };
+        let (production, test) = (PoolClass::Production, PoolClass::Test);
+        assert_eq!(open("production", production, &credential, production).await, "opened");
+        assert_eq!(open("test", test, &credential, test).await, "opened");
+        // What is there counts, whatever it would be founded as.
+        let refused = open("production", test, &credential, test).await;
+        assert!(refused.contains("of class production: serve it with `holdfast pool serve`"), "{refused}");
+        let refused = open("test", production, &credential, production).await;
+        assert!(refused.contains("of class test: it belongs to a quickstart"), "{refused}");
+        let refused = open("new", test, &credential, production).await;
+        assert!(refused.contains("of class production"), "{refused}");
+        let refused = open("beside its key", production, &key_file, production).await;
+        assert!(refused.contains("give --root-credential"), "{refused}");
+    }
+
     fn installation() -> Installation {
         Installation {
             secrets: DomainSecrets::generate(),
@@ -484,7 +570,7 @@ mod tests {
                 pool: Guid([1; 16]),
                 name: "blank".parse().unwrap(),
                 security_domain: Guid([2; 16]),
-                class: domain::pool::PoolClass::Test,
+                class: PoolClass::Test,
                 tenant: domain::principal::TenantId::parse("t").unwrap(),
                 issuer: domain::pool::IssuerPin {
                     issuers: vec!["https://issuer.example/t/v2.0".into()],
@@ -505,6 +591,7 @@ mod tests {
                 domain_file: None,
                 holders: vec![[7; 32]; 3],
                 required: 2,
+                awaits_confirmation: false,
             },
         }
     }

@@ -119,9 +119,9 @@ struct Opened {
 impl Opened {
     fn new(start: &Start) -> Result<Self, CommandError> {
         let mut place = Place {
-            name: start.name.parse()?,
             directory: start.directory.clone(),
             root: RootOfTrust::KeyFile(start.root_key.clone()),
+            class: PoolClass::Test,
         };
         if start.user.is_some() {
             let is_new = !place.is_sealed();
@@ -193,7 +193,8 @@ async fn serve(
     let Opened { place, outgoing, trusted, .. } = opened;
     place.finish_switch()?;
     let (switch, mut switching) = watch::channel(false);
-    let found = || Ok(Founding { genesis: start.genesis.genesis(&place.name)?, activation: None });
+    let name = start.name.parse()?;
+    let found = || Ok(Founding { genesis: start.genesis.genesis(&name)?, activation: None });
     let pool = place.open(found, opened.limits, outgoing, switch).await?;
     pool.connect_key_source(|source| issuer_key_source::connect(source, start.issuer_port))?;
     pool.connect_authorities(authority_source::of(&pool, outgoing));

@@ -10,6 +10,7 @@ use crate::output::chain;
 use async_trait::async_trait;
 use domain::pool::KeySource;
 use host::{Destination, Dial, DialError, Socket};
+use host_embedded::TcpDial;
 use http::StatusCode;
 use http::header::{ACCEPT, HeaderValue};
 use identity::key_set::MAX_KEY_SET_BYTES;
@@ -30,6 +31,13 @@ const HTTPS_PORT: u16 = 443;
 /// The source that `source` names, for a quickstart: its issuer is at `issuer_port` of this machine.
 pub fn connect(source: &KeySource, issuer_port: u16) -> Result<Arc<dyn KeySetSource>, CommandError> {
     Ok(Arc::new(HttpsKeySource::new(source, Arc::new(IssuerDial { issuer_port }), TIME)?))
+}
+
+/// The source that `source` names, at its true address: a pool that has its operator's issuer.
+pub fn connect_pinned(source: &KeySource) -> Result<Arc<dyn KeySetSource>, CommandError> {
+    let url: Url = source.url.parse().map_err(|reason| format!("the key source {}: {reason}", source.url))?;
+    let dial = TcpDial::new([Destination::exactly(url.host(), url.port())?], TIME);
+    Ok(Arc::new(HttpsKeySource::new(source, Arc::new(dial), TIME)?))
 }
 
 /// Asks at once and then again and again, until the pool closes.

@@ -4,6 +4,7 @@
 use crate::instance::Place;
 use crate::root_of_trust::RootOfTrust;
 use domain::name::PoolName;
+use domain::pool::PoolClass;
 use std::path::PathBuf;
 
 pub const DEFAULT_PORT: u16 = 8443;
@@ -52,11 +53,7 @@ impl Layout {
 
     /// The pool that every quickstart has.
     pub fn first_place(&self) -> Place {
-        Place {
-            name: POOL_NAME.parse().expect("a pool name"),
-            directory: self.pool(),
-            root: self.root(self.root_key()),
-        }
+        Place { directory: self.pool(), root: self.root(self.root_key()), class: PoolClass::Test }
     }
 
     /// A pool beside it.
@@ -65,8 +62,18 @@ impl Layout {
         Place {
             directory: pools.join(name.as_str()).join("pool"),
             root: self.root(root.join(format!("{name}.key"))),
-            name,
+            class: PoolClass::Test,
         }
+    }
+
+    /// The one pool of class production, under the credential that `root` is.
+    pub fn production_place(&self, root: RootOfTrust) -> Place {
+        Place { directory: self.pool(), root, class: PoolClass::Production }
+    }
+
+    /// TLS keys of a pool of class production, sealed, what its CA is asked and what the CA answered. Only there.
+    pub fn tls(&self) -> PathBuf {
+        self.data.join("tls")
     }
 
     /// The holders' keys of a quickstart, which real holders keep apart, and the domain that a quorum of them opens.

@@ -35,6 +35,7 @@ mod pool_directory;
 mod pool_listener;
 mod private_key_file;
 mod private_networks;
+mod production;
 mod provisioner;
 mod proxy;
 mod quickstart;
@@ -64,6 +65,9 @@ struct Arguments {
 enum Command {
     /// Serve a pool named `demo` of class test on this machine, with an issuer and a CA of its own.
     Quickstart(quickstart::Arguments),
+    /// Found and serve a pool of class production, with your own issuer and certificate authority.
+    #[command(subcommand)]
+    Pool(production::Command),
     /// End a quickstart that runs in the background.
     Stop(DataDirectory),
     /// Print shell exports that point clients at a quickstart: eval "$(holdfast env)".
@@ -115,6 +119,7 @@ type CommandError = Box<dyn std::error::Error + Send + Sync>;
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Quickstart(arguments) => quickstart::run(arguments),
+        Command::Pool(command) => production::run(command),
         Command::Stop(arguments) => running::stop(&layout::Layout::new(arguments.data)),
         Command::Env(arguments) => environment::run(&arguments),
         Command::Audit(arguments) => audit_command::run(arguments),

@@ -3,15 +3,13 @@
 use crate::layout::RESOURCE_SUFFIX;
 use crate::listener::{self, Peer, Shared, Source};
 use api_data::{Api, ApiConfig, Connection, Origin};
+use domain::pool::PUBLIC_AUDIENCE;
 use hyper::service::service_fn;
 use identity::{Audiences, MalformedSuffix};
 use service::Pool;
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::task::JoinSet;
-
-/// As every Managed HSM client asks for it when told of no other.
-pub const PUBLIC_AUDIENCE: &str = "https://managedhsm.azure.net";
 
 /// `authority`: where challenges send a client. `port`: of the resource for clients that name no host of ours.
 pub fn api(pool: &Arc<Pool>, authority: String, port: u16) -> Result<Arc<Api>, MalformedSuffix> {

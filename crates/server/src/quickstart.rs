@@ -9,13 +9,12 @@ use crate::azure_blob::IdentityEndpoint;
 use crate::certificates::{CertificateAuthority, app_certificate, attestation_key};
 use crate::client::apply::Desired;
 use crate::environment::word;
-use crate::instance::Place;
 use crate::layout::{self, CONTROL_HOST, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, FromGateway, Peer, Shared};
 use crate::outgoing::{self, Outgoing};
 use crate::places::{Capacity, Places};
 use crate::pool_directory::{Names, Nobody, PrivateNames};
-use crate::pool_listener::{PUBLIC_AUDIENCE, Way};
+use crate::pool_listener::Way;
 use crate::private_networks::{self, PrivateNetwork};
 use crate::provisioner::{Children, Ports};
 use crate::root_of_trust::{RootOfTrust, Sealed};
@@ -23,11 +22,11 @@ use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
     admin, authority_source, control, detach, environment, files, hardening, holders, instance,
     issuer_federation, issuer_key_source, limits, managed_identity, output, own_user, pool_listener,
-    provisioner, proxy, remains, running, schedule, sealed,
+    production, provisioner, proxy, remains, running, schedule, sealed,
 };
 use domain::access::{BuiltInRole, Scope};
 use domain::name::PoolName;
-use domain::pool::{Genesis, PoolClass, RetentionDays};
+use domain::pool::{Genesis, PUBLIC_AUDIENCE, PoolClass, RetentionDays};
 use domain::principal::TenantId;
 use domain::time::Time;
 use hyper_util::service::TowerToHyperService;
@@ -157,6 +156,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let credential = arguments.root_credential.as_deref().map(RootOfTrust::credential).transpose()?;
     let layout = Layout::new(arguments.data.clone()).with_credential(credential);
+    production::check_not_production(&layout)?;
     files::create_directory(&layout.data)
         .and_then(|()| files::create_directory(&layout.data.join("run")))
         .map_err(|error| format!("cannot make {}: {error}", layout.data.display()))?;
@@ -469,7 +469,7 @@ fn bind_any_port(address: IpAddr) -> std::io::Result<TcpListener> {
     listen((address, 0).into())
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -611,13 +611,14 @@ impl Opening<'_> {
     async fn first_pool(&self, founding: Founding) -> Result<Arc<Pool>, CommandError> {
         let place = self.layout.first_place();
         let found = || {
-            let genesis = self.genesis(&place, founding)?;
+            let genesis = self.genesis(&POOL_NAME.parse()?, founding)?;
             // Nobody waits for a ceremony at a first start; it follows at once.
             let activation = ActivationRecord {
                 at: SystemClock.now().int_date(),
                 domain_file: None,
                 holders: vec![],
                 required: 0,
+                awaits_confirmation: false,
             };
             Ok(instance::Founding { genesis, activation: Some(activation) })
         };
@@ -637,27 +638,27 @@ impl Opening<'_> {
     }
 
     async fn blank_pool(&self, name: PoolName, founding: Founding) -> Result<Arc<Pool>, CommandError> {
-        let place = self.layout.place(name);
+        let place = self.layout.place(name.clone());
         if let Some(directory) = place.directory.parent() {
             files::create_directory(directory)?;
         }
         place.finish_switch()?;
-        let found = || Ok(instance::Founding { genesis: self.genesis(&place, founding)?, activation: None });
+        let found = || Ok(instance::Founding { genesis: self.genesis(&name, founding)?, activation: None });
         place.open(found, limits::read(&self.layout.limits())?, self.outgoing, self.switch.clone()).await
     }
 
-    fn genesis(&self, place: &Place, founding: Founding) -> Result<Genesis, CommandError> {
+    fn genesis(&self, name: &PoolName, founding: Founding) -> Result<Genesis, CommandError> {
         let principals = self.principals;
         let mut parameters = control::founding(self.layout, self.issuer, &principals.tenant)?;
         parameters.administrators.push(principals.admin.object_id.clone());
-        if !place.is_first()
+        if name.as_str() != POOL_NAME
             && let Some(conformance) = &principals.conformance
         {
             parameters.administrators.push(conformance.object_id.clone());
         }
         parameters.retention_days = founding.retention_days;
         parameters.purge_protection = founding.purge_protection;
-        parameters.genesis(&place.name)
+        parameters.genesis(name)
     }
 }
 

@@ -10,9 +10,17 @@ use std::path::{Path, PathBuf};
 
 /// Refuses a data directory that lost a file. Nothing but empty directories is made before this has passed.
 pub fn check(layout: &Layout) -> Result<(), CommandError> {
-    let made = in_order(layout);
+    check_order(layout, &in_order(layout))
+}
+
+/// Likewise that of a pool of class production.
+pub fn check_production(layout: &Layout) -> Result<(), CommandError> {
+    check_order(layout, &[layout.node(), layout.sealed_domain(), layout.store(), layout.audit()])
+}
+
+fn check_order(layout: &Layout, made: &[PathBuf]) -> Result<(), CommandError> {
     let mut missing: Option<&Path> = None;
-    for path in &made {
+    for path in made {
         match (path.try_exists()?, missing) {
             (true, Some(missing)) => {
                 let (missing, later) = (missing.display(), path.display());

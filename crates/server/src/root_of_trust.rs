@@ -46,6 +46,13 @@ pub struct Sealed {
     remedy: String,
 }
 
+impl Sealed {
+    /// The process was not handed what it was to be handed.
+    pub fn without_credential(reason: String) -> Self {
+        Self { reason, remedy: "hand it over with --root-credential FILE, and the pool opens".to_owned() }
+    }
+}
+
 impl RootOfTrust {
     /// The passphrase in the first line of a file, such as `$CREDENTIALS_DIRECTORY/holdfast` or `/dev/fd/3`.
     pub fn credential(path: &Path) -> Result<Self, CommandError> {
@@ -67,8 +74,13 @@ impl RootOfTrust {
         }
     }
 
-    /// The secrets in `sealed`, which is the file `path`. What does not open is [`Sealed`].
+    /// The domain's secrets in `sealed`, which is the file `path`. What does not open is [`Sealed`].
     pub fn open(&self, path: &Path, node: Guid, sealed: &[u8]) -> Result<DomainSecrets, CommandError> {
+        Ok(DomainSecrets::import(&self.open_secret(path, node, sealed)?)?)
+    }
+
+    /// Likewise any secret.
+    pub fn open_secret(&self, path: &Path, node: Guid, sealed: &[u8]) -> Result<SecretBytes, CommandError> {
         let opened = match self {
             Self::KeyFile(key) => match files::read(key)? {
                 Some(key) => file_root(&key).and_then(|root| root.open(node, sealed)),
@@ -80,8 +92,7 @@ impl RootOfTrust {
             }
             Self::Credential(root) => root.open(node, sealed),
         };
-        let secrets = opened.map_err(|error| self.sealed(path, error))?;
-        Ok(DomainSecrets::import(&secrets)?)
+        Ok(opened.map_err(|error| self.sealed(path, error))?)
     }
 
     fn sealed(&self, path: &Path, error: SealError) -> Sealed {

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// How often the root of trust is looked for. A client is told to come back after as long.
-const LOOK: Duration = Duration::from_secs(2);
+pub(crate) const LOOK: Duration = Duration::from_secs(2);
 /// Nothing of paths or of what is amiss: whoever asks has not been authenticated, and cannot be.
 const ANSWER: &str = r#"{"error":{"code":"ServiceUnavailable","message":"The pool is sealed: its root of trust does not open it. Nothing is lost; whoever runs it finds in its log, and with `holdfast doctor`, what to put back.","innererror":{"code":"HsmSealed"}}}"#;
 
@@ -54,7 +54,7 @@ pub(crate) async fn serve(
     Ok(ended)
 }
 
-async fn refuse<B>(_: http::Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
+pub(crate) async fn refuse<B>(_: http::Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut response = Response::new(Full::from(ANSWER));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));

@@ -150,6 +150,11 @@ pub enum Error {
         "this pool is not activated: an initial administrator first downloads its security domain, or uploads that of another pool"
     )]
     NotActivated,
+    /// An uploaded domain may be anybody's.
+    #[error(
+        "this pool's security domain was uploaded and is not confirmed: once an initial administrator has compared its fingerprint {fingerprint} with that of the domain's file and said `holdfast pool confirm --fingerprint {fingerprint}`, keys work"
+    )]
+    DomainNotConfirmed { fingerprint: String },
     #[error(
         "the security domain was handed out to other holders, and is handed out once; for new holders or another quorum they use `holdfast ceremony rekey`"
     )]

@@ -48,7 +48,7 @@ pub use release::{ReleaseRequest, ReleasedKey, is_malformed};
 pub use roles::NewAssignment;
 pub use rotation::{NewRotationPolicy, RotationView};
 pub use schedule::{Schedule, Tick};
-pub use security_domain::{DomainStatus, Installation, Installer};
+pub use security_domain::{DomainStatus, DomainView, Installation, Installer};
 pub use settings::SettingView;
 pub use storage::{ActivationRecord, Job, JobEnd, JobKind};
 pub use test_mode::TestModeView;

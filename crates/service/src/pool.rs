@@ -201,12 +201,13 @@ impl Pool {
         storage::found(engine, secrets, genesis, initial).await
     }
 
-    /// Whether the store holds a pool of this security domain.
-    pub async fn is_founded(
+    /// The genesis of the pool of this security domain that the store holds, if it holds one.
+    pub async fn genesis_in(
         engine: &dyn Engine,
         secrets: &DomainSecrets,
-    ) -> Result<bool, storage::OpenError> {
-        Ok(storage::read_genesis(engine, secrets).await?.is_some())
+    ) -> Result<Option<Genesis>, storage::OpenError> {
+        let signed = storage::read_genesis(engine, secrets).await?;
+        Ok(signed.map(|signed| signed.genesis().clone()))
     }
 
     /// Self-tests, reads the store, opens the log where the store left it, and finishes what a crash left between

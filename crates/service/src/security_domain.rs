@@ -1,8 +1,10 @@
 //! Use cases of the security domain: handed out once, to holders of whom a quorum can open it; taken in by a pool that
 //! has none of its own yet.
 //!
-//! A pool is *provisioned* until one of the two has happened, and no key exists before. What a holder's share or an
-//! exchange key protects is `ceremony`'s; here is who may ask, and when.
+//! A pool is *provisioned* until one of the two has happened, and no key exists before. One of class production that took
+//! a domain in waits on, until an administrator has said that it is the right one: an exchange key tells nobody apart, so
+//! whoever gets hold of one can encrypt a domain to it whose secrets he knows. What a holder's share or an exchange key
+//! protects is `ceremony`'s; here is who may ask, and when.
 
 use crate::error::Error;
 use crate::pool::{Change, Pool};
@@ -15,6 +17,7 @@ use ceremony::{
 };
 use crypto::domain_secrets::DomainSecrets;
 use domain::access::{Action, DataAction, Scope, action};
+use domain::guid::Guid;
 use domain::pool::{Genesis, PoolClass};
 use domain::principal::Caller;
 use domain::time::IntDate;
@@ -68,11 +71,14 @@ pub(crate) struct DomainState {
     /// once, as the SDK's own tests do, expect to find it under way.
     download_is_new: AtomicBool,
     installer: Option<Arc<dyn Installer>>,
+    /// Of the owner key: by it people tell one domain from another.
+    fingerprint: String,
 }
 
 impl DomainState {
     pub fn new(secrets: DomainSecrets, installer: Option<Arc<dyn Installer>>) -> Self {
         Self {
+            fingerprint: secrets.owner_key().public_key().fingerprint(),
             secrets: Mutex::new(Some(Arc::new(secrets))),
             transfer_key: Mutex::default(),
             uploaded: tokio::sync::Mutex::new(false),
@@ -104,9 +110,95 @@ pub(crate) fn works_before_activation<A: Action>() -> bool {
     )
 }
 
+/// What works while an uploaded domain waits to be confirmed: what worked before it came, and to confirm it.
+fn works_before_confirmation<A: Action>() -> bool {
+    works_before_activation::<A>() || A::DATA_ACTION == DataAction::SecurityDomainConfirm
+}
+
+/// Which domain a pool has, and whether it may be used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DomainView {
+    pub security_domain: Guid,
+    /// SHA-256 of the owner key's point, as `holdfast ceremony inspect` shows it.
+    pub fingerprint: String,
+    pub confirmed: bool,
+}
+
 impl Pool {
     pub fn is_active(&self) -> bool {
         self.index().activation().is_some()
+    }
+
+    /// The pool's domain came by upload, and no administrator has confirmed it yet.
+    pub fn awaits_confirmation(&self) -> bool {
+        self.index().activation().is_some_and(|held| held.value.awaits_confirmation)
+    }
+
+    /// SHA-256 of the owner key's point, hex: what people compare.
+    pub fn domain_fingerprint(&self) -> &str {
+        &self.domain_state().fingerprint
+    }
+
+    /// Whether a request of that kind may be made of the pool as it is.
+    pub(crate) fn check_activated<A: Action>(&self) -> Result<(), Error> {
+        match self.index().activation() {
+            None if works_before_activation::<A>() => Ok(()),
+            None => Err(Error::NotActivated),
+            Some(held) if held.value.awaits_confirmation && !works_before_confirmation::<A>() => {
+                Err(Error::DomainNotConfirmed { fingerprint: self.domain_fingerprint().to_owned() })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// An administrator says that the uploaded domain, which has `fingerprint`, is the right one. Said again, or of a domain
+    /// that was made here, it changes nothing.
+    pub async fn confirm_domain(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        fingerprint: String,
+    ) -> Recorded<DomainView> {
+        ticket.asks::<action::SecurityDomainConfirm>(&Scope::Root);
+        let authorized = ticket.authorize::<action::SecurityDomainConfirm>(Scope::Root).map(|_| ());
+        let checked = authorized.and_then(|()| self.check_fingerprint(&fingerprint));
+        if let Err(error) = checked {
+            return ticket.record(Err(error)).await;
+        }
+        // Until it is said, another domain may be taken in: not both.
+        let uploaded = self.domain_state().uploaded.lock().await;
+        if *uploaded {
+            return ticket.record(Err(Error::AlreadyActive)).await;
+        }
+        let view = DomainView {
+            security_domain: self.genesis().security_domain,
+            fingerprint: self.domain_fingerprint().to_owned(),
+            confirmed: true,
+        };
+        if !self.awaits_confirmation() {
+            return ticket.record(Ok(view)).await;
+        }
+        ticket.details(format!("domain {} with owner key {}", view.security_domain, view.fingerprint));
+        let decide = || {
+            let held = self.index().activation().ok_or(Error::NotActivated)?;
+            let confirmed = ActivationRecord { awaits_confirmation: false, ..held.value.clone() };
+            Ok(Change {
+                expectations: vec![(RecordId::Activation, Some(held.stamp))],
+                puts: vec![Record::Activation(confirmed)],
+                deletes: vec![],
+                value: view.clone(),
+            })
+        };
+        self.record_change(ticket, decide).await
+    }
+
+    fn check_fingerprint(&self, said: &str) -> Result<(), Error> {
+        let ours = self.domain_fingerprint();
+        if said.eq_ignore_ascii_case(ours) {
+            return Ok(());
+        }
+        Err(Error::BadParameter(format!(
+            "this pool's domain has the fingerprint {ours}, which is another one: compare it with `holdfast ceremony inspect` of the domain's file; if it is not that domain, upload the right one"
+        )))
     }
 
     /// Hands the domain out to `request`'s holders, which activates the pool: once. The same holders again are given
@@ -228,7 +320,13 @@ impl Pool {
             class @ PoolClass::Production => return Err(Error::TestClassOnly(class)),
         }
         let at = self.now().int_date();
-        let record = ActivationRecord { at, domain_file: None, holders: vec![], required: 0 };
+        let record = ActivationRecord {
+            at,
+            domain_file: None,
+            holders: vec![],
+            required: 0,
+            awaits_confirmation: false,
+        };
         let event = Event {
             operation: "PoolActivate".into(),
             result: EventResult::Success,
@@ -287,7 +385,8 @@ impl Pool {
             domain_file::write(&description, &secrets, holders, &LibraryTransport, &crypto::digest::random)
                 .map_err(|error| Error::BadParameter(error.to_string()))?;
         let at = activation.map_or(self.now().int_date(), |held| held.value.at);
-        Ok(ActivationRecord { at, domain_file: Some(file), holders: thumbprints, required })
+        let domain_file = Some(file);
+        Ok(ActivationRecord { at, domain_file, holders: thumbprints, required, awaits_confirmation: false })
     }
 
     fn decide_download(&self, record: &ActivationRecord) -> Result<Change<String>, Error> {
@@ -322,7 +421,9 @@ impl Pool {
     }
 
     fn check_may_take_in(&self, uploaded: bool) -> Result<(), Error> {
-        if uploaded || self.is_active() { Err(Error::AlreadyActive) } else { Ok(()) }
+        // One that nobody has confirmed holds no key, and may be the wrong one: another can take its place.
+        let is_used = self.is_active() && !self.awaits_confirmation();
+        if uploaded || is_used { Err(Error::AlreadyActive) } else { Ok(()) }
     }
 
     async fn open_blob(&self, caller: &Caller, blob: String, uploaded: bool) -> Result<OpenedDomain, Error> {
@@ -357,6 +458,10 @@ impl Pool {
                 domain_file: None,
                 holders,
                 required: opened.required,
+                awaits_confirmation: match self.genesis().class {
+                    PoolClass::Production => true,
+                    PoolClass::Test => false,
+                },
             },
         };
         installer.prepare(installation).await.map_err(Error::StoreUnavailable)?;

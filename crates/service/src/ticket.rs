@@ -5,7 +5,6 @@
 
 use crate::error::Error;
 use crate::pool::Pool;
-use crate::security_domain::works_before_activation;
 use audit::event::{CallerIdentity, Event, EventResult};
 use audit::{Announced, Leaf, Receipt};
 use domain::access::{Action, DataAction, Grant, Scope, Sight};
@@ -169,10 +168,8 @@ impl Ticket {
     fn check_open<A: Action>(&self) -> Result<(), Error> {
         if self.pool.is_restoring() && A::DATA_ACTION != DataAction::RestoreStatus {
             Err(Error::Restoring)
-        } else if self.pool.is_active() || works_before_activation::<A>() {
-            Ok(())
         } else {
-            Err(Error::NotActivated)
+            self.pool.check_activated::<A>()
         }
     }
 

@@ -19,7 +19,8 @@ use domain::guid::Guid;
 use domain::pool::{Genesis, PoolClass};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use service::{
-    DomainStatus, DownloadRequest, Error, Installation, Installer, Pool, PoolParts, SecretBytes, SystemRandom,
+    ActivationRecord, DomainStatus, DownloadRequest, Error, Installation, Installer, Pool, PoolParts,
+    SecretBytes, SystemRandom,
 };
 use std::future::Future;
 use std::pin::Pin;
@@ -73,10 +74,18 @@ impl Installer for NotedInstaller {
 
 /// A pool that waits for its domain, in `bench`'s directory.
 async fn provisioned(bench: &Bench, installer: Arc<NotedInstaller>) -> Arc<Pool> {
+    with_activation(bench, installer, None).await
+}
+
+async fn with_activation(
+    bench: &Bench,
+    installer: Arc<NotedInstaller>,
+    activation: Option<ActivationRecord>,
+) -> Arc<Pool> {
     let engine = Arc::new(RedbEngine::open(bench.path().join("store"), EngineOptions::default()).unwrap());
     let log = FileLog::open(bench.path().join("audit"), LogOptions::default()).unwrap();
     let secrets = DomainSecrets::import(&SecretBytes::new(bench.secrets.clone())).unwrap();
-    Pool::found(engine.as_ref(), &secrets, bench.genesis.clone(), None).await.unwrap();
+    Pool::found(engine.as_ref(), &secrets, bench.genesis.clone(), activation).await.unwrap();
     let parts = PoolParts {
         engine,
         log: Arc::new(log),
@@ -227,7 +236,65 @@ async fn a_domain_of_the_other_class_is_refused_and_one_of_its_own_is_taken_in()
         thumbprints.sort_unstable();
         assert_eq!((&made.activation.holders, made.activation.required), (&thumbprints, own.required));
         assert_eq!(made.activation.domain_file, None);
+        assert_eq!(made.activation.awaits_confirmation, class == PoolClass::Production);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uploaded_domain_stays_closed_over_restarts_until_its_own_fingerprint_is_confirmed() {
+    let bench = of_class(PoolClass::Production);
+    let uploaded =
+        ActivationRecord { holders: vec![[7; 32]; 3], required: 2, awaits_confirmation: true, ..active() };
+    let open = || with_activation(&bench, NotedInstaller::new(1), Some(uploaded.clone()));
+    for _ in 0..2 {
+        let pool = open().await;
+        let closed = refused(pool.list_settings(ticket(&pool, ADMIN)).await);
+        let fingerprint = pool.domain_fingerprint().to_owned();
+        assert!(
+            matches!(&closed, Error::DomainNotConfirmed { fingerprint: shown } if *shown == fingerprint),
+            "{closed}"
+        );
+        for wrong in ["", &fingerprint[..63], &"0".repeat(64)] {
+            let wrong = refused(pool.confirm_domain(ticket(&pool, ADMIN), wrong.to_owned()).await);
+            assert!(wrong.to_string().contains(&fingerprint), "{wrong}");
+        }
+        let stranger = refused(pool.confirm_domain(ticket(&pool, APP), fingerprint).await);
+        assert!(matches!(stranger, Error::Denied(_)), "{stranger}");
+        assert!(pool.is_active() && pool.awaits_confirmation());
+        pool.close().await;
+    }
+    let pool = open().await;
+    let fingerprint = pool.domain_fingerprint().to_owned();
+    assert!(ok(pool.confirm_domain(ticket(&pool, ADMIN), fingerprint.clone()).await).confirmed);
+    pool.close().await;
+    let pool = open().await;
+    ok(pool.list_settings(ticket(&pool, ADMIN)).await);
+    // Said again it is no second change.
+    ok(pool.confirm_domain(ticket(&pool, ADMIN), fingerprint).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wrong_domain_can_be_replaced_until_it_is_confirmed_and_never_both() {
+    let bench = of_class(PoolClass::Production);
+    let uploaded = ActivationRecord { awaits_confirmation: true, ..active() };
+    let installer = NotedInstaller::new(1);
+    let pool = with_activation(&bench, installer.clone(), Some(uploaded)).await;
+    let fingerprint = pool.domain_fingerprint().to_owned();
+    let key = exchange_key(&pool).await;
+    let right = blob(&golden_domain(), &key);
+    ok(pool.upload_domain(ticket(&pool, ADMIN), right).await);
+    // The pool is about to be another one: what is confirmed now would be forgotten.
+    let late = refused(pool.confirm_domain(ticket(&pool, ADMIN), fingerprint.clone()).await);
+    assert!(matches!(late, Error::AlreadyActive), "{late}");
+    assert!(installer.prepared.lock().unwrap()[0].activation.awaits_confirmation);
+
+    let bench = of_class(PoolClass::Production);
+    let uploaded = ActivationRecord { awaits_confirmation: true, ..active() };
+    let pool = with_activation(&bench, NotedInstaller::new(1), Some(uploaded)).await;
+    let key = exchange_key(&pool).await;
+    ok(pool.confirm_domain(ticket(&pool, ADMIN), pool.domain_fingerprint().to_owned()).await);
+    let late = refused(pool.upload_domain(ticket(&pool, ADMIN), blob(&golden_domain(), &key)).await);
+    assert!(matches!(late, Error::AlreadyActive), "{late}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

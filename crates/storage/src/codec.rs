@@ -209,6 +209,9 @@ struct ActivationV1 {
     holders: Vec<u8>,
     #[n(3)]
     required: u8,
+    /// True, or absent: also in records of earlier releases.
+    #[n(4)]
+    awaits_confirmation: Option<bool>,
 }
 
 #[derive(Encode, Decode)]
@@ -319,6 +322,7 @@ pub(crate) fn encode(record: &Record) -> SecretBytes {
             domain_file: record.domain_file.clone(),
             holders: record.holders.concat(),
             required: record.required,
+            awaits_confirmation: record.awaits_confirmation.then_some(true),
         }),
         Record::Jobs(record) => to_bytes(&jobs_to_wire(record)),
         Record::Outbox(record) => to_bytes(&OutboxV1 {
@@ -382,7 +386,7 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
         kind::ACTIVATION => {
             let wire: ActivationV1 = from_bytes(bytes)?;
             let (holders, rest) = wire.holders.as_chunks::<32>();
-            if !rest.is_empty() {
+            if !rest.is_empty() || wire.awaits_confirmation == Some(false) {
                 return Err(UnreadableRecord::Malformed);
             }
             Ok(Record::Activation(ActivationRecord {
@@ -390,6 +394,7 @@ pub(crate) fn decode(record_kind: u8, bytes: &SecretBytes) -> Result<Record, Unr
                 domain_file: wire.domain_file,
                 holders: holders.to_vec(),
                 required: wire.required,
+                awaits_confirmation: wire.awaits_confirmation.is_some(),
             }))
         }
         kind::JOBS => jobs_from_wire(from_bytes(bytes)?).map(Record::Jobs),
@@ -826,6 +831,17 @@ mod tests {
                     domain_file: Some("{}".into()),
                     holders: vec![[6; 32], [7; 32], [8; 32]],
                     required: 2,
+                    awaits_confirmation: false,
+                }),
+            ),
+            (
+                "activation-unconfirmed",
+                Record::Activation(ActivationRecord {
+                    at: IntDate::from_unix_seconds(1_800_000_000),
+                    domain_file: None,
+                    holders: vec![[6; 32], [7; 32], [8; 32]],
+                    required: 2,
+                    awaits_confirmation: true,
                 }),
             ),
             (

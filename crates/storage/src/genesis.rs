@@ -295,6 +295,13 @@ mod tests {
         let refused = [
             Genesis { initial_administrators: vec![], ..sample() },
             Genesis { audit_durability: AuditDurability::Written, ..sample() },
+            Genesis {
+                issuer: IssuerPin {
+                    audiences: vec![domain::pool::PUBLIC_AUDIENCE.into()],
+                    ..sample().issuer
+                },
+                ..sample()
+            },
             with_source("http://login.example/t/keys", b"root"),
             with_source("https://login.example/t/keys", b""),
         ];

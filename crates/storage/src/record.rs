@@ -70,6 +70,9 @@ pub struct ActivationRecord {
     /// SHA-256 thumbprints of the holders' certificates, in ascending order, and how many of them are a quorum.
     pub holders: Vec<[u8; 32]>,
     pub required: u8,
+    /// The domain was uploaded, and nobody has said yet that it is the right one: whoever knows an exchange key can encrypt
+    /// a domain to it whose secrets are not secret. Until an administrator has, no key works here.
+    pub awaits_confirmation: bool,
 }
 
 /// How often a custom role was defined. Their names are compared among all of them, and two definitions write different

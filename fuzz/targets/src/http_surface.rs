@@ -104,8 +104,13 @@ impl Surface {
         let engine = Arc::new(MemoryEngine::default());
         let secrets = DomainSecrets::generate();
         // As if nobody had ever asked for the security domain's file.
-        let activation =
-            ActivationRecord { at: IntDate::default(), domain_file: None, holders: vec![], required: 0 };
+        let activation = ActivationRecord {
+            at: IntDate::default(),
+            domain_file: None,
+            holders: vec![],
+            required: 0,
+            awaits_confirmation: false,
+        };
         let genesis = Genesis {
             pool: Guid([1; 16]),
             name: "demo".parse().unwrap(),

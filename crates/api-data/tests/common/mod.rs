@@ -117,6 +117,17 @@ impl Bench {
         Self::founded(None).await
     }
 
+    /// A pool that took in a domain, which nobody has confirmed.
+    pub async fn unconfirmed() -> Self {
+        let activation = ActivationRecord {
+            holders: vec![[7; 32]; 3],
+            required: 2,
+            awaits_confirmation: true,
+            ..active()
+        };
+        Self::founded(Some(activation)).await
+    }
+
     async fn founded(activation: Option<ActivationRecord>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let issuer = {
@@ -287,6 +298,7 @@ pub fn active() -> ActivationRecord {
         domain_file: None,
         holders: vec![],
         required: 0,
+        awaits_confirmation: false,
     }
 }
 

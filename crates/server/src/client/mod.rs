@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod attest;
 pub mod backup;
+pub mod confirm;
 pub mod connection;
 mod document;
 mod explain;

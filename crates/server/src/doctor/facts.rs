@@ -22,6 +22,12 @@ pub struct Facts {
     pub purge_protection: bool,
     pub audit_durability: String,
     pub break_glass_group: Option<String>,
+    /// `None`: a pool of an earlier release, that does not say.
+    #[serde(default)]
+    pub active: Option<bool>,
+    /// Of an uploaded domain that nobody has confirmed.
+    #[serde(default)]
+    pub unconfirmed_fingerprint: Option<String>,
     pub protection: Protection,
 }
 
@@ -50,6 +56,8 @@ impl Facts {
             purge_protection: genesis.purge_protection,
             audit_durability: genesis.audit_durability.as_str().to_owned(),
             break_glass_group: genesis.break_glass_group.map(|group| group.to_string()),
+            active: Some(pool.is_active()),
+            unconfirmed_fingerprint: pool.awaits_confirmation().then(|| pool.domain_fingerprint().to_owned()),
             protection: Protection::of_this_process(),
         }
     }

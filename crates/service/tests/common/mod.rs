@@ -233,5 +233,6 @@ pub fn active() -> ActivationRecord {
         domain_file: None,
         holders: vec![],
         required: 0,
+        awaits_confirmation: false,
     }
 }

@@ -1,0 +1,58 @@
+//! `holdfast pool certificate`: asks for a certificate and takes it.
+
+use super::tls;
+use crate::CommandError;
+use crate::hardening;
+use crate::layout::Layout;
+use crate::output::line;
+use crate::root_of_trust::RootOfTrust;
+use clap::Subcommand;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use time::OffsetDateTime;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make a new TLS key in the pool's directory, sealed, and print the request for its certificate.
+    Request {
+        /// Where everything is kept.
+        #[arg(long = "data", value_name = "DIR")]
+        data: PathBuf,
+        /// A file whose first line is the passphrase that the pool was founded with.
+        #[arg(long, value_name = "FILE")]
+        root_credential: PathBuf,
+    },
+    /// Take a certificate that your CA signed. The pool has it from its next start on.
+    Install {
+        /// Where everything is kept.
+        #[arg(long = "data", value_name = "DIR")]
+        data: PathBuf,
+        /// The pool's certificate, then those above it up to the root, in PEM.
+        #[arg(long, value_name = "FILE")]
+        chain: PathBuf,
+    },
+}
+
+pub fn run(command: Command) -> Result<ExitCode, CommandError> {
+    hardening::harden();
+    match command {
+        Command::Request { data, root_credential } => {
+            let layout = Layout::new(data);
+            let host = tls::requested_host(&layout)?;
+            let place = layout.production_place(RootOfTrust::credential(&root_credential)?);
+            // A key that is sealed under another passphrase would not open at a start.
+            place.opens()?;
+            let request = tls::request(&layout, &place, &host)?;
+            line(format_args!("{}", request.trim_end()))?;
+        }
+        Command::Install { data, chain } => {
+            let layout = Layout::new(data);
+            let pem =
+                std::fs::read(&chain).map_err(|error| format!("cannot read {}: {error}", chain.display()))?;
+            tls::install(&layout, &pem, OffsetDateTime::now_utc().unix_timestamp())
+                .map_err(|error| format!("{}: {error}", chain.display()))?;
+            line(format_args!("installed; the pool has it from its next start on"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,477 @@
+"""A pool of class production, as an operator makes one: an issuer and a CA that are not its own, a passphrase that is not on
+the machine, a domain that a quorum holds.
+
+The issuer is a quickstart's, with its keys and its CA pinned. The certificate is signed by a CA made here.
+"""
+
+import contextlib
+import ctypes
+import datetime
+import http.client
+import json
+import os
+import re
+import resource
+import socket
+import ssl
+import subprocess
+import time
+
+import pytest
+from azure.keyvault.keys import KeyClient
+from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+import holdfast
+from holdfast import Answer, Pool, app_credential, assert_error, binary, clean_environment, free_ports
+from test_disaster import CRYPTO_OFFICER, BUILT_IN, role_of
+from test_security_domain import Holder, blob_for, ceremony, download, upload, wait_until_active
+
+PASSPHRASE = "correct horse battery staple"
+SUFFIX = "managedhsm.localhost"
+CAP_IPC_LOCK, PR_CAPBSET_DROP = 14, 24
+READY_SECONDS = 30
+
+
+class Ca:
+    """Of the operator: nobody else knows its key."""
+
+    def __init__(self, directory):
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an operator's CA")])
+        made = self.builder(self.name, self.key.public_key(), 365)
+        constraints = x509.BasicConstraints(ca=True, path_length=0)
+        self.certificate = made.add_extension(constraints, critical=True).sign(self.key, hashes.SHA256())
+        self.path = directory / "ca.pem"
+        self.path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+
+    def builder(self, subject, public_key, days):
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self.name)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=days))
+        )
+
+    def sign(self, request, days=90):
+        request = x509.load_pem_x509_csr(request.read_bytes())
+        names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        made = self.builder(request.subject, request.public_key(), days)
+        made = made.add_extension(names, critical=False).sign(self.key, hashes.SHA256())
+        return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in (made, self.certificate))
+
+
+@pytest.fixture(scope="module")
+def issuer(tmp_path_factory):
+    with Pool(tmp_path_factory.mktemp("issuer")) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory):
+    return Ca(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def holders(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("holders")
+    return [Holder(directory, name) for name in ("ada", "ben", "cyd")]
+
+
+@pytest.fixture(autouse=True)
+def ended():
+    """Whatever happens to a test, no pool of it is left running."""
+    yield
+    for pool in [pool for pool in holdfast.RUNNING if isinstance(pool, Production)]:
+        pool.kill()
+
+
+class Production:
+    """A pool of class production; named, called and logged as `holdfast.Pool` is."""
+
+    def __init__(self, directory, name, issuer, ca, *flags):
+        directory.mkdir()
+        self.directory, self.data, self.name, self.issuer, self.ca = directory, directory / "data", name, issuer, ca
+        self.port, self.flags, self.process = free_ports(), flags, None
+        self.host = f"{name}.{SUFFIX}"
+        self.log_path = directory / "server.log"
+        self.passphrase = directory / "passphrase"
+        self.passphrase.write_text(PASSPHRASE + "\n")
+        self.bundle = directory / "trusted.pem"
+        self.bundle.write_bytes(ca.path.read_bytes() + open(issuer.ca_file, "rb").read())
+
+    # --- command line
+
+    def run(self, *words, code=0):
+        done = subprocess.run(
+            [binary(), *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env=clean_environment(HOLDFAST_CLIENT_SECRET=self.issuer.variables["HOLDFAST_ADMIN_CLIENT_SECRET"]),
+        )
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout if code == 0 else done.stderr
+
+    def founding(self, *more):
+        issuer = self.issuer
+        tenant = issuer.variables["TENANT_ID"]
+        keys_url = f"https://127.0.0.1:{issuer.port + 3}/{tenant}/discovery/v2.0/keys"
+        keys = self.directory / "keys.json"
+        keys.write_bytes(fetch(keys_url, issuer.ca_file))
+        return [
+            *("pool", "create", "--data", self.data, "--name", self.name, "--domain", "localhost"),
+            *("--issuer", f"https://issuer.localhost/{tenant}/v2.0", "--tenant", tenant),
+            *("--authority", f"{issuer.variables['AUTHORITY_HOST']}/{tenant}"),
+            *("--issuer-keys", keys, "--issuer-keys-url", keys_url, "--issuer-ca", issuer.ca_file),
+            *("--administrator", issuer.object_id("admin"), "--root-credential", self.passphrase),
+            *more,
+        ]
+
+    def create(self):
+        said = self.run(*self.founding("--purge-protection"))
+        self.genesis = re.search(r"^  genesis +([0-9a-f]{64})$", said, re.MULTILINE)[1]
+        chain = self.directory / "chain.pem"
+        chain.write_bytes(self.ca.sign(self.data / "tls" / "request.pem"))
+        self.run("pool", "certificate", "install", "--data", self.data, "--chain", chain)
+        return said
+
+    def client(self, *words, code=0):
+        """A command over the wire API, as the administrator."""
+        variables = self.issuer.variables
+        place = ["--url", f"https://{self.host}:{self.port}", "--authority", variables["AUTHORITY_HOST"]]
+        who = ["--tenant", variables["TENANT_ID"], "--client-id", variables["HOLDFAST_ADMIN_CLIENT_ID"]]
+        return self.run(*words, *place, *who, "--ca-file", self.bundle, code=code)
+
+    # --- life
+
+    def start(self, *, credential=True, says="serves at", preexec=None):
+        words = ["pool", "serve", "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}", *self.flags]
+        if credential:
+            words += ["--root-credential", str(self.passphrase)]
+        with open(self.log_path, "ab") as log:
+            start = log.tell()
+            self.process = subprocess.Popen(
+                [binary(), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=clean_environment(),
+                preexec_fn=preexec,
+            )
+        holdfast.RUNNING.append(self)
+        until = time.monotonic() + READY_SECONDS
+        while says not in self.log_path.read_text()[start:]:
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log()}"
+            assert time.monotonic() < until, f"does not say {says!r}:\n{self.log()}"
+            time.sleep(0.02)
+        return self
+
+    def kill(self):
+        if self in holdfast.RUNNING:
+            holdfast.RUNNING.remove(self)
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(20)
+            self.process = None
+
+    def stop(self):
+        self.process.terminate()
+        assert self.process.wait(20) == 0, self.log()
+        self.kill()
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.kill()
+
+    def log(self, lines=60):
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+    # --- HTTPS
+
+    def token(self, principal):
+        return self.issuer.token(principal, f"https://{SUFFIX}:{self.port}")
+
+    def call(self, method, path, body=None, *, token="app", version="7.5", timeout=20, host=None, tls=None, **_):
+        tls = tls or ssl.create_default_context(cafile=self.bundle)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as plain:
+            with tls.wrap_socket(plain, server_hostname=self.host) as stream:
+                connection = http.client.HTTPConnection(self.host, self.port)
+                connection.sock = stream
+                headers = {"Host": host or f"{self.host}:{self.port}", "Content-Type": "application/json"}
+                if token is not None:
+                    known = token in ("app", "admin")
+                    headers["Authorization"] = f"Bearer {self.token(token) if known else token}"
+                sent = json.dumps(body) if body is not None else None
+                connection.request(method, f"{path}?api-version={version}", sent, headers)
+                return Answer(connection.getresponse())
+
+    def admin(self, method, path, body=None, status=200):
+        answer = self.call(method, path, body, token="admin")
+        assert answer.status == status, (method, path, answer)
+        return answer.json
+
+    def give_app_its_role(self):
+        for role in (BUILT_IN["user"], CRYPTO_OFFICER):
+            self.admin(*role_of(holdfast.uuid.uuid4(), "", role, self.issuer.object_id("app")))
+
+    @contextlib.contextmanager
+    def sdk(self, monkeypatch):
+        """The SDK by the pool's name, with its challenge check on. What the name leads to is a resolver's affair."""
+        true = socket.getaddrinfo
+
+        def resolve(host, *rest, **more):
+            return true("127.0.0.1" if host == self.host else host, *rest, **more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "getaddrinfo", resolve)
+            patched.setenv("REQUESTS_CA_BUNDLE", str(self.bundle))
+            credential = app_credential(self.issuer.variables)
+            with KeyClient(f"https://{self.host}:{self.port}", credential) as client:
+                yield client, credential
+
+
+def fetch(url, ca_file):
+    return holdfast.requests.get(url, verify=ca_file, timeout=20).content
+
+
+def fields(text):
+    """`name   value` lines of `holdfast ceremony inspect`."""
+    return {line[:14].strip(): line[14:].strip() for line in text.splitlines() if not line.startswith(" ")}
+
+
+def without_checks():
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def test_a_pool_is_founded_activated_used_lost_and_rebuilt(tmp_path, issuer, ca, holders, monkeypatch):
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    pool = Production(tmp_path / "first", "payroll", issuer, ca, "--backup-folder", str(folder))
+    said = pool.create()
+    assert "class production" in said and pool.host in said
+    # Founding is once.
+    again = pool.run(*pool.founding(), code=1)
+    assert "holds a pool already" in again and pool.genesis in again
+
+    with pool:
+        # Provisioned: one challenge, one name, no key.
+        challenge = pool.call("GET", "/keys", token=None)
+        assert_error(challenge, 401, "Unauthorized")
+        assert f'resource="https://{SUFFIX}:{pool.port}"' in challenge.headers["WWW-Authenticate"]
+        assert "x-holdfast-class" not in challenge.headers
+        assert_error(pool.call("GET", "/keys", token=None, host="127.0.0.1"), 421)
+        assert pool.call("GET", "/keys").error["innererror"]["code"] == "HsmNotActivated"
+        # Whoever holds a token of the tenant for some other Managed HSM.
+        foreign = issuer.token("admin", "https://managedhsm.azure.net")
+        assert_error(pool.call("GET", "/keys", token=foreign), 401, "Unauthorized")
+        denied = download(pool, holders, token="app")
+        assert_error(denied, 403, "Forbidden")
+
+        answer = download(pool, holders)
+        assert answer.status == 202, answer
+        domain = tmp_path / "domain.json"
+        domain.write_text(answer.json["value"])
+        shown = fields(ceremony("inspect", domain))
+        assert (shown["class"], shown["genesis"]) == ("production", pool.genesis)
+        assert pool.log().count(shown["owner key"]) == 0 and shown["owner key"] in said
+        assert_error(download(pool, holders[:2] + [Holder(tmp_path, "eve")]), 409, "Conflict")
+
+        pool.give_app_its_role()
+        with pool.sdk(monkeypatch) as (client, credential):
+            key = client.create_ec_key("signer", curve="P-256", hardware_protected=True)
+            crypto = CryptographyClient(key, credential)
+            signed = crypto.sign(SignatureAlgorithm.es256, bytes(32))
+
+        # What is for class test alone.
+        refused = pool.call("PATCH", "/holdfast/test", {"clockAdvanceSeconds": 60}, token="admin")
+        assert "class test" in assert_error(refused, 400, "BadParameter")
+        done = json.loads(pool.client("backup", "start", "--container", f"file://{folder}", "--output", "json"))
+        assert done["status"] == "Succeeded", done
+        backup = done["azureStorageBlobContainerUri"].rsplit("/", 1)[1]
+        told = pool.run("doctor", "--data", pool.data, "--output", "json")
+        states = {row["check"]: row["state"] for row in json.loads(told)["findings"]}
+        for check in ("class", "security domain", "root of trust", "core files and debuggers", "certificate of the pool"):
+            assert states[check] == "ok", told
+        pool.kill()
+
+    # Without the passphrase it stays sealed, says so, and takes it when it comes.
+    pool.start(credential=False, says="sealed: the pool")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        pool.call("GET", "/keys", token=None)
+    sealed = pool.call("GET", "/keys", token=None, tls=without_checks())
+    assert sealed.status == 503 and sealed.error["innererror"]["code"] == "HsmSealed", sealed
+    assert "--root-credential" in pool.log()
+    pool.kill()
+    pool.passphrase.write_text("another passphrase, and wrong\n")
+    pool.start(says="sealed: the pool")
+    assert pool.call("GET", "/keys", token=None, tls=without_checks()).status == 503
+    start = len(pool.log_path.read_text())
+    pool.passphrase.write_text(PASSPHRASE + "\n")
+    until = time.monotonic() + READY_SECONDS
+    while "serves at" not in pool.log_path.read_text()[start:]:
+        assert time.monotonic() < until, pool.log()
+        time.sleep(0.05)
+    with pool.sdk(monkeypatch) as (client, credential):
+        crypto = CryptographyClient(client.get_key("signer"), credential)
+        assert crypto.verify(SignatureAlgorithm.es256, bytes(32), signed.signature).is_valid
+    pool.kill()
+
+    # Another machine takes in the domain, and does nothing until an administrator says that it is the right one.
+    other = Production(tmp_path / "second", "rebuilt", issuer, ca, "--backup-folder", str(folder))
+    other.create()
+    with other as rebuilt:
+        answer = upload(rebuilt, blob_for(rebuilt, domain, holders[:2], tmp_path))
+        assert answer.status == 202, answer
+        wait_until_active(rebuilt)
+        fingerprint = shown["owner key"]
+        for restart in (False, True):
+            if restart:
+                rebuilt.kill()
+                rebuilt.start(says="holdfast pool confirm")
+            closed = rebuilt.call("GET", "/settings", token="admin")
+            assert fingerprint in assert_error(closed, 403, "Forbidden")
+            assert "holdfast pool confirm" in closed.error["message"]
+            assert closed.error["innererror"]["code"] == "SecurityDomainNotConfirmed"
+            told = rebuilt.run("doctor", "--data", rebuilt.data)
+            assert fingerprint in told and "nobody has confirmed it" in told
+        restore = ("backup", "restore", "--container", f"file://{folder}", "--folder", backup)
+        assert "SecurityDomainNotConfirmed" in rebuilt.client(*restore, code=3)
+        wrong = rebuilt.client("pool", "confirm", "--fingerprint", "0" * 64, code=1)
+        assert fingerprint in wrong, wrong
+        assert_error(rebuilt.call("GET", "/settings", token="admin"), 403)
+        confirm = {"fingerprint": fingerprint}
+        assert_error(rebuilt.call("POST", "/holdfast/securitydomain/confirm", confirm, token="app"), 403)
+        assert "confirmed" in rebuilt.client("pool", "confirm", "--fingerprint", fingerprint.upper())
+        events = rebuilt.run("audit", "show", "--json", "--data", rebuilt.data)
+        assert "SecurityDomainConfirm" in events
+        rebuilt.client(*restore)
+        with rebuilt.sdk(monkeypatch) as (client, credential):
+            crypto = CryptographyClient(client.get_key("signer"), credential)
+            assert crypto.verify(SignatureAlgorithm.es256, bytes(32), signed.signature).is_valid
+            crypto.sign(SignatureAlgorithm.es256, bytes(32))
+
+
+def test_a_domain_of_class_test_does_not_come_in(tmp_path, issuer, ca, holders):
+    (tmp_path / "test").mkdir()
+    with Pool(tmp_path / "test", "--blank-pool", "source") as quickstart:
+        answer = download(quickstart.blank("source"), holders)
+        domain = tmp_path / "domain.json"
+        domain.write_text(answer.json["value"])
+    pool = Production(tmp_path / "prod", "strict", issuer, ca)
+    pool.create()
+    with pool:
+        answer = upload(pool, blob_for(pool, domain, holders[:2], tmp_path))
+        assert answer.error["innererror"]["code"] == "RestoreBlobNotOpened", answer
+        assert pool.call("GET", "/settings", token="admin").error["innererror"]["code"] == "HsmNotActivated"
+
+
+def without_lockable_memory():
+    """As a user without rights starts it: root may lock whatever it wants."""
+    assert ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0) == 0
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
+
+
+def test_it_does_not_start_where_keys_could_reach_a_disk(tmp_path, issuer, ca):
+    if os.geteuid() != 0:
+        pytest.skip("needs root, which can take a right from itself")
+    pool = Production(tmp_path / "prod", "strict", issuer, ca)
+    pool.create()
+    serve = ["pool", "serve", "--data", str(pool.data), "--listen", f"127.0.0.1:{pool.port}"]
+    for words in (serve + ["--root-credential", str(pool.passphrase)], list(map(str, pool.founding()))):
+        done = subprocess.run(
+            [binary(), *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=clean_environment(),
+            preexec_fn=without_lockable_memory,
+        )
+        assert done.returncode == 1, done
+        assert "a pool of class production does not start" in done.stderr and "RLIMIT_MEMLOCK" in done.stderr
+    # Neither is it served as if it were a quickstart.
+    done = subprocess.run(
+        [binary(), "quickstart", "--data", str(pool.data)], capture_output=True, text=True, env=clean_environment()
+    )
+    assert done.returncode == 1 and "holdfast pool serve" in done.stderr
+    assert not (pool.data / "identity").exists()
+
+
+def test_founding_refuses_what_makes_no_pool(tmp_path, issuer, ca):
+    pool = Production(tmp_path / "prod", "strict", issuer, ca)
+    garbage = tmp_path / "garbage"
+    garbage.write_text("{}")
+    short = tmp_path / "short"
+    short.write_text("short\n")
+
+    def refused(option, value, code=1):
+        words = list(map(str, pool.founding()))
+        words[words.index(option) + 1] = str(value)
+        return pool.run(*words, code=code)
+
+    assert "garbage" in refused("--issuer-keys", garbage)
+    assert refused("--issuer-ca", garbage)
+    assert "does not begin with https://" in refused("--issuer", "http://issuer.example/")
+    assert "fewer than 12 characters" in refused("--root-credential", short)
+    assert "--domain" in refused("--domain", "https://example.com")
+    assert refused("--administrator", "me", code=2)
+    assert refused("--data", issuer.data).count("has a quickstart")
+    assert not pool.data.exists()
+    serve = ("pool", "serve", "--listen", f"127.0.0.1:{pool.port}", "--root-credential", pool.passphrase)
+    assert "holdfast pool create" in pool.run(*serve, "--data", pool.data, code=1)
+    pool.run(*pool.founding())
+    assert "no certificate yet" in pool.run(*serve, "--data", pool.data, code=1)
+    foreign = tmp_path / "foreign.pem"
+    foreign.write_bytes(ca.path.read_bytes())
+    install = ("pool", "certificate", "install", "--data", pool.data, "--chain", foreign)
+    assert f"does not name {pool.host}" in pool.run(*install, code=1)
+
+
+def test_what_is_missing_is_not_made_anew(tmp_path, issuer, ca):
+    pool = Production(tmp_path / "prod", "strict", issuer, ca)
+    pool.create()
+    serve = ("pool", "serve", "--listen", f"127.0.0.1:{pool.port}", "--root-credential", pool.passphrase, "--data", pool.data)
+    for name in ("node", "domain.sealed", "store"):
+        path, aside = pool.data / "pool" / name, tmp_path / name
+        path.rename(aside)
+        for words in (serve, pool.founding()):
+            assert f"{name} is missing" in pool.run(*words, code=1)
+        assert not path.exists()
+        aside.rename(path)
+    # A founding that was cut short before it asked for a certificate is gone on with.
+    (pool.data / "tls" / "request.pem").unlink()
+    assert pool.genesis in pool.run(*pool.founding())
+    assert (pool.data / "tls" / "request.pem").exists()
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+
+
+def test_a_certificate_is_renewed_with_a_key_of_its_own(tmp_path, issuer, ca):
+    pool = Production(tmp_path / "prod", "strict", issuer, ca)
+    pool.create()
+    keys = set((pool.data / "tls").glob("*.sealed"))
+    request = ["pool", "certificate", "request", "--data", pool.data, "--root-credential"]
+    wrong = tmp_path / "wrong"
+    wrong.write_text("another passphrase, and wrong\n")
+    assert "stays sealed" in pool.run(*request, wrong, code=1)
+    asked = tmp_path / "request.pem"
+    asked.write_text(pool.run(*request, pool.passphrase))
+    assert len(set((pool.data / "tls").glob("*.sealed")) - keys) == 1
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(ca.sign(asked))
+    pool.run("pool", "certificate", "install", "--data", pool.data, "--chain", chain)
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
