@@ -39,6 +39,7 @@ pub fn founding(layout: &Layout, issuer: &Issuer, tenant: &str) -> Result<Genesi
         administrators: vec![],
         retention_days: RetentionDays::DEFAULT.days(),
         purge_protection: false,
+        audit_written: false,
     })
 }
 

@@ -20,7 +20,7 @@ use domain::pool::{
 };
 use domain::principal::TenantId;
 use host::{Engine, Log};
-use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
+use host_embedded::{EngineOptions, FileLog, LogDurability, LogOptions, RedbEngine};
 use serde::{Deserialize, Serialize};
 use service::{
     ActivationRecord, Installation, Installer, Pool, PoolLimits, PoolParts, Random, SystemClock, SystemRandom,
@@ -65,6 +65,8 @@ pub struct Parameters {
     pub administrators: Vec<String>,
     pub retention_days: u8,
     pub purge_protection: bool,
+    /// An audit event counts as recorded when the operating system has it.
+    pub audit_written: bool,
 }
 
 impl Parameters {
@@ -90,7 +92,11 @@ impl Parameters {
             break_glass_group: None,
             retention: RetentionDays::new(u32::from(self.retention_days))?,
             purge_protection: self.purge_protection,
-            audit_durability: AuditDurability::Synced,
+            audit_durability: if self.audit_written {
+                AuditDurability::Written
+            } else {
+                AuditDurability::Synced
+            },
             allow_domain_redownload: false,
         };
         genesis.check()?;
@@ -156,10 +162,21 @@ impl Place {
         let store = self.directory.join("store");
         let audit = self.directory.join("audit");
         let engine: Arc<dyn Engine> = Arc::new(RedbEngine::open(store.clone(), EngineOptions::default())?);
-        let log = Arc::new(FileLog::open(audit.clone(), LogOptions::default())?);
         let held = Pool::genesis_in(engine.as_ref(), &secrets).await?;
-        let is_new = held.is_none();
-        if is_new {
+        let (genesis, new) = match held {
+            Some(genesis) => (genesis, None),
+            None => {
+                let Founding { genesis, activation } = founding()?;
+                (genesis, Some(activation))
+            }
+        };
+        self.check_class(&genesis)?;
+        let durability = match genesis.audit_durability {
+            AuditDurability::Synced => LogDurability::Synced,
+            AuditDurability::Written => LogDurability::Written,
+        };
+        let log = Arc::new(FileLog::open(audit.clone(), LogOptions { durability, ..LogOptions::default() })?);
+        if let Some(activation) = new {
             if !log.segments().await?.is_empty() {
                 return Err(format!(
                     "{} holds no pool, yet the log in {} has events of one: put the store back from a copy",
@@ -168,17 +185,8 @@ impl Place {
                 )
                 .into());
             }
+            Pool::found(engine.as_ref(), &secrets, genesis.clone(), activation).await?;
         }
-        let genesis = match held {
-            Some(genesis) => genesis,
-            None => {
-                let Founding { genesis, activation } = founding()?;
-                self.check_class(&genesis)?;
-                Pool::found(engine.as_ref(), &secrets, genesis.clone(), activation).await?;
-                genesis
-            }
-        };
-        self.check_class(&genesis)?;
         let parts = PoolParts {
             engine,
             log,

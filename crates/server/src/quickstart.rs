@@ -133,6 +133,16 @@ struct Founding {
     /// Let nobody purge a deleted key before its retention has passed. Fixed when the pool is made.
     #[arg(long)]
     purge_protection: bool,
+    /// When an answer leaves: once its audit event is on the disk, or once the operating system has it. In that case
+    /// loss of power takes events, and the pool then does not open again. Fixed when the pool is made.
+    #[arg(long, value_enum, default_value = "synced")]
+    audit_durability: Durability,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq, clap::ValueEnum)]
+enum Durability {
+    Synced,
+    Written,
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
@@ -658,6 +668,7 @@ impl Opening<'_> {
         }
         parameters.retention_days = founding.retention_days;
         parameters.purge_protection = founding.purge_protection;
+        parameters.audit_written = founding.audit_durability == Durability::Written;
         parameters.genesis(name)
     }
 }
@@ -676,6 +687,9 @@ fn detach(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     words.extend(["--retention-days".into(), arguments.founding.retention_days.to_string().into()]);
     if arguments.founding.purge_protection {
         words.push("--purge-protection".into());
+    }
+    if arguments.founding.audit_durability == Durability::Written {
+        words.extend(["--audit-durability".into(), "written".into()]);
     }
     if arguments.one_port {
         words.push("--one-port".into());

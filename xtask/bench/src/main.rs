@@ -153,11 +153,15 @@ fn with_figures(page: &str, figures: &str) -> Result<String, Failure> {
 }
 
 async fn measure(options: &Options) -> Result<report::Report, Failure> {
-    let pool = server::Pool::start(&options.server, &options.data.join("rows")).await?;
+    let pool = server::Pool::start(&options.server, &options.data.join("rows"), server::SYNCED).await?;
+    let written =
+        server::Pool::start(&options.server, &options.data.join("written"), server::WRITTEN).await?;
     let bare = server::Bare::start(&options.data)?;
     let access = pool.access().await?;
     let mut rows: Vec<report::Row> = Vec::new();
-    let wanted = access.prepare().await?.into_iter().filter(|target| target.name.contains(&options.only));
+    let prepared =
+        access.prepare().await?.into_iter().chain(written.access().await?.prepare_written().await?);
+    let wanted = prepared.filter(|target| target.name.contains(&options.only));
     for target in wanted.chain([bare.target()?]) {
         rows.push(report::Row { target, rounds: Vec::new() });
     }
@@ -176,7 +180,7 @@ async fn measure(options: &Options) -> Result<report::Report, Failure> {
     let (mut mixed, mut scales) = (Vec::new(), Vec::new());
     if options.only.is_empty() {
         mixed = mixed::measure(options, &access).await?;
-        drop(pool);
+        drop((pool, written));
         let sizes: &[usize] = if options.quick { &[10, 100] } else { &[100, 10_000, 99_999] };
         scales = scale::measure(options, sizes).await?;
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::load::{self, Request};
-use crate::server::{Access, Pool, json_of};
+use crate::server::{Access, Pool, SYNCED, json_of};
 use crate::{Failure, Options, machine};
 
 /// Connections that make the keys.
@@ -25,7 +25,7 @@ pub struct Scale {
 /// A pool that grows to each of `sizes`, and is started anew at each.
 pub async fn measure(options: &Options, sizes: &[usize]) -> Result<Vec<Scale>, Failure> {
     let directory = options.data.join("scale");
-    let mut pool = Pool::start(&options.server, &directory).await?;
+    let mut pool = Pool::start(&options.server, &directory, SYNCED).await?;
     let mut made = 0;
     let mut scales = Vec::new();
     for keys in sizes {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::client::Connection;
 use crate::load::{self, Target};
-use crate::server::{Access, Pool, json_of};
+use crate::server::{Access, Pool, SYNCED, json_of};
 use crate::{Failure, Options, machine};
 
 const CONNECTIONS: usize = 16;
@@ -43,7 +43,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 
 async fn soak(options: &Options) -> Result<(), Failure> {
     let directory = options.data.join("soak");
-    let mut pool = Pool::start(&options.server, &directory).await?;
+    let mut pool = Pool::start(&options.server, &directory, SYNCED).await?;
     let port = pool.port();
     let mut work = Work::prepare(&pool.access().await?).await?;
     let rate = SHARE * work.fastest().await?;
