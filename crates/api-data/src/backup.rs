@@ -1,9 +1,10 @@
 //! Bodies of full backup and restore.
 
 use crate::wire::{bad, parse};
+use domain::time::IntDate;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use service::backup::{Difference, JobView, RestoreSource, SasToken, StorageAccess, StorageLocation};
+use service::backup::{Age, Difference, JobView, RestoreSource, SasToken, StorageAccess, StorageLocation};
 use zeroize::Zeroizing;
 
 /// Longest shared access signature that is taken; real ones have some 200 characters.
@@ -107,7 +108,11 @@ pub(crate) fn job(view: &JobView) -> Value {
 
 /// What a restore would change.
 pub(crate) fn difference(difference: &Difference) -> Value {
+    let Age { made_at, generation, older_than } = difference.age;
     json!({
+        "madeAt": made_at.unix_seconds(),
+        "generation": generation,
+        "olderThanBackupOf": older_than.map(IntDate::unix_seconds),
         "newKeys": difference.new_keys,
         "lostKeys": difference.lost_keys,
         "lostVersions": difference.lost_versions,

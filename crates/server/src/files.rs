@@ -13,23 +13,96 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     }
     let parent = parent(path);
     create_directory(parent)?;
+    step()?;
     match DirBuilder::new().mode(0o700).create(path) {
         // Made meanwhile by another process, which the lock will tell from this one.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         made => made?,
     }
-    File::open(parent)?.sync_all()
+    sync_directory(parent)
 }
 
 /// Writes `path` through a temporary file, mode 0600: after power loss it is the old file or the new one.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
+    step()?;
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    step()?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(parent(path))?.sync_all()
+    rename(Path::new(&temporary), path)?;
+    sync_directory(parent(path))
+}
+
+/// Not yet durable; [`sync_directory`] makes it so.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    step()?;
+    fs::rename(from, to)
+}
+
+/// Removes a file, durably; nothing where there is none.
+pub fn remove(path: &Path) -> io::Result<()> {
+    step()?;
+    match fs::remove_file(path) {
+        Ok(()) => sync_directory(parent(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a directory with all that is in it; nothing where there is none.
+pub fn remove_directory(path: &Path) -> io::Result<()> {
+    step()?;
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes the names in a directory durable.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    step()?;
+    File::open(path)?.sync_all()
+}
+
+/// Comes before whatever changes the disk, so that tests can end there.
+#[cfg(not(test))]
+fn step() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+use ending::step;
+
+/// An end of this process, as far as files are concerned, before a step of a test's choice.
+#[cfg(test)]
+pub mod ending {
+    use std::cell::Cell;
+    use std::io;
+
+    thread_local! {
+        /// Steps that are left; `None`: as many as there are.
+        static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// What `work` gives, and whether all its steps were made; from `step` on none is.
+    pub async fn at<T>(step: u64, work: impl Future<Output = T>) -> (T, bool) {
+        LEFT.set(Some(step));
+        let done = work.await;
+        (done, LEFT.replace(None).is_some_and(|left| left > 0))
+    }
+
+    pub(super) fn step() -> io::Result<()> {
+        match LEFT.get() {
+            None => Ok(()),
+            Some(0) => Err(io::Error::other("the process has ended")),
+            Some(left) => {
+                LEFT.set(Some(left - 1));
+                Ok(())
+            }
+        }
+    }
 }
 
 /// The content of `path`, or `None` where there is no such file.

@@ -117,11 +117,11 @@ impl Place {
         let next = self.beside("next");
         if next.join(COMPLETE).exists() {
             if self.directory.exists() {
-                std::fs::rename(&self.directory, self.unused("replaced"))?;
+                files::rename(&self.directory, &self.unused("replaced"))?;
             }
-            std::fs::rename(&next, &self.directory)?;
+            files::rename(&next, &self.directory)?;
             if let Some(parent) = self.directory.parent() {
-                std::fs::File::open(parent)?.sync_all()?;
+                files::sync_directory(parent)?;
             }
         } else {
             discard(&next)?;
@@ -322,21 +322,14 @@ pub fn resource_suffix(genesis: &Genesis) -> Result<String, CommandError> {
 
 /// Takes the mark away, durably.
 fn unmark(directory: &Path) -> io::Result<()> {
-    match std::fs::remove_file(directory.join(COMPLETE)) {
-        Ok(()) => std::fs::File::open(directory)?.sync_all(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
+    files::remove(&directory.join(COMPLETE))
 }
 
 /// Removes a pool that was built and is not to be taken: the mark first, so that no start takes what is left of it when
 /// this is cut short.
 fn discard(next: &Path) -> io::Result<()> {
     unmark(next)?;
-    match std::fs::remove_dir_all(next) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    files::remove_directory(next)
 }
 
 struct Next {
@@ -569,6 +562,94 @@ mod tests {
         assert!(refused.contains("of class production"), "{refused}");
         let refused = open("beside its key", production, &key_file, production).await;
         assert!(refused.contains("give --root-credential"), "{refused}");
+    }
+
+    /// Whose pool a start finds: everything in it is of one domain, and opens.
+    async fn owner(place: &Place) -> String {
+        let sealed = files::read(&place.sealed_domain()).unwrap().unwrap();
+        let node = place.node(&place.directory).unwrap();
+        let secrets = place.root.open(&place.sealed_domain(), node, &sealed).unwrap();
+        let owner = secrets.owner_key().public_key();
+        place.check_owner(&owner).unwrap();
+        let engine = RedbEngine::open(place.directory.join("store"), EngineOptions::default()).unwrap();
+        assert!(Pool::genesis_in(&engine, &secrets).await.unwrap().is_some());
+        owner.fingerprint().to_string()
+    }
+
+    async fn found(place: &Place) -> String {
+        let Installation { secrets, genesis, .. } = installation();
+        files::create_directory(&place.directory).unwrap();
+        let node = place.node(&place.directory).unwrap();
+        let sealed = place.root.seal_first(node, &secrets.danger_export()).unwrap();
+        files::write(&place.sealed_domain(), &sealed).unwrap();
+        let engine = RedbEngine::open(place.directory.join("store"), EngineOptions::default()).unwrap();
+        Pool::found(&engine, &secrets, genesis, None).await.unwrap();
+        drop(engine);
+        owner(place).await
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+
+    /// The process ends before each step in turn that changes the disk, of an upload and of the switch to what was uploaded;
+    /// then again before each step of the start after that.
+    #[tokio::test]
+    async fn an_end_at_any_step_of_an_upload_leaves_the_old_pool_or_the_new_one() {
+        let before = tempfile::tempdir().unwrap();
+        let old = found(&place(before.path())).await;
+        let (mut olds, mut news, mut acknowledgements) = (0, 0, 0);
+        for step in 0.. {
+            let directory = tempfile::tempdir().unwrap();
+            copy(before.path(), directory.path());
+            let place = place(directory.path());
+            let installation = installation();
+            let new = installation.secrets.owner_key().public_key().fingerprint().to_string();
+            let upload = async {
+                let acknowledged = place.prepare(installation).await.is_ok();
+                // The next start does what this one does not come to.
+                let _ = acknowledged.then(|| place.finish_switch());
+                acknowledged
+            };
+            let (acknowledged, whole) = files::ending::at(step, upload).await;
+            for again in 0.. {
+                let left = tempfile::tempdir().unwrap();
+                copy(directory.path(), left.path());
+                let place = self::place(left.path());
+                let (_, whole) = files::ending::at(again, async { place.finish_switch() }).await;
+                place.finish_switch().unwrap();
+                let is = owner(&place).await;
+                assert!(is == old || is == new, "step {step}, then {again}: a pool of neither");
+                assert!(is == new || !acknowledged, "step {step}, then {again}: acknowledged and lost");
+                if is == new {
+                    news += 1;
+                } else {
+                    olds += 1;
+                }
+                let mut expected = vec!["pool".to_owned(), "root.key".to_owned()];
+                expected.extend((is == new).then(|| "pool.replaced-1".to_owned()));
+                expected.sort();
+                assert_eq!(names(&place), expected, "step {step}, then {again}");
+                if whole {
+                    break;
+                }
+            }
+            acknowledgements += u32::from(acknowledged);
+            if whole {
+                assert!(acknowledged, "nothing ended it");
+                break;
+            }
+        }
+        assert!(olds > 15 && news > 10 && acknowledgements > 3, "{olds} old, {news} new, {acknowledgements}");
     }
 
     fn installation() -> Installation {

@@ -118,19 +118,19 @@ impl Index {
         }
     }
 
-    /// `records` in the place of all keys, versions, roles, assignments and counts. Readers see all of it in keys, or
-    /// none; and likewise in roles.
-    pub fn replace(&self, records: Vec<Stamped<Record>>) {
+    /// What `next` holds in the place of all keys, versions, roles, assignments and counts. Readers see all of it in keys,
+    /// or none; and likewise in roles.
+    pub fn replace(&self, next: Index) {
+        let Index { keys: next_keys, roles, role_stamps, invocations, .. } = next;
         let mut keys = self.keys.write();
         let mut stamps = self.role_stamps.lock();
-        keys.clear();
-        *stamps = RoleStamps { names: stamps.names.take(), ..RoleStamps::default() };
-        self.invocations.write().clear();
-        let mut table = RoleTable::default();
-        for Stamped { value, stamp } in records {
-            self.put(&mut keys, &mut stamps, &mut table, value, stamp);
-        }
-        self.roles.store(Arc::new(table));
+        let replaced = std::mem::replace(&mut *keys, next_keys.into_inner());
+        *stamps = RoleStamps { names: stamps.names.take(), ..role_stamps.into_inner() };
+        *self.invocations.write() = invocations.into_inner();
+        self.roles.store(roles.into_inner());
+        drop((keys, stamps));
+        // It takes a while for many keys, and nobody has to wait for that.
+        drop(replaced);
     }
 
     fn put(

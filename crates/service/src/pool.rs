@@ -40,8 +40,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use storage::{
-    ActivationRecord, CheckpointMark, Contents, OutboxRecord, Record, RecordId, Staging, Stamped, Store,
-    Transaction,
+    ActivationRecord, CheckpointMark, Contents, OutboxRecord, Record, RecordId, Staging, Store, Transaction,
 };
 
 /// The audit key of a pool's first years; a later one comes with key rotation.
@@ -673,7 +672,7 @@ impl Pool {
     pub(crate) async fn commit_switch(
         &self,
         staging: Staging<'_>,
-        staged: Vec<Stamped<Record>>,
+        staged: Index,
         expectations: Vec<(RecordId, Option<storage::Stamp>)>,
         puts: Vec<Record>,
         leaf: Leaf,
@@ -683,11 +682,7 @@ impl Pool {
             (self.index.clone(), self.loaded.clone(), self.invocations.clone());
         let restoring = self.backups.restoring.clone();
         let applied = move |_| {
-            let counts = staged.iter().filter_map(|record| match &record.value {
-                Record::Invocations(counts) => Some(counts),
-                _ => None,
-            });
-            invocations.replace(counts);
+            invocations.replace(staged.all_invocations().iter());
             index.replace(staged);
             loaded.clear();
             // Before anybody learns that it is done: who asks then is answered.

@@ -1,6 +1,7 @@
 //! `holdfast backup`: full backups and restores, over the wire API alone.
 
 use super::login::{Client, Target};
+use super::moment;
 use super::output::{self, Format};
 use super::{Arguments, Refused, run as run_client, usage};
 use crate::CommandError;
@@ -212,6 +213,13 @@ async fn preview(client: &mut Client, body: Value, format: Format) -> Result<Exi
         return Ok(ExitCode::SUCCESS);
     }
     let body: Value = serde_json::from_slice(&answer.body)?;
+    let date = |member: &str| body[member].as_i64().map(moment::show);
+    if let Some(made_at) = date("madeAt") {
+        line(format_args!("the backup is of {made_at}, generation {}", body["generation"]))?;
+    }
+    if let Some(last) = date("olderThanBackupOf") {
+        line(format_args!("IT IS OLDER than the last backup that the pool made, begun {last}"))?;
+    }
     let roles = if body["replacesRoles"] == true { "those of the backup" } else { "kept" };
     line(format_args!("roles will be {roles}"))?;
     for (member, what) in [

@@ -6,14 +6,17 @@ use domain::access::{BuiltInRole, CustomRole, Role, RoleAssignment};
 use domain::guid::Guid;
 use domain::key::Key;
 use domain::name::KeyVersion;
+use domain::time::IntDate;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 /// Of each list, named in an event.
 const NAMED: usize = 20;
 
 /// Keys by name, roles by what they give. Each list is in order.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Difference {
+    pub age: Age,
     pub new_keys: Vec<String>,
     /// Keys that the backup does not hold.
     pub lost_keys: Vec<String>,
@@ -27,6 +30,30 @@ pub struct Difference {
     pub lost_roles: Vec<String>,
 }
 
+/// Of when a backup is. It says so itself, under the backup key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Age {
+    pub made_at: IntDate,
+    /// Of the pool that made it: it counts commits, so of two backups the higher one is the later.
+    pub generation: u64,
+    /// When this pool began a later one, the last that it completed. Whoever keeps backups may hand out an older one.
+    pub older_than: Option<IntDate>,
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (generation {})", self.made_at.unix_seconds(), self.generation)?;
+        match self.older_than {
+            Some(last) => write!(
+                f,
+                ", which is older than the last backup that this pool made, begun at {}",
+                last.unix_seconds()
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Roles and assignments after a restore.
 pub(super) struct Roles {
     pub assignments: BTreeMap<Guid, RoleAssignment>,
@@ -36,8 +63,17 @@ pub(super) struct Roles {
 }
 
 impl Difference {
-    pub(super) fn new(index: &Index, outline: &Outline, roles: &Roles) -> Self {
-        let mut difference = Self { replaces_roles: roles.replaced, ..Self::default() };
+    pub(super) fn new(index: &Index, outline: &Outline, roles: &Roles, age: Age) -> Self {
+        let mut difference = Self {
+            age,
+            new_keys: vec![],
+            lost_keys: vec![],
+            lost_versions: vec![],
+            changed_keys: vec![],
+            replaces_roles: roles.replaced,
+            new_roles: vec![],
+            lost_roles: vec![],
+        };
         let mut unseen: std::collections::BTreeSet<_> = outline.keys.keys().cloned().collect();
         for (key, versions) in index.outline() {
             let enabled: HashMap<KeyVersion, bool> =

@@ -21,7 +21,7 @@ use std::time::Duration;
 use storage::{Job, JobEnd, JobKind, JobsRecord, Record, RecordId};
 use tokio::task::AbortHandle;
 
-/// Jobs that can be asked for; older ones are forgotten.
+/// Jobs that can be asked for; older ones are forgotten, but the last backup that was completed.
 const KEPT: usize = 32;
 /// Characters of a container's URI, of what a job has to say, and of why it failed.
 const MAX_CONTAINER: usize = 1024;
@@ -227,6 +227,11 @@ impl Pool {
         if was || self.index().key_count() == 0 { Ok(()) } else { Err(Error::NotBackedUp) }
     }
 
+    /// The last backup of this pool that was completed.
+    pub(super) fn last_backup(&self) -> Option<Job> {
+        self.index().jobs().and_then(|held| last_backup(&held.value).cloned())
+    }
+
     /// `mhsm-NAME-YYYYMMDDHHmmSS`; a second later where the one before was made in this second.
     fn new_folder(&self, received: Time) -> String {
         let jobs = self.index().jobs();
@@ -247,8 +252,13 @@ impl Pool {
             return Err(Error::JobRunning { what: name(running.kind), id: running.id });
         }
         jobs.jobs.push(job.clone());
-        let forgotten = jobs.jobs.len().saturating_sub(KEPT);
-        jobs.jobs.drain(..forgotten);
+        let last_backup = last_backup(&jobs).map(|job| job.id);
+        let mut forgotten = jobs.jobs.len().saturating_sub(KEPT);
+        jobs.jobs.retain(|job| {
+            let kept = forgotten == 0 || Some(job.id) == last_backup;
+            forgotten -= usize::from(!kept);
+            kept
+        });
         Ok(Change {
             expectations: vec![(RecordId::Jobs, held.map(|held| held.stamp))],
             puts: vec![Record::Jobs(jobs)],
@@ -416,6 +426,11 @@ impl Pool {
     pub fn is_restoring(&self) -> bool {
         self.backups().restoring.load(Ordering::Acquire)
     }
+}
+
+fn last_backup(jobs: &JobsRecord) -> Option<&Job> {
+    let completed = |job: &&Job| job.end.as_ref().is_some_and(|end| end.failure.is_none());
+    jobs.jobs.iter().rev().filter(completed).find(|job| job.kind == JobKind::Backup)
 }
 
 fn is_backup(kind: JobKind) -> bool {

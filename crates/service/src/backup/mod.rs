@@ -7,7 +7,7 @@ mod restore;
 mod stream;
 mod target;
 
-pub use difference::Difference;
+pub use difference::{Age, Difference};
 pub(crate) use jobs::Backups;
 pub use jobs::JobView;
 pub use target::{

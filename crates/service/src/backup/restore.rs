@@ -5,12 +5,13 @@
 //! which a crash leaves made or not made, and the process goes on.
 
 use super::RestoreSource;
-use super::difference::{Difference, Roles};
+use super::difference::{Age, Difference, Roles};
 use super::jobs::{Done, check_folder};
 use super::outline::Outline;
 use super::stream::{Next, Reader};
 use super::target::BackupTarget;
 use crate::error::Error;
+use crate::index::Index;
 use crate::keys::binding;
 use crate::pool::Pool;
 use crate::ticket::{Recorded, Ticket};
@@ -94,7 +95,7 @@ impl Pool {
         let target = self.open_target(&source.location).await?;
         let outline = self.outline(target.as_ref(), &source.folder).await?;
         let roles = self.roles_after(&outline, caller);
-        Ok(Difference::new(self.index(), &outline, &roles))
+        Ok(Difference::new(self.index(), &outline, &roles, self.age(&outline)))
     }
 
     pub(super) async fn check_restore_all(
@@ -105,7 +106,16 @@ impl Pool {
     ) -> Result<String, Error> {
         let outline = self.outline(target, folder).await?;
         let plan = self.plan(&outline, caller)?;
-        Ok(format!("the backup can be restored: {}", plan.difference.summary()))
+        let Difference { age, .. } = &plan.difference;
+        Ok(format!("the backup, of {age}, can be restored: {}", plan.difference.summary()))
+    }
+
+    /// A backup of another pool has no place among this one's.
+    fn age(&self, outline: &Outline) -> Age {
+        let made_at = outline.header.created;
+        let last = self.last_backup().filter(|_| outline.header.pool == self.genesis().pool);
+        let older_than = last.map(|job| job.started).filter(|started| made_at < *started);
+        Age { made_at, generation: outline.manifest.generation, older_than }
     }
 
     async fn outline(&self, target: &dyn BackupTarget, folder: &str) -> Result<Outline, Error> {
@@ -129,7 +139,7 @@ impl Pool {
         let most = outline.keys.values().map(|held| held.enabled.len()).max().unwrap_or_default();
         within("versions of a key", most, limits.versions_per_key)?;
         let roles = self.roles_after(outline, caller);
-        let difference = Difference::new(self.index(), outline, &roles);
+        let difference = Difference::new(self.index(), outline, &roles, self.age(outline));
         if self.genesis().purge_protection
             && let Some(destroyed) = difference.destroys()
         {
@@ -212,12 +222,12 @@ impl Pool {
         for record in invocations.into_iter().map(Record::Invocations) {
             stager.add(record).await?;
         }
-        let made_at = outline.header.created.unix_seconds();
         let said = format!(
-            "{} keys with {} versions as they were in pool {} at {made_at}; {}",
+            "{} keys with {} versions as they were in pool {} at {}; {}",
             outline.manifest.counts.keys(),
             outline.manifest.counts.versions(),
             outline.manifest.pool_name,
+            difference.age,
             difference.summary()
         );
         let done = self.switch(job, stager, replaced, said).await?;
@@ -337,7 +347,8 @@ impl Pool {
             .iter()
             .map(|record| self.rebound(record, outline.header.pool))
             .collect::<Result<Vec<_>, _>>()?;
-        let said = format!("key {name} with {} versions", versions.len());
+        let said =
+            format!("key {name} with {} versions, out of a backup of {}", versions.len(), self.age(&outline));
         let mut event = self.job_event(job.id, job.kind, EventResult::Success, &said);
         event.key_name = Some(name.to_string());
         let decide = || {
@@ -372,13 +383,13 @@ struct Stager<'s> {
     staging: Staging<'s>,
     batch: Vec<Record>,
     bytes: usize,
-    /// What the index is filled with at the switch.
-    staged: Vec<Stamped<Record>>,
+    /// What the index becomes at the switch. It grows record by record: a list of them would be held beside it.
+    staged: Index,
 }
 
 impl<'s> Stager<'s> {
     fn new(staging: Staging<'s>) -> Self {
-        Self { staging, batch: Vec::new(), bytes: 0, staged: Vec::new() }
+        Self { staging, batch: Vec::new(), bytes: 0, staged: Index::default() }
     }
 
     async fn add(&mut self, record: Record) -> Result<(), Error> {
@@ -395,11 +406,11 @@ impl<'s> Stager<'s> {
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
         let stamp = self.staging.stage(batch.clone()).await?.stamp;
-        self.staged.extend(batch.into_iter().map(|value| Stamped { value, stamp }));
+        self.staged.fill(batch.into_iter().map(|value| Stamped { value, stamp }));
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<(Staging<'s>, Vec<Stamped<Record>>), Error> {
+    async fn finish(mut self) -> Result<(Staging<'s>, Index), Error> {
         self.flush().await?;
         Ok((self.staging, self.staged))
     }
