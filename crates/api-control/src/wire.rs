@@ -616,3 +616,66 @@ fn date(seconds: i64) -> String {
     let date = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
     date.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: &str = "/subscriptions/S/resourceGroups/G/providers";
+
+    fn config() -> FabricConfig {
+        FabricConfig {
+            name: String::new(),
+            tenant: String::new(),
+            subscription: "S".into(),
+            resource_group: "G".into(),
+            location: "here".into(),
+            private_networks: BTreeMap::new(),
+            now: || 0,
+        }
+    }
+
+    fn good() -> Value {
+        let pool = format!("{}/microsoft.keyvault/MANAGEDHSMS/Payroll", GROUP.to_lowercase());
+        let subnet = format!("{GROUP}/Microsoft.Network/virtualNetworks/private/subnets/Office");
+        let connection =
+            json!({"privateLinkServiceId": pool, "groupIds": ["managedhsm"], "requestMessage": "please"});
+        json!({"location": "here", "properties": {
+            "subnet": {"id": subnet},
+            "privateLinkServiceConnections": [],
+            "manualPrivateLinkServiceConnections": [{"name": "c", "properties": connection}],
+        }})
+    }
+
+    #[test]
+    fn an_endpoint_is_one_connection_from_a_subnet_to_a_pool_of_the_group() {
+        let asked = asked_endpoint(&config(), &good()).unwrap();
+        assert_eq!((asked.pool.as_str(), asked.network.as_str(), asked.manual), ("Payroll", "office", true));
+        assert_eq!((asked.connection_name.as_str(), asked.request_message.as_str()), ("c", "please"));
+        let connection = "/properties/manualPrivateLinkServiceConnections/0";
+        let elsewhere = format!("{GROUP}/Microsoft.KeyVault/vaults/Payroll");
+        let nested = format!("{GROUP}/Microsoft.KeyVault/managedHSMs/a/b");
+        for (place, value, said) in [
+            ("/properties", json!({}), "one connection"),
+            ("/properties/manualPrivateLinkServiceConnections", json!({}), "a list of connections"),
+            ("/properties/privateLinkServiceConnections", json!([{}]), "one connection"),
+            (&format!("{connection}/name"), json!(1), "name must be"),
+            (&format!("{connection}/properties/groupIds"), json!(["vault"]), "groupIds"),
+            (
+                &format!("{connection}/properties/privateLinkServiceId"),
+                json!(elsewhere),
+                "privateLinkServiceId",
+            ),
+            (&format!("{connection}/properties/privateLinkServiceId"), json!(nested), "privateLinkServiceId"),
+            (&format!("{connection}/properties/privateLinkServiceId"), json!(null), "privateLinkServiceId"),
+            ("/properties/subnet", json!("office"), "properties.subnet.id"),
+            ("/properties/subnet/id", json!("office"), "properties.subnet.id"),
+            ("/properties/subnet/id", json!({}), "id must be"),
+        ] {
+            let mut body = good();
+            *body.pointer_mut(place).unwrap() = value;
+            let problem = format!("{:?}", asked_endpoint(&config(), &body).unwrap_err());
+            assert!(problem.contains(said), "{place}: {problem}");
+        }
+    }
+}

@@ -21,6 +21,9 @@ const HOLDERS: [&str; 3] = [
     include_str!("../../ceremony/tests/golden/holder-3.cer"),
 ];
 
+/// A record's key, and what is written there; `None` takes it away.
+type Edit = (String, Option<Vec<u8>>);
+
 struct Bench {
     quickstart: Quickstart,
     /// Of whoever administers the pool, and of whoever owns the subscription.
@@ -52,14 +55,14 @@ impl Bench {
         )
     }
 
-    /// At the pool's own port; `None` while nobody serves there.
+    /// At the pool's own port, which ids do not show as the host is given without; `None` while nobody serves there.
     fn call(&self, who: &str, method: &str, path: &str, body: &Value) -> Option<Answer> {
         let port = std::fs::read_to_string(self.quickstart.data().join("pools/payroll/port")).unwrap();
         let stream = TcpStream::connect(("127.0.0.1", port.parse().unwrap())).ok()?;
         let token = self.quickstart.token_of(who, "https%3A%2F%2Fmanagedhsm.azure.net");
         let name = "payroll.managedhsm.localhost";
         let request = format!(
-            "{method} {path}?api-version=7.4 HTTP/1.1\r\nHost: {name}:{port}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json"
+            "{method} {path}?api-version=7.4 HTTP/1.1\r\nHost: {name}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json"
         );
         let body = if body.is_null() { String::new() } else { body.to_string() };
         Some(exchange(self.quickstart.tls_over(stream, name, None), &request, &body))
@@ -96,7 +99,7 @@ impl Bench {
         ]
     }
 
-    fn edit(&self, changes: &[(String, Option<Vec<u8>>)]) {
+    fn edit(&self, changes: &[Edit]) {
         with_store(self, async |engine| {
             let mutations = changes.iter().map(|(key, value)| match value {
                 Some(value) => Mutation::Put { key: key.clone().into_bytes(), value: value.clone() },
@@ -199,7 +202,7 @@ fn no_edit_of_the_control_planes_files_changes_a_pool() {
         "version": 1, "name": "desk", "pool": "payroll", "network": "office", "state": "Approved", "manual": true,
         "connection_name": "", "request_message": "", "description": "", "created_at": 0, "created_by": bench.admin,
     });
-    let effective: Vec<(&str, Vec<(String, Option<Vec<u8>>)>)> = vec![
+    let effective: Vec<(&str, Vec<Edit>)> = vec![
         ("other administrators", own(json!({"administrators": [bench.admin]}))),
         ("no administrators", own(json!({"administrators": []}))),
         ("another retention", own(json!({"retention_days": 90, "purge_protection": true}))),
@@ -263,7 +266,7 @@ fn undo(bench: &Bench, records: &[(String, Vec<u8>)]) {
     // Whatever the server wrote since goes as well: all is as it was.
     let now = bench.records();
     let gone = now.iter().filter(|(key, _)| !records.iter().any(|(held, _)| held == key));
-    let mut back: Vec<(String, Option<Vec<u8>>)> = gone.map(|(key, _)| (key.clone(), None)).collect();
+    let mut back: Vec<Edit> = gone.map(|(key, _)| (key.clone(), None)).collect();
     back.extend(records.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
     bench.edit(&back);
     assert_eq!(bench.records(), records);

@@ -42,6 +42,7 @@ pub struct Access {
     host: String,
     token: String,
     endpoint: Endpoint,
+    gateway: Endpoint,
     process: u32,
 }
 
@@ -140,6 +141,7 @@ impl Pool {
             host: format!("{HOST}:{}", self.port),
             token: self.token().await?,
             endpoint: Endpoint::new(HOST, self.port, &self.roots()?)?,
+            gateway: Endpoint::new(HOST, self.port + 1, &self.roots()?)?,
             process: self.process.id(),
         }))
     }
@@ -198,6 +200,11 @@ impl Access {
         }
     }
 
+    /// The same request of the same pool by the port that is all pools'.
+    fn by_gateway(&self, name: &'static str, request: Request) -> Target {
+        Target { endpoint: self.gateway.clone(), ..self.target(name, None, request) }
+    }
+
     /// Makes a key of `kind`; returns its path with its version.
     pub async fn create(
         &self,
@@ -239,13 +246,17 @@ impl Access {
             let body = json!({"alg": algorithm, "value": digest});
             let request = self.request("POST", &format!("{path}/sign"), &body.to_string());
             let signature = json_of(&mut connection, &request).await?["value"].clone();
-            rows.push(self.target(sign, Some(Primitive::EcSign(curve)), Request::same(request)));
+            rows.push(self.target(sign, Some(Primitive::EcSign(curve)), Request::same(request.clone())));
+            if name == "P-256" {
+                rows.push(self.by_gateway("P-256 sign, by the gateway", Request::same(request)));
+            }
             let body = json!({"alg": algorithm, "digest": digest, "value": signature});
             let request = post(&format!("{path}/verify"), body);
             rows.push(self.target(verify, Some(Primitive::EcVerify(curve)), request));
             if name == "P-256" {
-                let request = Request::same(self.request("GET", &path, ""));
-                rows.push(self.target("get key", None, request));
+                let request = self.request("GET", &path, "");
+                rows.push(self.target("get key", None, Request::same(request.clone())));
+                rows.push(self.by_gateway("get key, by the gateway", Request::same(request)));
             }
         }
         let kind = json!({"kty": "oct-HSM", "key_size": 256});
