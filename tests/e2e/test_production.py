@@ -13,8 +13,10 @@ import os
 import re
 import resource
 import socket
+import socketserver
 import ssl
 import subprocess
+import threading
 import time
 
 import pytest
@@ -26,7 +28,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import holdfast
 from holdfast import Answer, Pool, app_credential, assert_error, binary, clean_environment, free_ports
-from test_disaster import CRYPTO_OFFICER, BUILT_IN, role_of
+from test_az import CLOUD, Az
+from test_disaster import BUILT_IN, CRYPTO_OFFICER, role_of
 from test_security_domain import Holder, blob_for, ceremony, download, upload, wait_until_active
 
 PASSPHRASE = "correct horse battery staple"
@@ -146,7 +149,7 @@ class Production:
     def client(self, *words, code=0):
         """A command over the wire API, as the administrator."""
         variables = self.issuer.variables
-        place = ["--url", f"https://{self.host}:{self.port}", "--authority", variables["AUTHORITY_HOST"]]
+        place = ["--url", self.url(), "--authority", variables["AUTHORITY_HOST"]]
         who = ["--tenant", variables["TENANT_ID"], "--client-id", variables["HOLDFAST_ADMIN_CLIENT_ID"]]
         return self.run(*words, *place, *who, "--ca-file", self.bundle, code=code)
 
@@ -198,6 +201,9 @@ class Production:
 
     # --- HTTPS
 
+    def url(self):
+        return f"https://{self.host}:{self.port}"
+
     def token(self, principal):
         return self.issuer.token(principal, f"https://{SUFFIX}:{self.port}")
 
@@ -236,7 +242,7 @@ class Production:
             patched.setattr(socket, "getaddrinfo", resolve)
             patched.setenv("REQUESTS_CA_BUNDLE", str(self.bundle))
             credential = app_credential(self.issuer.variables)
-            with KeyClient(f"https://{self.host}:{self.port}", credential) as client:
+            with KeyClient(self.url(), credential) as client:
                 yield client, credential
 
 
@@ -361,6 +367,82 @@ def test_a_pool_is_founded_activated_used_lost_and_rebuilt(tmp_path, issuer, ca,
             crypto = CryptographyClient(client.get_key("signer"), credential)
             assert crypto.verify(SignatureAlgorithm.es256, bytes(32), signed.signature).is_valid
             crypto.sign(SignatureAlgorithm.es256, bytes(32))
+
+
+class ToLoopback(socketserver.ThreadingTCPServer):
+    """A CONNECT proxy, as a resolver would lead there: every name under `localhost` is this machine."""
+
+    allow_reuse_address = daemon_threads = True
+
+    class Tunnel(socketserver.StreamRequestHandler):
+        def handle(self):
+            host, port = self.rfile.readline().split()[1].decode().rsplit(":", 1)
+            while self.rfile.readline().strip():
+                pass
+            if not (host == "localhost" or host.endswith(".localhost") or host == "127.0.0.1"):
+                return
+            with socket.create_connection(("127.0.0.1", int(port))) as there:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                pump = threading.Thread(target=self.pass_on, args=(there, self.connection), daemon=True)
+                pump.start()
+                self.pass_on(self.connection, there)
+                pump.join()
+
+        @staticmethod
+        def pass_on(source, sink):
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    sink.sendall(data)
+                sink.shutdown(socket.SHUT_WR)
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+def test_az_activates_a_pool_and_brings_its_domain_into_another(tmp_path, issuer, ca, holders):
+    first = Production(tmp_path / "first", "alpha", issuer, ca)
+    second = Production(tmp_path / "second", "beta", issuer, ca)
+    for pool in (first, second):
+        pool.create()
+    with first, second, ToLoopback(("127.0.0.1", 0), ToLoopback.Tunnel) as proxy:
+        # Whatever way the quickstart would send it.
+        variables = {name: value for name, value in issuer.exports("--az").items() if "PROXY" not in name.upper()}
+        variables["HTTPS_PROXY"] = f"http://127.0.0.1:{proxy.server_address[1]}"
+        variables["REQUESTS_CA_BUNDLE"] = str(first.bundle)
+        az = Az(variables, tmp_path / "az")
+        az("cloud", "register", "--name", CLOUD, "--endpoint-resource-manager", variables["AUTHORITY_HOST"])
+        az("cloud", "set", "--name", CLOUD)
+        secret = variables["HOLDFAST_ADMIN_CLIENT_SECRET"]
+        az.login(variables["HOLDFAST_ADMIN_CLIENT_ID"], f"--password={secret}")
+        of_first, of_second = ["--id", first.url()], ["--id", second.url()]
+        file, exchange = tmp_path / "domain.json", tmp_path / "exchange.pem"
+        az(
+            *("keyvault", "security-domain", "download", *of_first, "--sd-quorum", "2"),
+            *("--sd-wrapping-keys", *[str(holder.certificate) for holder in holders]),
+            *("--security-domain-file", str(file)),
+        )
+        assign = ["keyvault", "role", "assignment", "create", "--scope", "/", "--role", "Managed HSM Crypto User"]
+        admin = ["--assignee-object-id", issuer.object_id("admin")]
+        az(*assign, *admin, *of_first)
+        az("keyvault", "key", "create", "--id", f"{first.url()}/keys/from-az", "--kty", "EC-HSM", "--curve", "P-256")
+
+        az("keyvault", "security-domain", "init-recovery", *of_second, "--sd-exchange-key", str(exchange))
+        done = az(
+            *("keyvault", "security-domain", "upload", *of_second, "--sd-file", str(file)),
+            *("--sd-exchange-key", str(exchange), "--sd-wrapping-keys", str(holders[0].key), str(holders[2].key)),
+        )
+        assert done["status"] == "Success", done
+        fingerprint = fields(ceremony("inspect", file))["owner key"]
+        refusal = az.refused(*assign, *admin, *of_second)
+        assert "holdfast pool confirm" in refusal and fingerprint in refusal
+        second.client("pool", "confirm", "--fingerprint", fingerprint)
+        az(*assign, *admin, *of_second)
+        az("keyvault", "key", "create", "--id", f"{second.url()}/keys/from-az", "--kty", "EC-HSM", "--curve", "P-256")
 
 
 def test_a_domain_of_class_test_does_not_come_in(tmp_path, issuer, ca, holders):

@@ -164,10 +164,10 @@ impl Pool {
         if let Err(error) = checked {
             return ticket.record(Err(error)).await;
         }
-        // Until it is said, another domain may be taken in: not both.
+        // Another domain may be taken in until then, and is this pool's in a moment: that one is to be confirmed.
         let uploaded = self.domain_state().uploaded.lock().await;
         if *uploaded {
-            return ticket.record(Err(Error::AlreadyActive)).await;
+            return ticket.record(Err(Error::TooManyConflicts)).await;
         }
         let view = DomainView {
             security_domain: self.genesis().security_domain,

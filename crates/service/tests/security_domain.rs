@@ -285,7 +285,7 @@ async fn the_wrong_domain_can_be_replaced_until_it_is_confirmed_and_never_both()
     ok(pool.upload_domain(ticket(&pool, ADMIN), right).await);
     // The pool is about to be another one: what is confirmed now would be forgotten.
     let late = refused(pool.confirm_domain(ticket(&pool, ADMIN), fingerprint.clone()).await);
-    assert!(matches!(late, Error::AlreadyActive), "{late}");
+    assert!(matches!(late, Error::TooManyConflicts), "{late}");
     assert!(installer.prepared.lock().unwrap()[0].activation.awaits_confirmation);
 
     let bench = of_class(PoolClass::Production);

@@ -91,7 +91,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     let _lock = running::lock(&layout)?;
     remains::check_production(&layout)?;
     let place = layout.production_place(root);
-    let host = host(&genesis)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut is_new = false;
     let pool = runtime.block_on(async {
@@ -103,6 +102,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
         let (switch, _) = watch::channel(false);
         place.open(found, limits::read(&layout.limits())?, &outgoing, switch).await
     })?;
+    // Of the pool that there is, should it have been founded before.
+    let host = host(pool.genesis())?;
     let described = describe(&pool, &host);
     // The first start may have been cut short between the two.
     is_new |= !layout.tls_request().exists();
