@@ -167,11 +167,11 @@ def make_holders(directory):
 def test_a_pool_outlives_its_process_and_the_control_plane(own, owner):
     assert owner("PUT", f"{owner.pools}/steady", wanted(owner))[0] == 200
     before = owner("GET", f"{owner.pools}/steady")[1]
-    [pid] = children(own.process.pid)
+    [pid] = instances(own.process.pid)
     os.kill(pid, signal.SIGKILL)
-    wait(lambda: children(own.process.pid) not in ([pid], []))
+    wait(lambda: instances(own.process.pid) not in ([pid], []))
     wait(lambda: owner("GET", f"{owner.pools}/steady")[1] == before)
-    [pid] = children(own.process.pid)
+    [pid] = instances(own.process.pid)
     own.kill()
     # A child that is nobody's any more ends by itself.
     wait(lambda: not os.path.exists(f"/proc/{pid}") or is_zombie(pid))
@@ -211,6 +211,19 @@ def children(pid):
         with open(f"/proc/{pid}/task/{thread}/children") as listed:
             ours |= {int(one) for one in listed.read().split()}
     return sorted(one for one in ours if not is_zombie(one))
+
+
+def instances(pid):
+    """Those children that are pools."""
+
+    def words(child):
+        try:
+            with open(f"/proc/{child}/cmdline") as line:
+                return line.read().split("\0")
+        except OSError:
+            return []
+
+    return [child for child in children(pid) if "instance" in words(child)]
 
 
 def test_nobody_does_what_their_role_does_not_allow(owner, reader):

@@ -44,6 +44,12 @@ def process(own, name):
     return found[0]
 
 
+def gateway(own):
+    found = [pid for pid in children(own.process.pid) if os.readlink(f"/proc/{pid}/cwd") == str(own.data / "run")]
+    assert len(found) == 1, found
+    return found[0]
+
+
 def user(own, name):
     return int((own.data / "pools" / name / "user").read_text())
 
@@ -188,16 +194,71 @@ def test_whoever_takes_a_pool_over_has_no_other(own):
     assert set(outcome.values()) == {"PermissionError"}, outcome
     # The directories above keep everybody out. Even with those open, what is another's is closed by itself.
     above = [own.data, own.data / "pools", own.data / "root", own.data / "run"]
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in above]
     try:
         for path in above:
             path.chmod(0o711)
         outcome = as_user(number, directory, attempts)
         assert set(outcome.values()) == {"PermissionError"}, outcome
     finally:
-        for path in above:
-            path.chmod(0o700)
+        for path, mode in zip(above, modes):
+            path.chmod(mode)
     for name in ("first", "second"):
         assert call(own, name)["status"] == 200
+
+
+def test_the_gateway_has_no_file_and_no_other_process(own):
+    pid = gateway(own)
+    of = status(pid)
+    number = int(of["Uid"][0])
+    assert of["Uid"] == of["Gid"] == [str(number)] * 4 and of["Groups"] == [] and of["NoNewPrivs"] == ["1"], of
+    assert number == json.loads((own.data / "users.json").read_text())["first"]
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(of[capabilities][0], 16) == 0, (capabilities, of)
+    paths = [os.readlink(link) for link in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+    assert [path for path in paths if path.startswith(str(own.data))] == [f"{own.data}/run/gateway.err"], paths
+    port = (own.data / "pools" / "second" / "port").read_text()
+    others = {
+        f"read {path}": lambda path=path: read(path)
+        for path in ("../pools/second/pool/domain.sealed", "../root/root.key", "../ca/ca.key", "gateway.err", "../quickstart.json")
+    }
+    attempts = {
+        **others,
+        "list": lambda: os.listdir("."),
+        "make a socket": lambda: make("1.sock"),
+        "take a socket's place": lambda: os.rename(f"{port}.sock", f"{port}.old"),
+        "call a pool as an administrator": lambda: connect(f"{port}.adm"),
+        "call the first pool as an administrator": lambda: connect("admin.sock"),
+        "end a pool": lambda: os.kill(process_of_second, signal.SIGTERM),
+        "trace a pool": lambda: attach(process_of_second),
+        "trace the quickstart": lambda: attach(own.process.pid),
+        "be root": lambda: os.setuid(0),
+        "be a pool": lambda: os.setuid(user(own, "second")),
+    }
+    process_of_second = process(own, "second")
+    outcome = as_user(number, own.data / "run", attempts)
+    assert set(outcome.values()) == {"PermissionError"}, outcome
+    # The control: what it is there for.
+    assert as_user(number, own.data / "run", {"call": lambda: connect(f"{port}.sock")}) == {"call": "done"}
+
+
+def test_a_gateway_that_ends_or_hangs_is_started_again(own):
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        before = gateway(own)
+        os.kill(before, number)
+        began = holdfast.time.monotonic()
+        wait(lambda: before not in children(own.process.pid), seconds=40)
+        # A client that comes meanwhile waits, and is served: by each pool, as all know whom to listen to now.
+        wait(lambda: answers(own), seconds=20)
+        print(f"after {number.name} the gateway served again within {holdfast.time.monotonic() - began:.2f} s")
+        assert gateway(own) != before
+
+
+def answers(own):
+    try:
+        return all(call(own, name)["status"] == 200 for name in ("first", "second", "demo"))
+    except OSError:
+        return False
 
 
 def test_what_a_pool_keeps_is_its_users_and_the_key_is_roots(own):

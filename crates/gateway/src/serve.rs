@@ -14,6 +14,8 @@ use tokio::sync::watch;
 /// From accept to the end of the ClientHello.
 const HELLO_TIME: Duration = Duration::from_secs(10);
 const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// For whoever serves to answer a ClientHello.
+const GREETING_TIME: Duration = Duration::from_secs(30);
 /// For a peer to take what was read from the other. Silence alone is no fault: who serves ends what is idle.
 const STALLED_TIME: Duration = Duration::from_secs(60);
 /// Once one end has closed, for the other to finish.
@@ -65,18 +67,18 @@ async fn pass(mut client: TcpStream, directory: &impl Directory) -> io::Result<(
     let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
     let (name, hello) =
         tokio::time::timeout(HELLO_TIME, read_hello(&mut client)).await.map_err(timed_out)??;
-    let mut server = match directory.find(name.as_deref()) {
-        Some(path) => match connect(path).await {
-            Ok(server) => server,
+    let opening = [ends.header().as_slice(), &hello].concat();
+    let (mut server, first) = match directory.find(name.as_deref()) {
+        Some(path) => match greet(path, &opening).await {
+            Ok(greeted) => greeted,
             Err(error) => {
                 tracing::warn!(name, %error, "nobody answers for a name that is known");
-                connect(directory.nobody()).await?
+                greet(directory.nobody(), &opening).await?
             }
         },
-        None => connect(directory.nobody()).await?,
+        None => greet(directory.nobody(), &opening).await?,
     };
-    server.write_all(&ends.header()).await?;
-    server.write_all(&hello).await?;
+    client.write_all(&first).await?;
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let upwards = copy(&mut from_client, &mut to_server);
@@ -107,6 +109,20 @@ async fn read_hello(client: &mut TcpStream) -> io::Result<(Option<String>, Vec<u
             Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         }
     }
+}
+
+/// The connection, and the first bytes of an answer. A process may end after it was connected to and before it took the
+/// connection: nothing is lost, as a client sends no more before it is answered.
+async fn greet(path: PathBuf, opening: &[u8]) -> io::Result<(UnixStream, Vec<u8>)> {
+    let mut server = connect(path).await?;
+    server.write_all(opening).await?;
+    let mut first = vec![0; BUFFER_BYTES];
+    let length = tokio::time::timeout(GREETING_TIME, server.read(&mut first)).await??;
+    if length == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it said anything"));
+    }
+    first.truncate(length);
+    Ok((server, first))
 }
 
 /// A socket that another user put there gets nothing.

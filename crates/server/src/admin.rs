@@ -6,6 +6,7 @@
 
 use crate::CommandError;
 use crate::doctor::facts::Facts;
+use crate::own_user::User;
 use api_data::{Api, Connection, Origin};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -36,6 +37,16 @@ pub fn bind(path: &Path) -> Result<UnixListener, CommandError> {
 pub fn bind_early(path: &Path) -> Result<BlockingListener, CommandError> {
     // The system takes about 100 bytes, and its own message does not say which path was too long.
     bind_fresh(path).map_err(|error| format!("cannot open the socket {}: {error}", path.display()).into())
+}
+
+/// Where the gateway's user may call, if it has one of its own; who else calls is for who listens to find out.
+pub fn bind_for_gateway(path: &Path, user: Option<User>) -> Result<BlockingListener, CommandError> {
+    let listener = bind_early(path)?;
+    if let Some(user) = user {
+        std::os::unix::fs::chown(path, None, Some(user.into()))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    }
+    Ok(listener)
 }
 
 fn bind_fresh(path: &Path) -> std::io::Result<BlockingListener> {

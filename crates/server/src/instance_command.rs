@@ -8,6 +8,7 @@
 
 use crate::CommandError;
 use crate::certificates::ListenerKey;
+use crate::gateway_process::Gateway;
 use crate::instance::{Founding, Parameters, Place};
 use crate::listener::{FromGateway, Shared};
 use crate::outgoing::{self, Outgoing};
@@ -46,6 +47,7 @@ pub struct Start {
     pub name: String,
     /// Whom the process is to be; without, it stays whom it was started as.
     pub user: Option<User>,
+    pub gateway_user: Option<User>,
     pub port: u16,
     pub directory: PathBuf,
     pub root_key: PathBuf,
@@ -80,12 +82,13 @@ pub enum Said {
     Pong,
 }
 
-/// The second line in: the certificate and its CA's, and from where the pool may be called.
+/// The second line in: the certificate and its CA's, from where the pool may be called, and who the gateway is.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Certified {
     pub chain: Vec<Vec<u8>>,
     pub network: Numbered,
+    pub gateway: Option<Gateway>,
 }
 
 /// Network rules, and which change of them it is.
@@ -101,6 +104,8 @@ pub struct Numbered {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Told {
     Network(Numbered),
+    /// Another process is the gateway, or none.
+    Gateway(Option<Gateway>),
     /// Whether it is there.
     Ping,
 }
@@ -136,11 +141,19 @@ impl Opened {
             outgoing: Outgoing::read(&start.limits, &start.outgoing)?,
             limits: limits::read(&start.limits)?,
             trusted: limits::trusted_services(&start.limits)?,
-            gateway_socket: admin::bind_early(&start.gateway_socket)?,
-            private_socket: admin::bind_early(&start.private_socket)?,
+            gateway_socket: admin::bind_for_gateway(&start.gateway_socket, start.gateway_user)?,
+            private_socket: admin::bind_for_gateway(&start.private_socket, start.gateway_user)?,
             admin_socket: admin::bind_early(&start.admin_socket)?,
         })
     }
+}
+
+/// What changes while it serves.
+#[derive(Clone)]
+struct Watched {
+    networks: watch::Receiver<Numbered>,
+    gateway: watch::Receiver<Option<Gateway>>,
+    ending: watch::Receiver<bool>,
 }
 
 pub fn run() -> Result<ExitCode, CommandError> {
@@ -156,6 +169,7 @@ pub fn run() -> Result<ExitCode, CommandError> {
     let tls = key.server_config(certified.chain.into_iter().map(CertificateDer::from).collect())?;
     let (end, ending) = watch::channel(false);
     let (network, networks) = watch::channel(certified.network);
+    let (gateway, gateways) = watch::channel(certified.gateway);
     let (ping, mut pings) = mpsc::channel(1);
     std::thread::spawn(move || {
         // What is no message ends the process, as the end of the input does.
@@ -163,6 +177,9 @@ pub fn run() -> Result<ExitCode, CommandError> {
             match told {
                 Told::Network(rules) => {
                     network.send_replace(rules);
+                }
+                Told::Gateway(now) => {
+                    gateway.send_replace(now);
                 }
                 // One that waits is answer enough.
                 Told::Ping => drop(ping.try_send(())),
@@ -176,9 +193,8 @@ pub fn run() -> Result<ExitCode, CommandError> {
         while pings.recv().await.is_some() && say(&Said::Pong).is_ok() {}
     });
     let capacity = Capacity::within(hardening.descriptors);
-    while runtime.block_on(serve(&start, &opened, &tls, capacity, &networks, ending.clone()))?
-        == Ended::ToSwitch
-    {}
+    let told = Watched { networks, gateway: gateways, ending };
+    while runtime.block_on(serve(&start, &opened, &tls, capacity, &told))? == Ended::ToSwitch {}
     Ok(ExitCode::SUCCESS)
 }
 
@@ -187,10 +203,10 @@ async fn serve(
     opened: &Opened,
     tls: &Arc<ServerConfig>,
     capacity: Capacity,
-    networks: &watch::Receiver<Numbered>,
-    mut ending: watch::Receiver<bool>,
+    told: &Watched,
 ) -> Result<Ended, CommandError> {
     let Opened { place, outgoing, trusted, .. } = opened;
+    let Watched { mut networks, gateway, mut ending } = told.clone();
     place.finish_switch()?;
     let (switch, mut switching) = watch::channel(false);
     let name = start.name.parse()?;
@@ -198,7 +214,6 @@ async fn serve(
     let pool = place.open(found, opened.limits, outgoing, switch).await?;
     pool.connect_key_source(|source| issuer_key_source::connect(source, start.issuer_port))?;
     pool.connect_authorities(authority_source::of(&pool, outgoing));
-    let mut networks = networks.clone();
     apply(&pool, networks.borrow_and_update().clone(), trusted).await?;
     let (close, closing) = watch::channel(false);
     let shared = Shared::new(tls.clone(), capacity.pool, closing.clone());
@@ -206,10 +221,8 @@ async fn serve(
     let api = pool_listener::api(&pool, start.authority.clone(), start.port)?;
     let mut services = JoinSet::new();
     pool_listener::spawn(&mut services, listeners, Way::Public, &shared, &api);
-    // The gateway is in the process that started this one.
-    let gateway = rustix::process::getppid().ok_or("nobody started this process")?;
     for (socket, way) in [(&opened.gateway_socket, Way::Public), (&opened.private_socket, Way::Private)] {
-        let from_gateway = FromGateway { listener: listen(socket)?, gateway };
+        let from_gateway = FromGateway { listener: listen(socket)?, gateway: gateway.clone() };
         pool_listener::spawn(&mut services, vec![from_gateway], way, &shared, &api);
     }
     services.spawn(admin::serve(listen(&opened.admin_socket)?, pool.clone(), api.clone(), closing.clone()));
@@ -259,12 +272,12 @@ async fn apply(pool: &Pool, network: Numbered, trusted: &[KnownNetwork]) -> Resu
     say(&Said::Applied { number: network.number })
 }
 
-fn hear<T: for<'de> Deserialize<'de>>() -> Result<T, CommandError> {
+pub fn hear<T: for<'de> Deserialize<'de>>() -> Result<T, CommandError> {
     let mut line = String::new();
     // Unbuffered beyond the line: what follows is read elsewhere, and only for its end.
     std::io::stdin().lock().take(MAX_LINE_BYTES).read_line(&mut line)?;
     if line.is_empty() {
-        return Err("this command is started by the control plane: it was told nothing".into());
+        return Err("this command is started by a quickstart: it was told nothing".into());
     }
     Ok(serde_json::from_str(&line)?)
 }

@@ -163,15 +163,24 @@ impl Layout {
         self.data.join("run").join("holdfast.log")
     }
 
+    pub fn run(&self) -> PathBuf {
+        self.data.join("run")
+    }
+
+    /// No pool has this one: theirs end otherwise.
+    pub fn gateway_log(&self) -> PathBuf {
+        self.run().join("gateway.err")
+    }
+
     /// Where the gateway reaches the listener that has `port` as well. Named so, it is no longer than the administration
     /// socket: the system takes about 100 bytes.
     pub fn gateway_socket(&self, port: u16) -> PathBuf {
-        self.data.join("run").join(format!("{port}.sock"))
+        self.run().join(socket_name(port))
     }
 
     /// Likewise for clients that come to the gateway from a private network.
     pub fn private_socket(&self, port: u16) -> PathBuf {
-        self.data.join("run").join(format!("{port}.priv"))
+        self.run().join(private_socket_name(port))
     }
 
     /// Likewise the administration socket of a pool with a process of its own.
@@ -182,6 +191,14 @@ impl Layout {
     pub fn admin_socket(&self) -> PathBuf {
         self.data.join("run").join("admin.sock")
     }
+}
+
+pub fn socket_name(port: u16) -> String {
+    format!("{port}.sock")
+}
+
+pub fn private_socket_name(port: u16) -> String {
+    format!("{port}.priv")
 }
 
 /// `$HOLDFAST_DATA`, else `$XDG_DATA_HOME/holdfast`, else `~/.local/share/holdfast`, else `./holdfast-data`.

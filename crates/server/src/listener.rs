@@ -3,6 +3,7 @@
 //! The protocol is the one that ALPN chose, HTTP/1.1 without it: nothing is guessed from the first bytes, so there is no
 //! state in which a silent peer is waited for without end.
 
+use crate::gateway_process::Gateway;
 use crate::places::Places;
 use gateway::proxy_protocol::Ends;
 use hyper::body::{Body, Incoming};
@@ -10,7 +11,6 @@ use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use rustix::process::{Pid, geteuid};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -112,7 +112,8 @@ impl Source for TcpListener {
 /// process is listened to.
 pub struct FromGateway {
     pub listener: UnixListener,
-    pub gateway: Pid,
+    /// Who it is at present.
+    pub gateway: watch::Receiver<Option<Gateway>>,
 }
 
 impl Source for FromGateway {
@@ -122,7 +123,7 @@ impl Source for FromGateway {
         loop {
             let (stream, _) = self.listener.accept().await?;
             let peer = rustix::net::sockopt::socket_peercred(&stream)?;
-            if peer.pid == self.gateway && (peer.uid == geteuid() || peer.uid.is_root()) {
+            if self.gateway.borrow().is_some_and(|gateway| gateway.is(peer.pid, peer.uid)) {
                 return Ok((stream, None));
             }
             tracing::warn!(

@@ -14,6 +14,8 @@ mod detach;
 mod doctor;
 mod environment;
 mod files;
+mod gateway_command;
+mod gateway_process;
 mod hardening;
 mod holders;
 mod https;
@@ -102,6 +104,9 @@ enum Command {
     /// Serve one pool of a control plane, which starts this.
     #[command(hide = true)]
     Instance,
+    /// Pass clients of a quickstart on to whom they name; the quickstart starts this.
+    #[command(hide = true)]
+    Gateway,
     /// Say what protects a pool and what does not, and what to do about it.
     Doctor(doctor::Arguments),
 }
@@ -135,6 +140,7 @@ fn main() -> ExitCode {
         Command::Ceremony(arguments) => ceremony_command::run(arguments),
         Command::Byok(arguments) => byok_command::run(arguments),
         Command::Instance => instance_command::run(),
+        Command::Gateway => gateway_command::run(),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };
     match result {

@@ -28,6 +28,8 @@ use zeroize::Zeroizing;
 const NUMBERS: Range<u32> = 1_900_000_000..2_100_000_000;
 /// As many users one data directory gives, ever: none is given twice.
 const BLOCK: u32 = 10_000;
+/// The first is the gateway's; the others are for processes to come.
+const RESERVED: u32 = 16;
 /// In a pool's directory, beside its port; both are root's.
 const USER: &str = "user";
 /// The pool's own may add to its directory and rename what it added there, and touch nothing that root put there.
@@ -118,24 +120,26 @@ pub fn of_pool(layout: &Layout, directory: &Path) -> Result<Option<User>, Comman
     Ok(Some(user))
 }
 
+/// The gateway's.
+pub fn of_gateway(layout: &Layout) -> Result<Option<User>, CommandError> {
+    if !can_be_given() {
+        return Ok(None);
+    }
+    let path = layout.users();
+    let given = given(&path)?;
+    if !path.exists() {
+        files::write(&path, &serde_json::to_vec(&given)?)?;
+    }
+    let user = User::try_from(given.first)?;
+    // It passes through, to the sockets that are for it.
+    std::fs::set_permissions(layout.run(), Permissions::from_mode(0o710))?;
+    chown(layout.run(), None, Some(user.0))?;
+    Ok(Some(user))
+}
+
 /// Counted before it is used: after a crash a number is lost and never given twice.
 fn next(path: &Path) -> Result<User, CommandError> {
-    let mut given = match files::read(path)? {
-        Some(held) => serde_json::from_slice(&held)
-            .map_err(|error| format!("{} is damaged ({error}): put it back from a copy", path.display()))?,
-        None => {
-            let mut chance = [0; 4];
-            SystemRandom.fill(&mut chance);
-            let blocks = (NUMBERS.end - NUMBERS.start) / BLOCK;
-            let first = NUMBERS.start + u32::from_le_bytes(chance) % blocks * BLOCK;
-            Given { version: 1, first, given: 0 }
-        }
-    };
-    if given.version != 1 {
-        return Err(
-            format!("{} is of a later release: its version is {}", path.display(), given.version).into()
-        );
-    }
+    let mut given = given(path)?;
     if given.given >= BLOCK {
         return Err(
             format!("all {BLOCK} users that this data directory can give were given: make another").into()
@@ -145,6 +149,31 @@ fn next(path: &Path) -> Result<User, CommandError> {
     given.given += 1;
     files::write(path, &serde_json::to_vec(&given)?)?;
     Ok(user)
+}
+
+fn given(path: &Path) -> Result<Given, CommandError> {
+    let given: Given = match files::read(path)? {
+        Some(held) => serde_json::from_slice(&held)
+            .map_err(|error| format!("{} is damaged ({error}): put it back from a copy", path.display()))?,
+        None => {
+            let mut chance = [0; 4];
+            SystemRandom.fill(&mut chance);
+            let blocks = (NUMBERS.end - NUMBERS.start) / BLOCK;
+            let first = NUMBERS.start + u32::from_le_bytes(chance) % blocks * BLOCK;
+            Given { version: 1, first, given: RESERVED }
+        }
+    };
+    if given.version != 1 {
+        return Err(
+            format!("{} is of a later release: its version is {}", path.display(), given.version).into()
+        );
+    }
+    if !(RESERVED..=BLOCK).contains(&given.given) {
+        return Err(
+            format!("{} is damaged: {} users cannot have been given", path.display(), given.given).into()
+        );
+    }
+    Ok(given)
 }
 
 /// Once: from when the directory is the user's group's, the user may have put anything there, and root changes no owner in it.
@@ -228,16 +257,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("users.json");
         let first = next(&path).unwrap();
-        assert_eq!((first.0 - NUMBERS.start) % BLOCK, 0);
+        assert_eq!((first.0 - NUMBERS.start) % BLOCK, RESERVED);
         assert_eq!(next(&path).unwrap().0, first.0 + 1);
-        let text = format!("{{\"version\":1,\"first\":{},\"given\":{}}}", first.0, BLOCK - 1);
+        let start = first.0 - RESERVED;
+        let text = format!("{{\"version\":1,\"first\":{},\"given\":{}}}", start, BLOCK - 1);
         files::write(&path, text.as_bytes()).unwrap();
-        assert_eq!(next(&path).unwrap().0, first.0 + BLOCK - 1);
+        assert_eq!(next(&path).unwrap().0, start + BLOCK - 1);
         assert!(next(&path).unwrap_err().to_string().contains("all 10000 users"));
         for (text, expected) in [
             ("{\"version\":2,\"first\":1900000000,\"given\":0}", "later release"),
-            ("{\"version\":1,\"first\":0,\"given\":0}", "0 is not the number"),
-            ("{\"version\":1,\"first\":4294967295,\"given\":9}", "no such number"),
+            ("{\"version\":1,\"first\":0,\"given\":16}", "16 is not the number"),
+            ("{\"version\":1,\"first\":4294967295,\"given\":99}", "no such number"),
+            ("{\"version\":1,\"first\":1900000000,\"given\":15}", "15 users cannot have been given"),
             ("{\"version\":1,\"first\":1900000000}", "damaged"),
         ] {
             files::write(&path, text.as_bytes()).unwrap();

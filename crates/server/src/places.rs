@@ -14,7 +14,7 @@ pub struct Capacity {
     pub issuer: usize,
     /// Each takes two descriptors.
     pub tunnels: usize,
-    /// Each takes two descriptors, and a third where the pool is in the same process.
+    /// Each takes two descriptors of the gateway's process, and a third where the pool is in the quickstart's.
     pub gateway: usize,
 }
 

@@ -1,35 +1,33 @@
 //! Which name on the gateway's port is whose, and what a client hears for a name that is nobody's.
 
-use crate::layout::{CONTROL_HOST, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
+use crate::layout::{
+    CONTROL_HOST, ISSUER_HOST, POOL_NAME, RESOURCE_SUFFIX, private_socket_name, socket_name,
+};
 use crate::listener::Peer;
-use crate::provisioner::Ports;
 use bytes::Bytes;
-use gateway::Directory;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::Service;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Each listener's socket is named after its own port.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Names {
-    pub layout: Layout,
-    /// Pools of this process.
-    pub own: HashMap<String, u16>,
-    /// Pools with processes of their own.
-    pub children: Ports,
+    /// Running ones, or about to run again.
+    pub pools: HashMap<String, u16>,
     pub control_port: u16,
     pub issuer_port: u16,
     pub gateway_port: u16,
 }
 
 impl Names {
-    fn port(&self, name: Option<&str>) -> Option<u16> {
+    pub fn port(&self, name: Option<&str>) -> Option<u16> {
         let pool = match name {
             // Who names nobody, or just this machine, gets the pool that every quickstart has.
             None | Some("localhost") => POOL_NAME,
@@ -37,33 +35,19 @@ impl Names {
             Some(ISSUER_HOST) => return Some(self.issuer_port),
             Some(name) => name.strip_suffix(RESOURCE_SUFFIX)?.strip_suffix('.')?,
         };
-        self.own.get(pool).copied().or_else(|| self.children.lock().get(pool).copied())
-    }
-}
-
-impl Directory for Names {
-    fn find(&self, name: Option<&str>) -> Option<PathBuf> {
-        self.port(name).map(|port| self.layout.gateway_socket(port))
+        self.pools.get(pool).copied()
     }
 
-    fn nobody(&self) -> PathBuf {
-        self.layout.gateway_socket(self.gateway_port)
-    }
-}
-
-/// The same for clients that come from a private network, by which pools have another way in.
-pub struct PrivateNames(pub Arc<Names>);
-
-impl Directory for PrivateNames {
-    fn find(&self, name: Option<&str>) -> Option<PathBuf> {
-        let Names { layout, control_port, issuer_port, .. } = self.0.as_ref();
-        let port = self.0.port(name)?;
-        let is_pool = port != *control_port && port != *issuer_port;
-        Some(if is_pool { layout.private_socket(port) } else { layout.gateway_socket(port) })
+    /// The name of the socket of whoever serves `name`.
+    pub fn socket(&self, name: Option<&str>) -> Option<String> {
+        self.port(name).map(socket_name)
     }
 
-    fn nobody(&self) -> PathBuf {
-        self.0.nobody()
+    /// The same for clients that come from a private network, by which pools have another way in.
+    pub fn private_socket(&self, name: Option<&str>) -> Option<String> {
+        let port = self.port(name)?;
+        let is_pool = port != self.control_port && port != self.issuer_port;
+        Some(if is_pool { private_socket_name(port) } else { socket_name(port) })
     }
 }
 
@@ -115,14 +99,13 @@ mod tests {
     #[test]
     fn each_name_has_one_owner() {
         let names = Names {
-            layout: Layout::new("data".into()),
-            own: HashMap::from([("demo".to_owned(), 1), ("blank".to_owned(), 11)]),
-            children: Ports::default(),
+            pools: [("demo", 1), ("blank", 11), ("payroll", 31)]
+                .map(|(name, port)| (name.to_owned(), port))
+                .into(),
             control_port: 3,
             issuer_port: 4,
             gateway_port: 2,
         };
-        names.children.lock().insert("payroll".to_owned(), 31);
         for (name, port) in [
             (None, Some(1)),
             (Some("localhost"), Some(1)),
@@ -139,20 +122,15 @@ mod tests {
         ] {
             assert_eq!(names.port(name), port, "{name:?}");
         }
-        assert_eq!(names.nobody().file_name().unwrap(), "2.sock");
-        let private = PrivateNames(Arc::new(names));
-        for (name, socket) in [
+        let private = [
             (None, Some("1.priv")),
             (Some("payroll.managedhsm.localhost"), Some("31.priv")),
             (Some("management.localhost"), Some("3.sock")),
             (Some("issuer.localhost"), Some("4.sock")),
             (Some("other.managedhsm.localhost"), None),
-        ] {
-            let found = private.find(name);
-            assert_eq!(
-                found.and_then(|path| path.file_name()?.to_str().map(String::from)).as_deref(),
-                socket
-            );
+        ];
+        for (name, socket) in private {
+            assert_eq!(names.private_socket(name).as_deref(), socket, "{name:?}");
         }
     }
 }

@@ -6,12 +6,13 @@
 use crate::CommandError;
 use crate::certificates::CertificateAuthority;
 use crate::files;
+use crate::gateway_process::Gateway;
 use crate::instance::Parameters as Genesis;
 use crate::instance_command::{Certified, MAX_LINE_BYTES, Numbered, Said, Start, Told};
 use crate::layout::{Layout, RESOURCE_SUFFIX};
 use crate::network;
 use crate::outgoing;
-use crate::own_user;
+use crate::own_user::{self, User};
 use crate::root_of_trust::RootOfTrust;
 use async_trait::async_trait;
 use domain::name::PoolName;
@@ -50,8 +51,8 @@ const FIRST_PORT_OFFSET: u16 = 30;
 const PORTS: u16 = 200;
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
-/// Names of running pools and their ports, for the proxy.
-pub type Ports = Arc<Mutex<HashMap<String, u16>>>;
+/// Names of running pools and their ports, for the gateway and the proxy.
+pub type Ports = Arc<watch::Sender<HashMap<String, u16>>>;
 
 pub struct Children {
     pub layout: Layout,
@@ -66,6 +67,9 @@ pub struct Children {
     /// What all pools are founded with; what differs is filled in.
     pub founding: Genesis,
     pub ports: Ports,
+    /// Who the gateway is at present.
+    pub gateway: watch::Receiver<Option<Gateway>>,
+    pub gateway_user: Option<User>,
     pub running: Mutex<HashMap<String, Arc<Running>>>,
 }
 
@@ -105,6 +109,24 @@ impl Children {
         }
     }
 
+    /// Tells all pools whom to listen to, whenever it is another.
+    pub async fn introduce(&self) {
+        let mut gateway = self.gateway.clone();
+        while gateway.changed().await.is_ok() {
+            let gateway = *gateway.borrow_and_update();
+            let running: Vec<_> = self.running.lock().values().cloned().collect();
+            for pool in running {
+                let mut held = pool.held.lock();
+                if held.certified
+                    && let Some(input) = &mut held.input
+                {
+                    // Whoever is gone is noticed by the reader.
+                    let _ = tell(input, &Told::Gateway(gateway));
+                }
+            }
+        }
+    }
+
     /// The pool's port, the same from start to start.
     fn port(&self, name: &str) -> Result<u16, CommandError> {
         let place = self.layout.place(name.parse()?);
@@ -136,6 +158,7 @@ impl Children {
         let above = place.directory.parent().ok_or("a pool has a directory above its own")?;
         Ok(Start {
             user: own_user::of_pool(&self.layout, above)?,
+            gateway_user: self.gateway_user,
             name: parameters.name.clone(),
             port,
             directory: std::path::absolute(place.directory)?,
@@ -170,9 +193,17 @@ impl Children {
             }),
             changed: Condvar::new(),
         });
-        self.ports.lock().insert(parameters.name.clone(), start.port);
+        self.ports.send_modify(|ports| {
+            ports.insert(parameters.name.clone(), start.port);
+        });
         let log = self.layout.data.join("run").join(format!("{}.log", parameters.name));
-        let supervisor = Supervisor { running: new.clone(), authority: self.authority.clone(), start, log };
+        let supervisor = Supervisor {
+            running: new.clone(),
+            authority: self.authority.clone(),
+            gateway: self.gateway.clone(),
+            start,
+            log,
+        };
         std::thread::Builder::new()
             .name(format!("pool {}", parameters.name))
             .spawn(move || supervisor.run())?;
@@ -202,7 +233,9 @@ impl Children {
             }
         }
         self.running.lock().remove(name);
-        self.ports.lock().remove(name);
+        self.ports.send_modify(|ports| {
+            ports.remove(name);
+        });
         Ok(())
     }
 
@@ -318,6 +351,7 @@ impl Provisioner for Children {
 struct Supervisor {
     running: Arc<Running>,
     authority: Arc<CertificateAuthority>,
+    gateway: watch::Receiver<Option<Gateway>>,
     start: Start,
     log: std::path::PathBuf,
 }
@@ -410,7 +444,9 @@ impl Supervisor {
                     let mut held = self.running.held.lock();
                     let network = held.network.clone();
                     if let Some(input) = &mut held.input {
-                        tell(input, &Certified { chain, network })?;
+                        // Who it is later is told to those that are certified.
+                        let gateway = *self.gateway.borrow();
+                        tell(input, &Certified { chain, network, gateway })?;
                     }
                     held.certified = true;
                 }

@@ -46,7 +46,7 @@ pub async fn serve(
 async fn tunnel(mut client: TcpStream, ports: &[u16], pools: &Ports) -> std::io::Result<()> {
     let head = tokio::time::timeout(HEAD_TIME, read_head(&mut client)).await;
     let port = match head {
-        Ok(Ok(Some(head))) => destination(&head, ports, &pools.lock()),
+        Ok(Ok(Some(head))) => destination(&head, ports, &pools.borrow()),
         Ok(Ok(None)) | Err(_) => Err("400 Bad Request"),
         Ok(Err(error)) => return Err(error),
     };

@@ -1,4 +1,4 @@
-//! `holdfast quickstart`: a pool named `demo` of class test with an issuer and a CA of its own, in one process, ready
+//! `holdfast quickstart`: a pool named `demo` of class test with an issuer, a CA and a gateway of its own, ready
 //! in under a second. Run again, all is as it was.
 //!
 //! Everything is made step by step, each file wholly or not at all, so that whatever moment the first start ends at,
@@ -9,11 +9,12 @@ use crate::azure_blob::IdentityEndpoint;
 use crate::certificates::{CertificateAuthority, app_certificate, attestation_key};
 use crate::client::apply::Desired;
 use crate::environment::word;
+use crate::gateway_process::GatewayProcess;
 use crate::layout::{self, CONTROL_HOST, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, FromGateway, Peer, Shared};
 use crate::outgoing::{self, Outgoing};
-use crate::places::{Capacity, Places};
-use crate::pool_directory::{Names, Nobody, PrivateNames};
+use crate::places::Capacity;
+use crate::pool_directory::{Names, Nobody};
 use crate::pool_listener::Way;
 use crate::private_networks::{self, PrivateNetwork};
 use crate::provisioner::{Children, Ports};
@@ -43,7 +44,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -266,6 +267,12 @@ async fn serve(
     let shared = |connections| -> Result<Shared, CommandError> {
         Ok(Shared::new(authority.server_config()?, connections, closing.clone()))
     };
+    let gateway_user = own_user::of_gateway(layout)?;
+    let gateway = watch::Sender::new(None);
+    let from_gateway = |socket: &Path| -> Result<FromGateway, CommandError> {
+        let listener = admin::bind_for_gateway(socket, gateway_user)?;
+        Ok(FromGateway { listener: UnixListener::from_std(listener)?, gateway: gateway.subscribe() })
+    };
     let of_pool = shared(capacity.pool)?;
     let mut proxied = vec![settings.port, settings.issuer_port()];
     let ports = (0..).map(|index| settings.blank_port(index));
@@ -298,6 +305,8 @@ async fn serve(
         outgoing: given,
         founding: control::founding(layout, &issuer, &principals.tenant)?,
         ports: ports.clone(),
+        gateway: gateway.subscribe(),
+        gateway_user,
         running: Default::default(),
     });
     let own_pools = std::iter::once(&pool).chain(&blank_pools);
@@ -325,37 +334,48 @@ async fn serve(
             services.spawn(listener::serve(listener, shared.clone(), handler));
         }
     }
-    let names = Arc::new(Names {
-        layout: layout.clone(),
-        own: own_ports,
-        children: ports.clone(),
-        control_port: settings.control_port(),
-        issuer_port,
-        gateway_port: settings.gateway_port(),
-    });
     let gateway_port = settings.gateway_port();
     proxied.push(gateway_port);
-    let nobody = {
-        let names = names.clone();
-        move |peer: Peer| Nobody::new(&names, &peer)
+    let names = {
+        let (own_pools, control_port) = (own_ports, settings.control_port());
+        move |children: &HashMap<String, u16>| {
+            let pools = children.iter().chain(&own_pools).map(|(name, port)| (name.clone(), *port)).collect();
+            Names { pools, control_port, issuer_port, gateway_port }
+        }
     };
-    let nobodys = from_gateway(&layout.gateway_socket(gateway_port))?;
+    let (known, knowing) = watch::channel(names(&ports.borrow()));
+    let nobody = {
+        let knowing = knowing.clone();
+        move |peer: Peer| Nobody::new(&knowing.borrow(), &peer)
+    };
     let mut of_nobody = shared(capacity.issuer)?;
     // Its answers end their connections, which is simple in HTTP/1.1 alone.
     Arc::make_mut(&mut of_nobody.tls).alpn_protocols = vec![b"http/1.1".to_vec()];
+    let nobodys = from_gateway(&layout.gateway_socket(gateway_port))?;
     services.spawn(listener::serve(nobodys, of_nobody, nobody));
-    let places = Places::new(capacity.gateway, capacity.gateway / 4);
-    for listener in listeners.gateway {
-        let places = places.clone();
-        let admit = move |address| places.take(address);
-        services.spawn(gateway::serve(listener, names.clone(), admit, closing.clone()));
-    }
-    let private_names = Arc::new(PrivateNames(names));
-    for listener in listeners.private {
-        let places = places.clone();
-        let admit = move |address| places.take(address);
-        services.spawn(gateway::serve(listener, private_names.clone(), admit, closing.clone()));
-    }
+    let (end_gateway, ending) = watch::channel(false);
+    let gateway_process = GatewayProcess {
+        listeners: blocking(listeners.gateway)?,
+        private_listeners: blocking(listeners.private)?,
+        directory: std::path::absolute(layout.run())?,
+        log: layout.gateway_log(),
+        user: gateway_user,
+        names: knowing,
+        gateway: gateway.clone(),
+        closing: closing.clone(),
+        ending,
+    };
+    let gateway_process = tokio::spawn(gateway_process.run());
+    let mut changes = ports.subscribe();
+    let keep_known = tokio::spawn(async move {
+        while changes.changed().await.is_ok() {
+            known.send_replace(names(&changes.borrow_and_update()));
+        }
+    });
+    let introduce = tokio::spawn({
+        let children = children.clone();
+        async move { children.introduce().await }
+    });
     services.spawn(control::keep(control.fabric.clone(), closing.clone()));
     services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
     if let Some(listener) = listeners.managed_identity {
@@ -388,6 +408,11 @@ async fn serve(
     close.send_replace(true);
     while services.join_next().await.is_some() {}
     children.stop_all().await;
+    keep_known.abort();
+    introduce.abort();
+    let _ = introduce.await;
+    end_gateway.send_replace(true);
+    gateway_process.await?;
     drop((issuer, control, children));
     for pool in std::iter::once(pool).chain(blank_pools) {
         pool.close().await;
@@ -458,10 +483,9 @@ impl Listeners {
     }
 }
 
-/// The gateway, which is in this process, passes clients on at `socket`.
-fn from_gateway(socket: &Path) -> Result<FromGateway, CommandError> {
-    let listener = admin::bind(socket)?;
-    Ok(FromGateway { listener, gateway: rustix::process::getpid() })
+/// As they are passed on to another process.
+fn blocking(listeners: Vec<TcpListener>) -> std::io::Result<Vec<std::net::TcpListener>> {
+    listeners.into_iter().map(TcpListener::into_std).collect()
 }
 
 /// `port` of this machine alone.

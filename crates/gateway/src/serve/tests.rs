@@ -9,6 +9,7 @@ impl Directory for Sockets {
     fn find(&self, name: Option<&str>) -> Option<PathBuf> {
         match name {
             Some("known.example") => Some(self.0.join("known")),
+            Some("ended.example") => Some(self.0.join("ended")),
             Some("gone.example") => Some(self.0.join("gone")),
             Some(_) => None,
             None => Some(self.0.join("default")),
@@ -114,6 +115,24 @@ async fn each_name_has_its_server_and_all_bytes_arrive() {
         assert!(said.starts_with(&format!("{server} 127.0.0.1:")), "{name:?}: {said}");
         assert!(answer[end + 1..] == sent[..], "{name:?}: {} bytes", answer.len());
     }
+}
+
+/// As when a process is killed while clients wait for it.
+#[tokio::test]
+async fn who_ends_before_a_word_is_like_who_is_not_there() {
+    let bench = Bench::new(100).await;
+    let listener = UnixListener::bind(bench.directory.path().join("ended")).unwrap();
+    let ended = tokio::spawn(async move {
+        // One is taken and read, one is left waiting.
+        let (mut taken, _) = listener.accept().await.unwrap();
+        Ends::read(&mut taken).await.unwrap();
+    });
+    let sent = hello(Some("ended.example"));
+    for _ in 0..2 {
+        let answer = bench.ask(&sent).await;
+        assert!(answer.starts_with(b"nobody ") && answer.ends_with(&sent), "{answer:?}");
+    }
+    ended.await.unwrap();
 }
 
 #[tokio::test]
