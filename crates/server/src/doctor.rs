@@ -33,6 +33,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+const SECONDS_PER_DAY: u64 = 86_400;
+/// A full backup that is older is old.
+const BACKUP_DAYS: u64 = 31;
 /// To connect to a port of this machine.
 const LOOPBACK_TIME: Duration = Duration::from_secs(2);
 
@@ -100,6 +103,7 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     findings.extend(of_genesis(&facts));
     findings.push(root_of_trust(layout).map_err(unreadable)?);
     findings.push(security_domain(layout).map_err(unreadable)?);
+    findings.push(backup(&facts, now));
     findings.extend(absent());
     findings.extend(of_process(&facts));
     findings.push(log::check(layout)?);
@@ -134,6 +138,7 @@ fn of_production(layout: &Layout) -> Result<Vec<Finding>, CommandError> {
     findings.push(of_domain(&facts));
     findings.push(root_of_trust(layout).map_err(unreadable)?);
     findings.push(tls_certificate(layout, now)?);
+    findings.push(backup(&facts, now));
     findings.extend(absent());
     findings.extend(of_process(&facts));
     findings.push(log::check(layout)?);
@@ -322,15 +327,30 @@ fn security_domain(layout: &Layout) -> std::io::Result<Finding> {
     })
 }
 
+fn backup(facts: &Result<Facts, Unanswered>, now: SystemTime) -> Finding {
+    const NAME: &str = "backup";
+    const WHY: &str = "What was made since is lost with the machine's disk.";
+    const REMEDY: &str =
+        "`holdfast backup start`, now and regularly, to where this machine's fate does not reach";
+    let Ok(facts) = facts else {
+        return Finding::unknown(NAME, "only the running pool says when it made one");
+    };
+    let Some(at) = facts.last_backup else {
+        return Finding::missing(NAME, "this pool has made none", WHY, REMEDY);
+    };
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    match now.saturating_sub(u64::try_from(at).unwrap_or_default()) / SECONDS_PER_DAY {
+        0 => Finding::ok(NAME, "the last full one was completed today"),
+        days @ ..=BACKUP_DAYS => {
+            Finding::ok(NAME, format!("the last full one was completed {days} days ago"))
+        }
+        days => Finding::weak(NAME, format!("the last full one was completed {days} days ago"), WHY, REMEDY),
+    }
+}
+
 /// What this release does not have, whatever the pool.
-fn absent() -> [Finding; 3] {
+fn absent() -> [Finding; 2] {
     [
-        Finding::missing(
-            "backup",
-            "there is none in this release",
-            "A deleted or damaged file keeps the pool closed, and nothing restores it.",
-            "a copy of the directory of a stopped pool is a copy of every secret in it: guard it so",
-        ),
         Finding::missing(
             "rollback",
             "undetected: no anchor",
@@ -502,6 +522,7 @@ mod tests {
             break_glass_group: None,
             active: Some(true),
             unconfirmed_fingerprint: None,
+            last_backup: Some(0),
             protection: Protection {
                 dumpable: Some(false),
                 core_limit: Some(0),
@@ -586,6 +607,19 @@ mod tests {
     }
 
     #[test]
+    fn a_backup_grows_old() {
+        let of = |at, days: u64| {
+            let facts = Facts { last_backup: at, ..facts() };
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(days * SECONDS_PER_DAY);
+            backup(&Ok(facts), now).state.falls_short()
+        };
+        assert_eq!(
+            [of(None, 1), of(Some(0), 0), of(Some(0), 31), of(Some(0), 32)],
+            [true, false, false, true]
+        );
+    }
+
+    #[test]
     fn whatever_falls_short_says_why_and_what_to_do() {
         let mut weak = facts();
         weak.class = "test".into();
@@ -593,6 +627,7 @@ mod tests {
         let findings: Vec<_> = of_genesis(&Ok(weak))
             .into_iter()
             .chain(absent())
+            .chain([backup(&Ok(Facts { last_backup: None, ..facts() }), SystemTime::now())])
             .filter(|finding| finding.state.falls_short())
             .collect();
         assert!(findings.len() >= 5);

@@ -130,7 +130,7 @@ pub fn give<'a>(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let listeners: Vec<_> = listeners.into_iter().map(AsFd::as_fd).collect();
-    if !control.push(SendAncillaryMessage::ScmRights(&listeners)) {
+    if listeners.len() > MAX_LISTENERS || !control.push(SendAncillaryMessage::ScmRights(&listeners)) {
         return Err(format!("the gateway listens at no more than {MAX_LISTENERS} addresses").into());
     }
     sendmsg(socket, &[IoSlice::new(b".")], &mut control, SendFlags::empty())?;

@@ -120,6 +120,15 @@ pub fn of_pool(layout: &Layout, directory: &Path) -> Result<Option<User>, Comman
     Ok(Some(user))
 }
 
+/// The users that a data directory gives to its processes; none where all run as one user. What cannot be read gives none.
+pub fn block(layout: &Layout) -> Range<u32> {
+    let held = files::read(&layout.users()).ok().flatten();
+    match held.and_then(|held| serde_json::from_slice::<Given>(&held).ok()) {
+        Some(Given { first, .. }) if User::try_from(first).is_ok() => first..first.saturating_add(BLOCK),
+        Some(_) | None => 0..0,
+    }
+}
+
 /// The gateway's.
 pub fn of_gateway(layout: &Layout) -> Result<Option<User>, CommandError> {
     if !can_be_given() {
@@ -275,6 +284,14 @@ mod tests {
             let error = next(&path).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn the_golden_file_is_read_and_written_again_byte_for_byte() {
+        let golden = include_bytes!("../tests/golden/users-v1.json");
+        let held: Given = serde_json::from_slice(golden).unwrap();
+        assert_eq!((held.first, held.given), (1_950_000_000, RESERVED));
+        assert_eq!(serde_json::to_vec(&held).unwrap(), golden);
     }
 
     #[test]

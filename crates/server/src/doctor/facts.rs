@@ -1,5 +1,6 @@
 //! What only the running pool can say of itself, over its administration socket. Nothing of it is secret.
 
+use domain::time::IntDate;
 use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
 use serde::{Deserialize, Serialize};
 use service::Pool;
@@ -28,6 +29,9 @@ pub struct Facts {
     /// Of an uploaded domain that nobody has confirmed.
     #[serde(default)]
     pub unconfirmed_fingerprint: Option<String>,
+    /// When this pool completed its last full backup, in Unix seconds.
+    #[serde(default)]
+    pub last_backup: Option<i64>,
     pub protection: Protection,
 }
 
@@ -58,6 +62,7 @@ impl Facts {
             break_glass_group: genesis.break_glass_group.map(|group| group.to_string()),
             active: Some(pool.is_active()),
             unconfirmed_fingerprint: pool.awaits_confirmation().then(|| pool.domain_fingerprint().to_owned()),
+            last_backup: pool.last_backup_at().map(IntDate::unix_seconds),
             protection: Protection::of_this_process(),
         }
     }

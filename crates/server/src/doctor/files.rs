@@ -2,8 +2,10 @@
 
 use super::finding::Finding;
 use crate::layout::Layout;
+use crate::own_user;
 use std::fs::{self, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,9 +14,25 @@ const CHECK: &str = "modes and owners";
 const SHOWN: usize = 5;
 const STICKY: u32 = 0o1000;
 
+/// Whose things may be.
+struct Owners {
+    owner: u32,
+    /// Users of processes that root started, each with a group of its own: that group is nobody else.
+    given: Range<u32>,
+    /// Where such a process has things of its own.
+    pools: PathBuf,
+}
+
+impl Owners {
+    fn may_have(&self, path: &Path, user: u32) -> bool {
+        user == self.owner || (self.given.contains(&user) && path.starts_with(&self.pools))
+    }
+}
+
 pub fn check(layout: &Layout) -> io::Result<Finding> {
     let data = std::path::absolute(&layout.data)?;
     let owner = fs::metadata(&data)?.uid();
+    let owners = Owners { owner, given: own_user::block(layout), pools: data.join("pools") };
     let mut problems = above(&data, owner);
     let mut looked_at = 0;
     // What `az` keeps there is as private as the directory that it is in.
@@ -25,12 +43,17 @@ pub fn check(layout: &Layout) -> io::Result<Finding> {
         }
         looked_at += 1;
         let public = path == data.join("ca").join("ca.pem");
-        problems.extend(problem(path, metadata, owner, public));
+        problems.extend(problem(path, metadata, &owners, public));
     })?;
     if problems.is_empty() {
         return Ok(Finding::ok(
             CHECK,
-            format!("{looked_at} files and directories, all of user {owner} alone"),
+            match owners.given.is_empty() {
+                true => format!("{looked_at} files and directories, all of user {owner} alone"),
+                false => format!(
+                    "{looked_at} files and directories, each of user {owner} or of the process that it is for"
+                ),
+            },
         ));
     }
     let more = problems.len().saturating_sub(SHOWN);
@@ -44,7 +67,8 @@ pub fn check(layout: &Layout) -> io::Result<Finding> {
         found,
         "Unless a directory above keeps others out, who reads these can be any principal and open every record; who replaces them chooses what is served.",
         format!(
-            "chmod -R go= {}; and find out who read it meanwhile",
+            "chmod -R {}= {}; and find out who read it meanwhile",
+            if owners.given.is_empty() { "go" } else { "o" },
             crate::environment::word(&data.display().to_string())
         ),
     ))
@@ -65,20 +89,21 @@ fn walk(path: &Path, look: &mut impl FnMut(&Path, &Metadata)) -> io::Result<()> 
     Ok(())
 }
 
-fn problem(path: &Path, metadata: &Metadata, owner: u32, public: bool) -> Option<String> {
+fn problem(path: &Path, metadata: &Metadata, owners: &Owners, public: bool) -> Option<String> {
     let shown = path.display();
     if metadata.is_symlink() {
         // Its own mode says nothing. What it leads to is judged, and no more than that.
         return match fs::metadata(path) {
-            Ok(target) => problem(path, &target, owner, public),
+            Ok(target) => problem(path, &target, owners, public),
             Err(_) => Some(format!("{shown} is a symbolic link to nothing")),
         };
     }
-    if metadata.uid() != owner {
+    if !owners.may_have(path, metadata.uid()) {
         return Some(format!("{shown} belongs to user {}", metadata.uid()));
     }
     let mode = metadata.permissions().mode() & 0o777;
-    let forbidden = if public { 0o022 } else { 0o077 };
+    let group = if owners.given.contains(&metadata.gid()) { 0 } else { 0o070 };
+    let forbidden = if public { 0o022 } else { group | 0o007 };
     (mode & forbidden != 0).then(|| format!("{shown} has mode {mode:03o}"))
 }
 
@@ -139,6 +164,32 @@ mod tests {
             fs::set_permissions(&path, before).unwrap();
         }
         assert_eq!(check(&layout).unwrap().state, State::Ok);
+    }
+
+    /// A group of a process of ours may have what is given to it; others may not, and its user nothing outside its pool.
+    #[test]
+    fn a_process_has_what_is_given_to_it() {
+        let (first, stranger) = (1_950_000_000, 1000);
+        let owners = Owners { owner: 0, given: first..first + 10_000, pools: "/data/pools".into() };
+        for (path, user, may) in [
+            ("/data/pools/payroll/pool/store", first + 16, true),
+            ("/data/pools/payroll/pool/store", stranger, false),
+            ("/data/root/payroll.key", first + 16, false),
+            ("/data/root/payroll.key", 0, true),
+        ] {
+            assert_eq!(owners.may_have(Path::new(path), user), may, "{path} {user}");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let layout = layout(&directory);
+        let metadata = |bits| {
+            mode(&layout.root_key(), bits);
+            fs::metadata(layout.root_key()).unwrap()
+        };
+        let gid = metadata(0o600).gid();
+        let owner = metadata(0o600).uid();
+        let given = Owners { owner, given: gid..gid + 1, pools: PathBuf::new() };
+        let found = |bits| problem(&layout.root_key(), &metadata(bits), &given, false).is_some();
+        assert_eq!([0o600, 0o660, 0o664, 0o601].map(found), [false, false, true, true]);
     }
 
     #[test]

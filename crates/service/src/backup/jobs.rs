@@ -227,6 +227,11 @@ impl Pool {
         if was || self.index().key_count() == 0 { Ok(()) } else { Err(Error::NotBackedUp) }
     }
 
+    /// When this pool completed its last full backup.
+    pub fn last_backup_at(&self) -> Option<IntDate> {
+        self.index().jobs().and_then(|held| held.value.last_backup)
+    }
+
     /// The last backup of this pool that was completed.
     pub(super) fn last_backup(&self) -> Option<Job> {
         self.index().jobs().and_then(|held| last_backup(&held.value).cloned())
