@@ -3,8 +3,10 @@
 
 use crate::CommandError;
 use crate::gateway_command::{Start, Told, give};
+use crate::listener::closed;
 use crate::own_user::User;
 use crate::pool_directory::Names;
+use crate::provisioner::{PING_PERIOD, SILENCE, STEADY};
 use rustix::process::{Pid, Uid, geteuid};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
@@ -20,15 +22,10 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::watch;
 
-const PING_PERIOD: Duration = Duration::from_secs(3);
-/// One that said nothing for this long hangs, and is ended.
-const SILENCE: Duration = Duration::from_secs(15);
 /// For one message to be taken.
 const TELL_TIME: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Whoever served this long begins anew with short pauses.
-const STEADY: Duration = Duration::from_secs(60);
 
 /// Who the gateway is, for those who listen to nobody else.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -77,7 +74,7 @@ impl GatewayProcess {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = turned(&mut self.ending) => return,
+                () = closed(&mut self.ending) => return,
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -129,18 +126,14 @@ impl GatewayProcess {
                     }
                     tell(&mut input, &Told::Ping).await?;
                 }
-                () = turned(&mut self.closing), if open => {
+                () = closed(&mut self.closing), if open => {
                     open = false;
                     tell(&mut input, &Told::Close).await?;
                 }
-                () = turned(&mut self.ending) => return Ok(()),
+                () = closed(&mut self.ending) => return Ok(()),
             }
         }
     }
-}
-
-async fn turned(switch: &mut watch::Receiver<bool>) {
-    let _ = switch.wait_for(|turned| *turned).await;
 }
 
 async fn tell<T: Serialize>(input: &mut OwnedWriteHalf, message: &T) -> Result<(), CommandError> {

@@ -266,7 +266,7 @@ async fn converse<T, S, B>(
 }
 
 /// Ends when it is time to close, or nobody is left to say so.
-async fn closed(closing: &mut watch::Receiver<bool>) {
+pub async fn closed(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
 }
 

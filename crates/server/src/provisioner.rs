@@ -39,13 +39,13 @@ const READY_TIME: Duration = Duration::from_secs(20);
 const STOP_TIME: Duration = Duration::from_secs(15);
 const APPLY_TIME: Duration = Duration::from_secs(10);
 /// How often a child is asked whether it is there.
-const PING_PERIOD: Duration = Duration::from_secs(3);
+pub const PING_PERIOD: Duration = Duration::from_secs(3);
 /// A child that said nothing for this long hangs, and is ended.
-const SILENCE: Duration = Duration::from_secs(15);
+pub const SILENCE: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Whoever served this long begins anew with short pauses.
-const STEADY: Duration = Duration::from_secs(60);
+pub const STEADY: Duration = Duration::from_secs(60);
 /// The first port that a pool may get, counted from the quickstart's, and how many are tried.
 const FIRST_PORT_OFFSET: u16 = 30;
 const PORTS: u16 = 200;
