@@ -25,10 +25,10 @@ use tokio::sync::{mpsc, oneshot};
 const QUEUE: usize = 16 * 1024;
 const DEFAULT_SEGMENT_BYTES: u64 = 16 << 20;
 /// The most that any request waits for others to share a sync with: one that has taken 16 ms. One that has taken less than
-/// 8 ms waits for nobody, as the runtime's timers are no finer than a millisecond.
-const LONGEST_WAIT: Duration = Duration::from_millis(2);
+/// 4 ms waits for nobody, as the runtime's timers are no finer than a millisecond.
+const LONGEST_WAIT: Duration = Duration::from_millis(4);
 /// The part of its own time that a request may be held back.
-const PATIENCE_PART: u32 = 8;
+const PATIENCE_PART: u32 = 4;
 /// A page of leaves ends with the leaf that reaches this.
 const MAX_PAGE_BYTES: usize = 16 << 20;
 /// Leaves per page where the log is read for itself.

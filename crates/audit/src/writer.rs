@@ -25,6 +25,8 @@ const MAX_GROUP_LEAVES: usize = 1024;
 const MAX_GROUP_BYTES: usize = 1 << 20;
 /// How often a group lets everything else that is ready run first.
 const MAX_TURNS: usize = 16;
+/// The part of the requests that were seen to come and go that is forgotten with each group.
+const COMING_PART: usize = 16;
 /// The runtime's timers are no finer.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
@@ -47,6 +49,8 @@ struct Inbox {
     messages: mpsc::Receiver<Message>,
     received: Vec<Message>,
     leaves: VecDeque<Waiting>,
+    /// How many requests come and go, as far as lately seen.
+    coming: usize,
     /// Who waits for the end.
     closing: Vec<oneshot::Sender<()>>,
 }
@@ -101,7 +105,7 @@ impl Writer {
 
     pub async fn run(mut self, messages: mpsc::Receiver<Message>) {
         let mut inbox =
-            Inbox { messages, received: Vec::new(), leaves: VecDeque::new(), closing: Vec::new() };
+            Inbox { messages, received: Vec::new(), leaves: VecDeque::new(), coming: 0, closing: Vec::new() };
         let mut last_group = 0;
         while inbox.wait().await {
             inbox.gather(last_group, &self.shared, self.config.longest_wait).await;
@@ -253,8 +257,10 @@ impl Inbox {
     /// Gathers a little longer, after a group of `last_group` leaves.
     async fn gather(&mut self, last_group: usize, shared: &Shared, longest_wait: Duration) {
         // Those whose answers went out a moment ago come again, those here would have to wait for another sync. Half of
-        // them all is a group, so that one half is at work while the other is written.
-        let half = (last_group + self.leaves.len()).div_ceil(2);
+        // them all is a group, so that one half is at work while the other is written. Forgotten slowly: where a log
+        // answers at once few have come by then, and small groups would stay small.
+        self.coming = (last_group + self.leaves.len()).max(self.coming - self.coming.div_ceil(COMING_PART));
+        let half = self.coming.div_ceil(2);
         for _ in 0..MAX_TURNS {
             let before = self.leaves.len();
             if before >= half {

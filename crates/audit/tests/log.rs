@@ -11,6 +11,7 @@ use domain::guid::Guid;
 use domain::time::{IntDate, Time};
 use host::LogError;
 use proptest::prelude::*;
+use std::sync::Arc;
 use std::time::Duration;
 
 fn none() -> Vec<String> {
@@ -100,6 +101,31 @@ async fn a_group_waits_for_what_is_announced_as_long_as_all_in_it_have_time() {
     assert_eq!(patient.await.unwrap().tree_size(), 4);
 }
 
+/// They come one after another, and the log answers before the next is there.
+#[tokio::test]
+async fn many_that_come_and_go_share_groups_however_fast_the_log_is() {
+    const REQUESTS: usize = 32;
+    const ROUNDS: usize = 50;
+    let log = MemoryLog::default();
+    let opened = Arc::new(Pool::new().open(&log, None).await.unwrap().log);
+    let come_and_go = |request: usize| {
+        let opened = opened.clone();
+        tokio::spawn(async move {
+            for _ in 0..ROUNDS {
+                for _ in 0..request % 8 {
+                    tokio::task::yield_now().await;
+                }
+                opened.append(leaf(1)).await.unwrap();
+            }
+        })
+    };
+    for request in (0..REQUESTS).map(come_and_go).collect::<Vec<_>>() {
+        request.await.unwrap();
+    }
+    let groups = log.memory().appends - 1;
+    assert!(groups <= REQUESTS * ROUNDS / 8, "{groups} groups of {} events", REQUESTS * ROUNDS);
+}
+
 #[tokio::test]
 async fn an_event_that_is_alone_waits_for_nobody() {
     let opened = Pool::new().open(&MemoryLog::default(), None).await.unwrap().log;
@@ -107,7 +133,7 @@ async fn an_event_that_is_alone_waits_for_nobody() {
     assert_eq!(opened.append_after(leaf(1), A_DAY).await.unwrap().index, 0);
     // Quick requests wait for nobody either, however many are under way.
     let _announced = [opened.announce(), opened.announce()];
-    assert_eq!(opened.append_after(leaf(2), Duration::from_millis(7)).await.unwrap().index, 1);
+    assert_eq!(opened.append_after(leaf(2), Duration::from_millis(3)).await.unwrap().index, 1);
 }
 
 #[tokio::test]

@@ -42,6 +42,10 @@ impl<T> Shares<T> {
         Ok(())
     }
 
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
     /// The next job: of each payer in turn, in the order in which they came.
     pub fn pop(&mut self) -> Option<T> {
         let payer = self.turns.pop_front()?;

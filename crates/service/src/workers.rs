@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::shares::{Full, Payer, Shares};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// What a job costs, and so where it runs.
@@ -20,7 +20,9 @@ pub(crate) enum CostClass {
     KeyGeneration,
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Does the work, and returns what hands the result to whoever waits.
+type Job = Box<dyn FnOnce() -> Deliver + Send>;
+type Deliver = Box<dyn FnOnce() + Send>;
 
 /// What a thread without jobs does: once it has had none for a while, again and again until there is no more to do.
 pub(crate) struct Idle {
@@ -48,7 +50,8 @@ struct State {
 }
 
 enum Next {
-    Job(Job),
+    /// And how many wait behind it.
+    Job(Job, usize),
     Idle,
     Prompted,
     Closed,
@@ -59,6 +62,12 @@ const RSA_QUEUE: usize = 1024;
 /// Waiting key generations.
 const GENERATION_QUEUE: usize = 64;
 const RSA_NICE: i32 = 5;
+/// A result is held back for those behind it only where at least so many wait: with fewer, whoever gets its answer would
+/// be missed when it should ask again.
+const MANY_WAITING: usize = 4;
+/// How long the first result may be held, so that some go out together: a wake-up of the runtime for each costs more than
+/// a tenth of a signature, and whoever has many before it has waited longer than this.
+const LONGEST_HELD: Duration = Duration::from_millis(1);
 /// Not the idle class: generation must go on, slowly, under load.
 const GENERATION_NICE: i32 = 10;
 
@@ -87,8 +96,9 @@ impl Workers {
         };
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move || {
+            let result = job();
             // A caller that left is no reason to fail.
-            let _ = answer.send(job());
+            Box::new(move || drop(answer.send(result)))
         });
         queue.push(payer, job).map_err(|Full| Error::Busy(queue.what))?;
         answered.await.map_err(|_| Error::Busy(queue.what))
@@ -140,7 +150,7 @@ impl Queue {
                 return Next::Closed;
             }
             if let Some(job) = state.jobs.pop() {
-                return Next::Job(job);
+                return Next::Job(job, state.jobs.waiting());
             }
             if std::mem::take(&mut state.prompted) {
                 return Next::Prompted;
@@ -163,10 +173,12 @@ impl Queue {
         }
         let after = idle.as_ref().map(|idle| idle.after);
         let mut patience = after;
+        let mut held = Held::default();
         loop {
             match self.next(patience) {
-                Next::Job(job) => {
-                    guarded(job);
+                Next::Job(job, behind) => {
+                    held.results.extend(guarded(job));
+                    held.deliver_unless(behind >= MANY_WAITING);
                     patience = after;
                 }
                 Next::Prompted => patience = after,
@@ -178,6 +190,26 @@ impl Queue {
                 Next::Closed => return,
             }
         }
+    }
+}
+
+/// Results that wait for others to go out with.
+#[derive(Default)]
+struct Held {
+    results: Vec<Deliver>,
+    /// When the first of them was there.
+    since: Option<Instant>,
+}
+
+impl Held {
+    /// Delivers all, unless there are `more` to come and the first has not been held for long.
+    fn deliver_unless(&mut self, more: bool) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if more && since.elapsed() < LONGEST_HELD {
+            return;
+        }
+        self.since = None;
+        self.results.drain(..).for_each(|deliver| deliver());
     }
 }
 
@@ -202,6 +234,27 @@ mod tests {
 
     fn payer(number: u8) -> Payer {
         Some(Guid([number; 16]))
+    }
+
+    #[test]
+    fn a_result_is_held_while_more_come_and_not_for_long() {
+        let (sender, delivered) = mpsc::channel();
+        let result = |number: u8| -> Deliver {
+            let sender = sender.clone();
+            Box::new(move || sender.send(number).expect("the test listens"))
+        };
+        let mut held = Held { results: vec![result(1)], since: Some(Instant::now() + LONGEST_HELD) };
+        held.deliver_unless(true);
+        assert_eq!(delivered.try_iter().count(), 0);
+        held.results.push(result(2));
+        held.deliver_unless(false);
+        assert_eq!(delivered.try_iter().collect::<Vec<_>>(), [1, 2]);
+
+        let long_ago = Instant::now().checked_sub(LONGEST_HELD);
+        let mut held = Held { results: vec![result(3)], since: long_ago };
+        held.deliver_unless(true);
+        assert_eq!(delivered.try_iter().collect::<Vec<_>>(), [3]);
+        assert!(held.since.is_none(), "the next one starts a time of its own");
     }
 
     /// One principal has all that it may wait; another one's job is still taken, and is done second.
