@@ -409,12 +409,18 @@ fn exports(text: &str) -> BTreeMap<String, String> {
     lines.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned())).collect()
 }
 
-/// The first of `count` neighbouring ports that nobody listens on, below those of outgoing connections.
+/// Of eight ports each, below those of outgoing connections.
+const PORT_SLOTS: usize = 1000;
+
+/// The first of `count` neighbouring ports that nobody listens on.
 fn free_ports(count: u16) -> Result<u16, Failure> {
     let free = |port: &u16| {
         (*port..*port + count).all(|port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok())
     };
-    (24_000..32_000).step_by(8).find(free).ok_or_else(|| Failure::new("no free ports below 32000"))
+    // Not all from the same: a run whose server was just killed would lose its ports to another run.
+    let first = std::process::id() as usize % PORT_SLOTS;
+    let mut ports = (0..PORT_SLOTS).map(|slot| 24_000 + 8 * ((first + slot) % PORT_SLOTS) as u16);
+    ports.find(free).ok_or_else(|| Failure::new("no free ports below 32000"))
 }
 
 #[cfg(test)]
