@@ -67,7 +67,7 @@ pub struct Arguments {
     /// Days for which a deleted key can be recovered: 7 to 90.
     #[arg(long, value_name = "DAYS", default_value_t = RetentionDays::DEFAULT.days(), value_parser = clap::value_parser!(u8).range(7..=90))]
     retention_days: u8,
-    /// A group whose members may come to assign Administrator without holding a role. None unless said.
+    /// A group whose members may assign Managed HSM Administrator at `/` without holding a role. None unless said.
     #[arg(long, value_name = "ID")]
     break_glass_group: Option<Guid>,
     /// Let the security domain be downloaded again, for other holders. One stolen administrator's token then defeats the
