@@ -8,6 +8,7 @@ mod backup_folder;
 mod byok_command;
 mod ceremony_command;
 mod certificates;
+mod child;
 mod client;
 mod control;
 mod detach;

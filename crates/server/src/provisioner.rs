@@ -5,6 +5,7 @@
 
 use crate::CommandError;
 use crate::certificates::CertificateAuthority;
+use crate::child;
 use crate::files;
 use crate::gateway_process::Gateway;
 use crate::instance::Parameters as Genesis;
@@ -402,12 +403,8 @@ impl Supervisor {
     fn run_once(&self) -> Result<(), CommandError> {
         let began = Instant::now();
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log)?;
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("instance")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()?;
+        let mut child =
+            child::command("instance")?.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let mut input = child.stdin.take().ok_or("the child has no input")?;
         let output = child.stdout.take().ok_or("the child has no output")?;
         {
