@@ -207,9 +207,10 @@ class Production:
     def token(self, principal):
         return self.issuer.token(principal, f"https://{SUFFIX}:{self.port}")
 
-    def call(self, method, path, body=None, *, token="app", version="7.5", timeout=20, host=None, tls=None, **_):
+    def call(self, method, path, body=None, *, token="app", version="7.5", timeout=20, host=None, tls=None, source=None, **_):
         tls = tls or ssl.create_default_context(cafile=self.bundle)
-        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as plain:
+        source = (source, 0) if source else None
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout, source_address=source) as plain:
             with tls.wrap_socket(plain, server_hostname=self.host) as stream:
                 connection = http.client.HTTPConnection(self.host, self.port)
                 connection.sock = stream
@@ -220,6 +221,15 @@ class Production:
                 sent = json.dumps(body) if body is not None else None
                 connection.request(method, f"{path}?api-version={version}", sent, headers)
                 return Answer(connection.getresponse())
+
+    def admin_socket(self, method, path):
+        """Without a token, on the machine itself."""
+        stream = socket.socket(socket.AF_UNIX)
+        stream.connect(str(self.data / "run" / "admin.sock"))
+        connection = http.client.HTTPConnection(self.host, timeout=20)
+        connection.sock = stream
+        connection.request(method, f"{path}?api-version=7.5")
+        return Answer(connection.getresponse())
 
     def admin(self, method, path, body=None, status=200):
         answer = self.call(method, path, body, token="admin")
@@ -555,5 +565,35 @@ def test_a_certificate_is_renewed_with_a_key_of_its_own(tmp_path, issuer, ca):
     chain = tmp_path / "chain.pem"
     chain.write_bytes(ca.sign(asked))
     pool.run("pool", "certificate", "install", "--data", pool.data, "--chain", chain)
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+
+
+def test_network_rules_are_asked_before_the_token(tmp_path, issuer, ca):
+    pool = Production(tmp_path / "prod", "strict", issuer, ca)
+    pool.create()
+    rules = pool.data / "pool.toml"
+    rules.write_text('[network]\ndefault_action = "Deny"\nip_rules = ["127.0.0.2"]\ntrusted_services = ["127.0.0.3"]\n')
+    with pool:
+        for token in (None, "admin", "no token"):
+            refused = pool.call("GET", "/keys", token=token)
+            error = assert_error(refused, 403, "Forbidden")
+            assert refused.error["innererror"]["code"] == "ForbiddenByFirewall" and "127.0.0.1" in error, refused
+        for source in ("127.0.0.2", "127.0.0.3"):
+            assert_error(pool.call("GET", "/keys", token=None, source=source), 401)
+        assert pool.admin_socket("GET", "/keys").status == 401
+        events = pool.run("audit", "show", "--json", "--data", pool.data)
+        assert events.count('"NetworkRulesApplied"') == 1 and events.count("ForbiddenByFirewall") == 1, events
+    # What cannot be meant stops the start.
+    serve = ["pool", "serve", "--data", pool.data, "--listen", f"127.0.0.1:{pool.port}"]
+    serve += ["--root-credential", pool.passphrase]
+    for text, said in (
+        ('ip_rules = ["127.0.0.2"]', "needs network.default_action"),
+        ('default_action = "Deny"\nip_rules = ["127.0.0.2/8"]', "its network is 127.0.0.0/8"),
+        ('default_action = "None"', "unknown variant"),
+    ):
+        rules.write_text(f"[network]\n{text}\n")
+        assert said in pool.run(*serve, code=1)
+    rules.unlink()
     with pool:
         assert_error(pool.call("GET", "/keys", token=None), 401)

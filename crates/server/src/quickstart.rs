@@ -664,6 +664,7 @@ impl Opening<'_> {
             };
             Ok(instance::Founding { genesis, activation: Some(activation) })
         };
+        limits::refuse_rules(&self.layout.limits())?;
         let limits = limits::read(&self.layout.limits())?;
         let pool = place.open(found, limits, self.outgoing, self.switch.clone()).await?;
         // Made before there was a state of activation, it was in use.

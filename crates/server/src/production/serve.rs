@@ -112,6 +112,8 @@ async fn serve(
     let host = create::host(pool.genesis())?;
     pool.connect_key_source(issuer_key_source::connect_pinned)?;
     pool.connect_authorities(authority_source::of(&pool, &outgoing));
+    let (rules, trusted) = limits::network_rules(&layout.limits())?;
+    pool.apply_network_rules(rules, trusted).await?;
     let (close, closing) = watch::channel(false);
     let shared = Shared::new(tls::open(layout, &place, &host)?, capacity.pool, closing.clone());
     let listeners = bind(&arguments.listen)?;
