@@ -12,6 +12,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import socket
 import socketserver
 import ssl
@@ -567,6 +568,63 @@ def test_a_certificate_is_renewed_with_a_key_of_its_own(tmp_path, issuer, ca):
     pool.run("pool", "certificate", "install", "--data", pool.data, "--chain", chain)
     with pool:
         assert_error(pool.call("GET", "/keys", token=None), 401)
+
+
+def test_another_passphrase(tmp_path, issuer, ca):
+    pool = Production(tmp_path / "prod", "strict", issuer, ca)
+    pool.create()
+    old, new, wrong, short = (tmp_path / name for name in ("old", "new", "wrong", "short"))
+    for path, line in ((old, PASSPHRASE), (new, "a new one for the pool"), (wrong, "another, and wrong"), (short, "short")):
+        path.write_text(line + "\n")
+    request = ["pool", "certificate", "request", "--data", pool.data, "--root-credential"]
+    pool.run(*request, old)
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(ca.sign(pool.data / "tls" / "request.pem"))
+    pool.run("pool", "certificate", "install", "--data", pool.data, "--chain", chain)
+
+    def change(before, after, code=0, data=pool.data):
+        return pool.run(
+            *("pool", "passphrase", "--data", data), *("--root-credential", before, "--new-root-credential", after), code=code
+        )
+
+    def sealed():
+        paths = [pool.data / "pool" / "domain.sealed", *(pool.data / "tls").glob("*.sealed")]
+        return {path: path.read_bytes() for path in paths}
+
+    before = sealed()
+    assert len(before) == 3
+    with pool:
+        assert f"(pid {pool.process.pid})" in change(old, new, code=1)
+    assert "stays sealed" in change(wrong, new, code=1)
+    assert "is the one that the pool has" in change(old, old, code=1)
+    assert "fewer than 12 characters" in change(old, short, code=1)
+    assert "cannot read the passphrase file" in change(old, tmp_path / "absent", code=1)
+    assert "holdfast pool create" in change(old, new, code=1, data=tmp_path / "nothing")
+    if os.geteuid() == 0:
+        # What root wrote, the user that serves the pool could not read.
+        os.chown(pool.data / "tls", 1234, 1234)
+        assert "is user 1234's" in change(old, new, code=1)
+        os.chown(pool.data / "tls", 0, 0)
+    assert sealed() == before and not (pool.data / "passphrase.next").exists()
+
+    copy = tmp_path / "copy"
+    shutil.copytree(pool.data, copy, ignore=shutil.ignore_patterns("run"))
+    assert "sealed under the new passphrase: 3 files" in change(old, new)
+    after = sealed()
+    assert after.keys() == before.keys() and all(after[path] != before[path] for path in before)
+    assert not (pool.data / "passphrase.next").exists()
+    assert "has the new passphrase already" in change(old, new, code=1)
+    # The old one opens nothing, and the new one the pool with its own certificate.
+    pool.start(says="sealed: the pool")
+    assert pool.call("GET", "/keys", token=None, tls=without_checks()).status == 503
+    pool.kill()
+    pool.passphrase.write_bytes(new.read_bytes())
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+    assert "stays sealed" in pool.run(*request, old, code=1)
+    pool.run(*request, new)
+    # What a copy that was made before opens with is no different for it.
+    pool.run("pool", "certificate", "request", "--data", copy, "--root-credential", old)
 
 
 def test_network_rules_are_asked_before_the_token(tmp_path, issuer, ca):

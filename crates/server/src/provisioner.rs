@@ -20,14 +20,13 @@ use domain::name::PoolName;
 use fabric::{InstanceState, Network, Parameters, ProvisionError, Provisioner, Reach};
 use parking_lot::{Condvar, Mutex};
 use rustls_pki_types::CertificateSigningRequestDer;
-use service::{Random, SystemRandom};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -244,15 +243,10 @@ impl Children {
     fn destroy(&self, name: &str) -> Result<(), CommandError> {
         let place = self.layout.place(name.parse()?);
         if let RootOfTrust::KeyFile(path) = &place.root
-            && let Some(key) = files::read(path)?
+            && path.try_exists()?
         {
-            let mut noise = Zeroizing::new(vec![0; key.len()]);
-            SystemRandom.fill(&mut noise);
-            let mut file = OpenOptions::new().write(true).open(path)?;
-            file.write_all(&noise)?;
-            file.sync_all()?;
-            std::fs::remove_file(path)?;
-            sync_parent(path)?;
+            files::overwrite(path)?;
+            files::remove(path)?;
         }
         let Some(directory) = place.directory.parent() else { return Ok(()) };
         match std::fs::remove_dir_all(directory) {

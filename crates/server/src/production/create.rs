@@ -1,5 +1,6 @@
 //! `holdfast pool create`: founds a pool of class production.
 
+use super::passphrase::Sealing;
 use super::tls;
 use crate::CommandError;
 use crate::hardening;
@@ -90,6 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     let _lock = running::lock(&layout)?;
     remains::check_production(&layout)?;
+    let _sealing = Sealing::begin(&layout)?;
     let place = layout.production_place(root);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut is_new = false;

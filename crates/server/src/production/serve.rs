@@ -1,6 +1,7 @@
 //! `holdfast pool serve`: one pool of class production, in one process.
 
-use super::{create, is_production, tls};
+use super::passphrase::Sealing;
+use super::{check_production, create, tls};
 use crate::CommandError;
 use crate::files;
 use crate::instance::resource_suffix;
@@ -50,13 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     // Before the passphrase is read.
     let hardening = hardening::for_server(PoolClass::Production)?;
     let layout = Layout::new(arguments.data.clone());
-    if !is_production(&layout) {
-        return Err(format!(
-            "there is no pool in {}: found one with `holdfast pool create`",
-            layout.data.display()
-        )
-        .into());
-    }
+    check_production(&layout)?;
     files::create_directory(&layout.data.join("run"))?;
     let _lock = running::lock(&layout)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -94,6 +89,7 @@ async fn serve(
     capacity: Capacity,
 ) -> Result<Ended, CommandError> {
     let place = layout.production_place(root);
+    drop(Sealing::begin(layout)?);
     place.finish_switch()?;
     // Secrets made anew beside an old store would open nothing, and lie in the way of those that do.
     remains::check_production(layout)?;
