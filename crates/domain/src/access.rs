@@ -527,7 +527,7 @@ impl RoleTable {
         scope: &Scope,
     ) -> Option<Grant<'a, action::RoleAssignmentWrite>> {
         let is_recovery = role == BuiltInRole::Administrator.id() && *scope == Scope::Root;
-        (is_recovery && caller.groups.contains(&group)).then(|| Grant {
+        (is_recovery && caller.groups.contains(&group)).then_some(Grant {
             caller,
             scope: Scope::Root,
             action: PhantomData,
