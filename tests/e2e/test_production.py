@@ -13,6 +13,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import socketserver
 import ssl
@@ -171,6 +172,10 @@ class Production:
                 preexec_fn=preexec,
             )
         holdfast.RUNNING.append(self)
+        return self.until_it_says(says, start)
+
+    def until_it_says(self, says, start):
+        """In its log, from there on."""
         until = time.monotonic() + READY_SECONDS
         while says not in self.log_path.read_text()[start:]:
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log()}"
@@ -607,24 +612,46 @@ def test_another_passphrase(tmp_path, issuer, ca):
         os.chown(pool.data / "tls", 0, 0)
     assert sealed() == before and not (pool.data / "passphrase.next").exists()
 
-    copy = tmp_path / "copy"
-    shutil.copytree(pool.data, copy, ignore=shutil.ignore_patterns("run"))
-    assert "sealed under the new passphrase: 3 files" in change(old, new)
-    after = sealed()
-    assert after.keys() == before.keys() and all(after[path] != before[path] for path in before)
-    assert not (pool.data / "passphrase.next").exists()
-    assert "has the new passphrase already" in change(old, new, code=1)
-    # The old one opens nothing, and the new one the pool with its own certificate.
-    pool.start(says="sealed: the pool")
-    assert pool.call("GET", "/keys", token=None, tls=without_checks()).status == 503
-    pool.kill()
+    # What a change leaves that is cut short: made in a copy.
+    ahead, left = tmp_path / "ahead", pool.data / "passphrase.next"
+    shutil.copytree(pool.data, ahead, ignore=shutil.ignore_patterns("run"))
+    assert "sealed under the new passphrase: 3 files" in change(old, new, data=ahead)
+
+    def cut_short(*, marked):
+        for path in before:
+            path = path.relative_to(pool.data)
+            (left / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ahead / path, left / path)
+        if marked:
+            (left / "complete").touch()
+
+    cut_short(marked=False)
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+    assert sealed() == before and not left.exists()
+    cut_short(marked=True)
     pool.passphrase.write_bytes(new.read_bytes())
     with pool:
         assert_error(pool.call("GET", "/keys", token=None), 401)
-    assert "stays sealed" in pool.run(*request, old, code=1)
-    pool.run(*request, new)
-    # What a copy that was made before opens with is no different for it.
-    pool.run("pool", "certificate", "request", "--data", copy, "--root-credential", old)
+    assert "has the new passphrase already" in change(old, new, code=1)
+
+    between = sealed()
+    assert "sealed under the new passphrase: 3 files" in change(new, old)
+    after = sealed()
+    for path in before:
+        assert len({before[path], between[path], after[path]}) == 3, path
+    assert not left.exists()
+    # The one that it had opens nothing, and the other the pool with its own certificate.
+    pool.start(says="sealed: the pool")
+    assert pool.call("GET", "/keys", token=None, tls=without_checks()).status == 503
+    pool.kill()
+    pool.passphrase.write_bytes(old.read_bytes())
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+    assert "stays sealed" in pool.run(*request, new, code=1)
+    pool.run(*request, old)
+    # A copy of when it had the other opens with that for ever.
+    pool.run("pool", "certificate", "request", "--data", ahead, "--root-credential", new)
 
 
 def test_network_rules_are_asked_before_the_token(tmp_path, issuer, ca):
@@ -642,6 +669,24 @@ def test_network_rules_are_asked_before_the_token(tmp_path, issuer, ca):
         assert pool.admin_socket("GET", "/keys").status == 401
         events = pool.run("audit", "show", "--json", "--data", pool.data)
         assert events.count('"NetworkRulesApplied"') == 1 and events.count("ForbiddenByFirewall") == 1, events
+
+        # A change takes a signal and no restart; one that cannot be meant lets nobody in and nobody out.
+        def told(text, says):
+            start = len(pool.log_path.read_text())
+            rules.write_text(text)
+            pool.process.send_signal(signal.SIGHUP)
+            pool.until_it_says(says, start)
+
+        told('[network]\ndefault_action = "Deny"\nip_rules = ["127.0.0.1"]\n', "network rules: ")
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+        assert_error(pool.call("GET", "/keys", token=None, source="127.0.0.3"), 403)
+        told('[network]\nip_rules = []\n', "the network rules stay as they are")
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+        assert_error(pool.call("GET", "/keys", token=None, source="127.0.0.3"), 403)
+        told('[network]\ndefault_action = "Allow"\n', "network rules: ")
+        assert_error(pool.call("GET", "/keys", token=None, source="127.0.0.3"), 401)
+        events = pool.run("audit", "show", "--json", "--data", pool.data)
+        assert events.count('"NetworkRulesApplied"') == 3, events
     # What cannot be meant stops the start.
     serve = ["pool", "serve", "--data", pool.data, "--listen", f"127.0.0.1:{pool.port}"]
     serve += ["--root-credential", pool.passphrase]
