@@ -20,7 +20,9 @@ import ssl
 import subprocess
 import threading
 import time
+import uuid
 
+import jwt
 import pytest
 from azure.keyvault.keys import KeyClient
 from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
@@ -31,11 +33,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import holdfast
 from holdfast import Answer, Pool, app_credential, assert_error, binary, clean_environment, free_ports
 from test_az import CLOUD, Az
-from test_disaster import BUILT_IN, CRYPTO_OFFICER, role_of
+from test_disaster import AUTHORIZATION, BUILT_IN, CRYPTO_OFFICER, role_of
 from test_security_domain import Holder, blob_for, ceremony, download, upload, wait_until_active
 
 PASSPHRASE = "correct horse battery staple"
 SUFFIX = "managedhsm.localhost"
+ADMINISTRATOR = "a290e904-7015-4bba-90c8-60543313cdb4"
 CAP_IPC_LOCK, PR_CAPBSET_DROP = 14, 24
 READY_SECONDS = 30
 
@@ -244,7 +247,7 @@ class Production:
 
     def give_app_its_role(self):
         for role in (BUILT_IN["user"], CRYPTO_OFFICER):
-            self.admin(*role_of(holdfast.uuid.uuid4(), "", role, self.issuer.object_id("app")))
+            self.admin(*role_of(uuid.uuid4(), "", role, self.issuer.object_id("app")))
 
     @contextlib.contextmanager
     def sdk(self, monkeypatch):
@@ -260,6 +263,31 @@ class Production:
             credential = app_credential(self.issuer.variables)
             with KeyClient(self.url(), credential) as client:
                 yield client, credential
+
+
+class Standalone(Production):
+    """Its issuer is nobody but this test, which has pinned a key: a token says what it is to say."""
+
+    ISSUER = "https://login.example/tenant/v2.0"
+    TENANT, GROUP, ADMIN, MEMBER = (str(uuid.uuid4()) for _ in range(4))
+
+    def founding(self, *more):
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        key = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key()))
+        keys = self.directory / "keys.json"
+        keys.write_text(json.dumps({"keys": [{**key, "kid": "one", "use": "sig", "alg": "ES256"}]}))
+        return [
+            *("pool", "create", "--data", self.data, "--name", self.name, "--domain", "localhost"),
+            *("--issuer", self.ISSUER, "--tenant", self.TENANT, "--issuer-keys", keys),
+            *("--administrator", self.ADMIN, "--root-credential", self.passphrase),
+            *("--break-glass-group", self.GROUP, *more),
+        ]
+
+    def token(self, principal, groups=()):
+        now = int(time.time())
+        claims = {"iss": self.ISSUER, "aud": f"https://{SUFFIX}", "tid": self.TENANT, "groups": list(groups)}
+        claims |= {"oid": {"admin": self.ADMIN}.get(principal, principal), "iat": now, "nbf": now, "exp": now + 600}
+        return jwt.encode(claims, self.key, algorithm="ES256", headers={"kid": "one"})
 
 
 def fetch(url, ca_file):
@@ -700,3 +728,36 @@ def test_network_rules_are_asked_before_the_token(tmp_path, issuer, ca):
     rules.unlink()
     with pool:
         assert_error(pool.call("GET", "/keys", token=None), 401)
+
+
+def test_the_break_glass_group_makes_an_administrator_when_none_is_left(tmp_path, issuer, ca, holders):
+    pool = Standalone(tmp_path / "prod", "strict", issuer, ca)
+    assert Standalone.GROUP in pool.create()
+    assignments = f"{AUTHORIZATION}/roleAssignments"
+    method, path, recovery, created = role_of(uuid.uuid4(), "", ADMINISTRATOR, pool.MEMBER)
+    with pool:
+        member = pool.token(pool.MEMBER, groups=[str(uuid.uuid4()), pool.GROUP])
+        early = pool.call(method, path, recovery, token=member)
+        assert early.status == 403 and early.error["innererror"]["code"] == "HsmNotActivated", early
+        assert download(pool, holders).status == 202
+        for held in pool.admin("GET", assignments)["value"]:
+            pool.admin("DELETE", f"{assignments}/{held['name']}")
+        assert_error(pool.call("GET", assignments, token="admin"), 403, "Forbidden")
+
+        for groups in ([], [str(uuid.uuid4())], [pool.MEMBER]):
+            other = pool.token(pool.MEMBER, groups)
+            assert_error(pool.call(method, path, recovery, token=other), 403, "Forbidden")
+        for role in (CRYPTO_OFFICER, BUILT_IN["user"]):
+            wish = role_of(uuid.uuid4(), "", role, pool.MEMBER)[:3]
+            assert_error(pool.call(*wish, token=member), 403, "Forbidden")
+        at_keys = role_of(uuid.uuid4(), "/keys", ADMINISTRATOR, pool.MEMBER)[:3]
+        assert_error(pool.call(*at_keys, token=member), 403, "Forbidden")
+        assert_error(pool.call("GET", assignments, token=member), 403, "Forbidden")
+
+        assert pool.call(method, path, recovery, token=member).status == created
+        # An administrator like any other, by the role and without the group.
+        again = pool.call("GET", assignments, token=pool.token(pool.MEMBER))
+        assert [held["name"] for held in again.json["value"]] == [path.rsplit("/", 1)[1]]
+        events = pool.run("audit", "show", "--json", "--data", pool.data)
+        assert events.count(f"by the break-glass group {pool.GROUP}") == 1, events
+        assert pool.GROUP in pool.run("doctor", "--data", pool.data)
