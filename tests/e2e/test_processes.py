@@ -29,7 +29,8 @@ def root():
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    with holdfast.Pool(tmp_path_factory.mktemp("processes")) as pool:
+    directory = tmp_path_factory.mktemp("processes")
+    with holdfast.Pool(directory, environment={"HOLDFAST_LOG": "warn", "OF_ANOTHER": "secret"}) as pool:
         owner = Arm(pool.exports("--az"), "ADMIN")
         for name in ("first", "second"):
             assert owner("PUT", f"{owner.pools}/{name}", wanted(owner))[0] == 200
@@ -318,3 +319,16 @@ def test_a_directory_of_an_earlier_release_is_handed_over_once(tmp_path):
         assert not key.exists()
         shutil.move(tmp_path / "next.key", key)
         wait(lambda: call(pool, "next")["status"] == 200, seconds=30)
+
+
+def test_no_process_has_another_programs_variables(own):
+    """What a shell had is the quickstart's own, and whatever reads strangers' bytes has none of it."""
+    def variables(pid):
+        entries = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return {entry.split(b"=")[0].decode() for entry in entries if entry}
+
+    known = {"HOLDFAST_LOG", "NO_COLOR", "RUST_BACKTRACE"}
+    assert variables(own.process.pid) - known, "there is nothing to find"
+    for pid in (gateway(own), process(own, "first"), process(own, "second")):
+        assert variables(pid) <= known, (pid, variables(pid))
+    assert "HOLDFAST_LOG" in variables(gateway(own))

@@ -12,13 +12,17 @@ import json
 import os
 import re
 import resource
+import shutil
+import signal
 import socket
 import socketserver
 import ssl
 import subprocess
 import threading
 import time
+import uuid
 
+import jwt
 import pytest
 from azure.keyvault.keys import KeyClient
 from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
@@ -29,11 +33,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import holdfast
 from holdfast import Answer, Pool, app_credential, assert_error, binary, clean_environment, free_ports
 from test_az import CLOUD, Az
-from test_disaster import BUILT_IN, CRYPTO_OFFICER, role_of
+from test_disaster import AUTHORIZATION, BUILT_IN, CRYPTO_OFFICER, role_of
 from test_security_domain import Holder, blob_for, ceremony, download, upload, wait_until_active
 
 PASSPHRASE = "correct horse battery staple"
 SUFFIX = "managedhsm.localhost"
+ADMINISTRATOR = "a290e904-7015-4bba-90c8-60543313cdb4"
 CAP_IPC_LOCK, PR_CAPBSET_DROP = 14, 24
 READY_SECONDS = 30
 
@@ -170,6 +175,10 @@ class Production:
                 preexec_fn=preexec,
             )
         holdfast.RUNNING.append(self)
+        return self.until_it_says(says, start)
+
+    def until_it_says(self, says, start):
+        """In its log, from there on."""
         until = time.monotonic() + READY_SECONDS
         while says not in self.log_path.read_text()[start:]:
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log()}"
@@ -207,9 +216,10 @@ class Production:
     def token(self, principal):
         return self.issuer.token(principal, f"https://{SUFFIX}:{self.port}")
 
-    def call(self, method, path, body=None, *, token="app", version="7.5", timeout=20, host=None, tls=None, **_):
+    def call(self, method, path, body=None, *, token="app", version="7.5", timeout=20, host=None, tls=None, source=None, **_):
         tls = tls or ssl.create_default_context(cafile=self.bundle)
-        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as plain:
+        source = (source, 0) if source else None
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout, source_address=source) as plain:
             with tls.wrap_socket(plain, server_hostname=self.host) as stream:
                 connection = http.client.HTTPConnection(self.host, self.port)
                 connection.sock = stream
@@ -221,6 +231,15 @@ class Production:
                 connection.request(method, f"{path}?api-version={version}", sent, headers)
                 return Answer(connection.getresponse())
 
+    def admin_socket(self, method, path):
+        """Without a token, on the machine itself."""
+        stream = socket.socket(socket.AF_UNIX)
+        stream.connect(str(self.data / "run" / "admin.sock"))
+        connection = http.client.HTTPConnection(self.host, timeout=20)
+        connection.sock = stream
+        connection.request(method, f"{path}?api-version=7.5")
+        return Answer(connection.getresponse())
+
     def admin(self, method, path, body=None, status=200):
         answer = self.call(method, path, body, token="admin")
         assert answer.status == status, (method, path, answer)
@@ -228,7 +247,7 @@ class Production:
 
     def give_app_its_role(self):
         for role in (BUILT_IN["user"], CRYPTO_OFFICER):
-            self.admin(*role_of(holdfast.uuid.uuid4(), "", role, self.issuer.object_id("app")))
+            self.admin(*role_of(uuid.uuid4(), "", role, self.issuer.object_id("app")))
 
     @contextlib.contextmanager
     def sdk(self, monkeypatch):
@@ -244,6 +263,31 @@ class Production:
             credential = app_credential(self.issuer.variables)
             with KeyClient(self.url(), credential) as client:
                 yield client, credential
+
+
+class Standalone(Production):
+    """Its issuer is nobody but this test, which has pinned a key: a token says what it is to say."""
+
+    ISSUER = "https://login.example/tenant/v2.0"
+    TENANT, GROUP, ADMIN, MEMBER = (str(uuid.uuid4()) for _ in range(4))
+
+    def founding(self, *more):
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        key = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key()))
+        keys = self.directory / "keys.json"
+        keys.write_text(json.dumps({"keys": [{**key, "kid": "one", "use": "sig", "alg": "ES256"}]}))
+        return [
+            *("pool", "create", "--data", self.data, "--name", self.name, "--domain", "localhost"),
+            *("--issuer", self.ISSUER, "--tenant", self.TENANT, "--issuer-keys", keys),
+            *("--administrator", self.ADMIN, "--root-credential", self.passphrase),
+            *("--break-glass-group", self.GROUP, *more),
+        ]
+
+    def token(self, principal, groups=()):
+        now = int(time.time())
+        claims = {"iss": self.ISSUER, "aud": f"https://{SUFFIX}", "tid": self.TENANT, "groups": list(groups)}
+        claims |= {"oid": {"admin": self.ADMIN}.get(principal, principal), "iat": now, "nbf": now, "exp": now + 600}
+        return jwt.encode(claims, self.key, algorithm="ES256", headers={"kid": "one"})
 
 
 def fetch(url, ca_file):
@@ -557,3 +601,163 @@ def test_a_certificate_is_renewed_with_a_key_of_its_own(tmp_path, issuer, ca):
     pool.run("pool", "certificate", "install", "--data", pool.data, "--chain", chain)
     with pool:
         assert_error(pool.call("GET", "/keys", token=None), 401)
+
+
+def test_another_passphrase(tmp_path, issuer, ca):
+    pool = Production(tmp_path / "prod", "strict", issuer, ca)
+    pool.create()
+    old, new, wrong, short = (tmp_path / name for name in ("old", "new", "wrong", "short"))
+    for path, line in ((old, PASSPHRASE), (new, "a new one for the pool"), (wrong, "another, and wrong"), (short, "short")):
+        path.write_text(line + "\n")
+    request = ["pool", "certificate", "request", "--data", pool.data, "--root-credential"]
+    pool.run(*request, old)
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(ca.sign(pool.data / "tls" / "request.pem"))
+    pool.run("pool", "certificate", "install", "--data", pool.data, "--chain", chain)
+
+    def change(before, after, code=0, data=pool.data):
+        return pool.run(
+            *("pool", "passphrase", "--data", data), *("--root-credential", before, "--new-root-credential", after), code=code
+        )
+
+    def sealed():
+        paths = [pool.data / "pool" / "domain.sealed", *(pool.data / "tls").glob("*.sealed")]
+        return {path: path.read_bytes() for path in paths}
+
+    before = sealed()
+    assert len(before) == 3
+    with pool:
+        assert f"(pid {pool.process.pid})" in change(old, new, code=1)
+    assert "stays sealed" in change(wrong, new, code=1)
+    assert "is the one that the pool has" in change(old, old, code=1)
+    assert "fewer than 12 characters" in change(old, short, code=1)
+    assert "cannot read the passphrase file" in change(old, tmp_path / "absent", code=1)
+    assert "holdfast pool create" in change(old, new, code=1, data=tmp_path / "nothing")
+    if os.geteuid() == 0:
+        # What root wrote, the user that serves the pool could not read.
+        os.chown(pool.data / "tls", 1234, 1234)
+        assert "is user 1234's" in change(old, new, code=1)
+        os.chown(pool.data / "tls", 0, 0)
+    assert sealed() == before and not (pool.data / "passphrase.next").exists()
+
+    # What a change leaves that is cut short: made in a copy.
+    ahead, left = tmp_path / "ahead", pool.data / "passphrase.next"
+    shutil.copytree(pool.data, ahead, ignore=shutil.ignore_patterns("run"))
+    assert "sealed under the new passphrase: 3 files" in change(old, new, data=ahead)
+
+    def cut_short(*, marked):
+        for path in before:
+            path = path.relative_to(pool.data)
+            (left / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ahead / path, left / path)
+        if marked:
+            (left / "complete").touch()
+
+    cut_short(marked=False)
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+    assert sealed() == before and not left.exists()
+    cut_short(marked=True)
+    pool.passphrase.write_bytes(new.read_bytes())
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+    assert "has the new passphrase already" in change(old, new, code=1)
+
+    between = sealed()
+    assert "sealed under the new passphrase: 3 files" in change(new, old)
+    after = sealed()
+    for path in before:
+        assert len({before[path], between[path], after[path]}) == 3, path
+    assert not left.exists()
+    # The one that it had opens nothing, and the other the pool with its own certificate.
+    pool.start(says="sealed: the pool")
+    assert pool.call("GET", "/keys", token=None, tls=without_checks()).status == 503
+    pool.kill()
+    pool.passphrase.write_bytes(old.read_bytes())
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+    assert "stays sealed" in pool.run(*request, new, code=1)
+    pool.run(*request, old)
+    # A copy of when it had the other opens with that for ever.
+    pool.run("pool", "certificate", "request", "--data", ahead, "--root-credential", new)
+
+
+def test_network_rules_are_asked_before_the_token(tmp_path, issuer, ca):
+    pool = Production(tmp_path / "prod", "strict", issuer, ca)
+    pool.create()
+    rules = pool.data / "pool.toml"
+    rules.write_text('[network]\ndefault_action = "Deny"\nip_rules = ["127.0.0.2"]\ntrusted_services = ["127.0.0.3"]\n')
+    with pool:
+        for token in (None, "admin", "no token"):
+            refused = pool.call("GET", "/keys", token=token)
+            error = assert_error(refused, 403, "Forbidden")
+            assert refused.error["innererror"]["code"] == "ForbiddenByFirewall" and "127.0.0.1" in error, refused
+        for source in ("127.0.0.2", "127.0.0.3"):
+            assert_error(pool.call("GET", "/keys", token=None, source=source), 401)
+        assert pool.admin_socket("GET", "/keys").status == 401
+        events = pool.run("audit", "show", "--json", "--data", pool.data)
+        assert events.count('"NetworkRulesApplied"') == 1 and events.count("ForbiddenByFirewall") == 1, events
+
+        # A change takes a signal and no restart; one that cannot be meant lets nobody in and nobody out.
+        def told(text, says):
+            start = len(pool.log_path.read_text())
+            rules.write_text(text)
+            pool.process.send_signal(signal.SIGHUP)
+            pool.until_it_says(says, start)
+
+        told('[network]\ndefault_action = "Deny"\nip_rules = ["127.0.0.1"]\n', "network rules: ")
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+        assert_error(pool.call("GET", "/keys", token=None, source="127.0.0.3"), 403)
+        told('[network]\nip_rules = []\n', "the network rules stay as they are")
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+        assert_error(pool.call("GET", "/keys", token=None, source="127.0.0.3"), 403)
+        told('[network]\ndefault_action = "Allow"\n', "network rules: ")
+        assert_error(pool.call("GET", "/keys", token=None, source="127.0.0.3"), 401)
+        events = pool.run("audit", "show", "--json", "--data", pool.data)
+        assert events.count('"NetworkRulesApplied"') == 3, events
+    # What cannot be meant stops the start.
+    serve = ["pool", "serve", "--data", pool.data, "--listen", f"127.0.0.1:{pool.port}"]
+    serve += ["--root-credential", pool.passphrase]
+    for text, said in (
+        ('ip_rules = ["127.0.0.2"]', "needs network.default_action"),
+        ('default_action = "Deny"\nip_rules = ["127.0.0.2/8"]', "its network is 127.0.0.0/8"),
+        ('default_action = "None"', "unknown variant"),
+    ):
+        rules.write_text(f"[network]\n{text}\n")
+        assert said in pool.run(*serve, code=1)
+    rules.unlink()
+    with pool:
+        assert_error(pool.call("GET", "/keys", token=None), 401)
+
+
+def test_the_break_glass_group_makes_an_administrator_when_none_is_left(tmp_path, issuer, ca, holders):
+    pool = Standalone(tmp_path / "prod", "strict", issuer, ca)
+    assert Standalone.GROUP in pool.create()
+    assignments = f"{AUTHORIZATION}/roleAssignments"
+    method, path, recovery, created = role_of(uuid.uuid4(), "", ADMINISTRATOR, pool.MEMBER)
+    with pool:
+        member = pool.token(pool.MEMBER, groups=[str(uuid.uuid4()), pool.GROUP])
+        early = pool.call(method, path, recovery, token=member)
+        assert early.status == 403 and early.error["innererror"]["code"] == "HsmNotActivated", early
+        assert download(pool, holders).status == 202
+        for held in pool.admin("GET", assignments)["value"]:
+            pool.admin("DELETE", f"{assignments}/{held['name']}")
+        assert_error(pool.call("GET", assignments, token="admin"), 403, "Forbidden")
+
+        for groups in ([], [str(uuid.uuid4())], [pool.MEMBER]):
+            other = pool.token(pool.MEMBER, groups)
+            assert_error(pool.call(method, path, recovery, token=other), 403, "Forbidden")
+        for role in (CRYPTO_OFFICER, BUILT_IN["user"]):
+            wish = role_of(uuid.uuid4(), "", role, pool.MEMBER)[:3]
+            assert_error(pool.call(*wish, token=member), 403, "Forbidden")
+        at_keys = role_of(uuid.uuid4(), "/keys", ADMINISTRATOR, pool.MEMBER)[:3]
+        assert_error(pool.call(*at_keys, token=member), 403, "Forbidden")
+        assert_error(pool.call("GET", assignments, token=member), 403, "Forbidden")
+
+        assert pool.call(method, path, recovery, token=member).status == created
+        # An administrator like any other, by the role and without the group.
+        again = pool.call("GET", assignments, token=pool.token(pool.MEMBER))
+        assert [held["name"] for held in again.json["value"]] == [path.rsplit("/", 1)[1]]
+        events = pool.run("audit", "show", "--json", "--data", pool.data)
+        assert events.count(f"by the break-glass group {pool.GROUP}") == 1, events
+        assert pool.GROUP in pool.run("doctor", "--data", pool.data)

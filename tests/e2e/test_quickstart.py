@@ -124,6 +124,17 @@ def test_a_port_in_use_is_named(own_pool, offset):
     own_pool.stop()
 
 
+def test_more_addresses_than_the_gateway_takes_are_refused(own_pool):
+    """Handed to a process that cannot take them, it would be started again for ever."""
+    words = [own_pool.program, "quickstart", "--data", str(own_pool.data), "--port", str(own_pool.port)]
+    for number in range(64):
+        words += ["--listen", f"127.1.0.{number + 1}"]
+    done = subprocess.run(
+        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=clean_environment()
+    )
+    assert done.returncode != 0 and "and can at 64" in done.stderr, done.stderr
+
+
 def test_a_second_process_is_refused_and_told_the_first(own_pool):
     own_pool.start()
     second = Pool(own_pool.data.parent)

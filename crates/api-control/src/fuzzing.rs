@@ -2,7 +2,6 @@
 
 use crate::route::Route;
 use crate::wire;
-use fabric::FabricConfig;
 
 /// Reads `path` with its query; a path that is read names no more than it has.
 pub fn route(path: &str, query: &str) {
@@ -22,18 +21,6 @@ pub fn body(body: &[u8]) {
     let _ = wire::create(&value);
     let _ = wire::update(&value);
     let _ = wire::asked_connection(&value);
-    let _ = wire::asked_endpoint(&config(), &value);
+    let _ = wire::asked_endpoint(&wire::example_config(), &value);
     let _ = wire::asked_assignment("5a0ba4ed-8b2d-4d4c-9a4f-3f8a5a3e9f2d", &value);
-}
-
-fn config() -> FabricConfig {
-    FabricConfig {
-        name: String::new(),
-        tenant: String::new(),
-        subscription: "S".into(),
-        resource_group: "G".into(),
-        location: String::new(),
-        private_networks: Default::default(),
-        now: || 0,
-    }
 }

@@ -617,23 +617,25 @@ fn date(seconds: i64) -> String {
     date.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
 }
 
+/// Of a control plane that bodies can be read for.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn example_config() -> FabricConfig {
+    FabricConfig {
+        name: String::new(),
+        tenant: String::new(),
+        subscription: "S".into(),
+        resource_group: "G".into(),
+        location: "here".into(),
+        private_networks: Default::default(),
+        now: || 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const GROUP: &str = "/subscriptions/S/resourceGroups/G/providers";
-
-    fn config() -> FabricConfig {
-        FabricConfig {
-            name: String::new(),
-            tenant: String::new(),
-            subscription: "S".into(),
-            resource_group: "G".into(),
-            location: "here".into(),
-            private_networks: BTreeMap::new(),
-            now: || 0,
-        }
-    }
 
     fn good() -> Value {
         let pool = format!("{}/microsoft.keyvault/MANAGEDHSMS/Payroll", GROUP.to_lowercase());
@@ -649,7 +651,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_one_connection_from_a_subnet_to_a_pool_of_the_group() {
-        let asked = asked_endpoint(&config(), &good()).unwrap();
+        let asked = asked_endpoint(&example_config(), &good()).unwrap();
         assert_eq!((asked.pool.as_str(), asked.network.as_str(), asked.manual), ("Payroll", "office", true));
         assert_eq!((asked.connection_name.as_str(), asked.request_message.as_str()), ("c", "please"));
         let connection = "/properties/manualPrivateLinkServiceConnections/0";
@@ -674,7 +676,7 @@ mod tests {
         ] {
             let mut body = good();
             *body.pointer_mut(place).unwrap() = value;
-            let problem = format!("{:?}", asked_endpoint(&config(), &body).unwrap_err());
+            let problem = format!("{:?}", asked_endpoint(&example_config(), &body).unwrap_err());
             assert!(problem.contains(said), "{place}: {problem}");
         }
     }

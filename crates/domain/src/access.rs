@@ -510,13 +510,28 @@ impl RoleTable {
         self.custom.remove(&id);
     }
 
-    /// Proof that `caller` may do `A` at `scope`, or what is missing. The only source of grants.
+    /// Proof that `caller` may do `A` at `scope`, or what is missing. The only source of grants but for one.
     pub fn authorize<'a, A: Action>(&self, caller: &'a Caller, scope: Scope) -> Result<Grant<'a, A>, Denied> {
         if self.allows(caller, A::DATA_ACTION, &scope) {
             Ok(Grant { caller, scope, action: PhantomData })
         } else {
             Err(Denied { principal: caller.object_id, action: A::DATA_ACTION, scope })
         }
+    }
+
+    /// Likewise without a role, for who is in the pool's break-glass group: to assign Administrator at `/`, and nothing else.
+    pub fn authorize_break_glass<'a>(
+        caller: &'a Caller,
+        group: ObjectId,
+        role: Guid,
+        scope: &Scope,
+    ) -> Option<Grant<'a, action::RoleAssignmentWrite>> {
+        let is_recovery = role == BuiltInRole::Administrator.id() && *scope == Scope::Root;
+        (is_recovery && caller.groups.contains(&group)).then_some(Grant {
+            caller,
+            scope: Scope::Root,
+            action: PhantomData,
+        })
     }
 
     /// To which keys `caller` may do `A`: what a list may show. Refused where there can be none.
@@ -680,6 +695,24 @@ mod tests {
 
     fn may<A: Action>(table: &RoleTable, caller: &Caller, scope: &str) -> bool {
         table.authorize::<A>(caller, Scope::parse(scope).unwrap()).is_ok()
+    }
+
+    #[test]
+    fn the_break_glass_group_gives_one_role_at_one_scope() {
+        let granted = |caller: &Caller, role: BuiltInRole, scope: Scope| {
+            RoleTable::authorize_break_glass(caller, Guid([9; 16]), role.id(), &scope).is_some()
+        };
+        let member = caller(1, &[8, 9]);
+        assert!(granted(&member, BuiltInRole::Administrator, Scope::Root));
+        for role in BuiltInRole::ALL {
+            assert!(!granted(&member, role, Scope::Keys));
+            assert!(!granted(&member, role, Scope::parse("/keys/k").unwrap()));
+            assert_eq!(granted(&member, role, Scope::Root), role == BuiltInRole::Administrator);
+        }
+        // Its own id does not make a principal a member.
+        for other in [caller(1, &[]), caller(1, &[8]), caller(9, &[])] {
+            assert!(!granted(&other, BuiltInRole::Administrator, Scope::Root));
+        }
     }
 
     #[test]

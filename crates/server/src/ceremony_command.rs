@@ -2,6 +2,7 @@
 //! socket, and it writes nothing but the files it is asked for, which it never overwrites.
 
 use crate::CommandError;
+use crate::SECONDS_PER_DAY;
 use crate::hardening::harden;
 use crate::output;
 use crate::passphrase;
@@ -23,7 +24,6 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const MAX_INPUT_BYTES: u64 = 1 << 20;
-const SECONDS_PER_DAY: i64 = 86_400;
 /// Beside `NAME.key` lies `NAME.cer`, as the Azure CLI wants it.
 const KEY_EXTENSION: &str = "key";
 const CERTIFICATE_EXTENSION: &str = "cer";

@@ -11,6 +11,7 @@ mod log;
 mod machine;
 
 use crate::CommandError;
+use crate::SECONDS_PER_DAY;
 use crate::client;
 use crate::client::login::{Client, Target, located};
 use crate::client::output::{self as client_output, Format};
@@ -33,7 +34,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-const SECONDS_PER_DAY: u64 = 86_400;
 /// A full backup that is older is old.
 const BACKUP_DAYS: u64 = 31;
 /// To connect to a port of this machine.
@@ -339,7 +339,7 @@ fn backup(facts: &Result<Facts, Unanswered>, now: SystemTime) -> Finding {
         return Finding::missing(NAME, "this pool has made none", WHY, REMEDY);
     };
     let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    match now.saturating_sub(u64::try_from(at).unwrap_or_default()) / SECONDS_PER_DAY {
+    match now.saturating_sub(u64::try_from(at).unwrap_or_default()) / SECONDS_PER_DAY.unsigned_abs() {
         0 => Finding::ok(NAME, "the last full one was completed today"),
         days @ ..=BACKUP_DAYS => {
             Finding::ok(NAME, format!("the last full one was completed {days} days ago"))
@@ -610,7 +610,7 @@ mod tests {
     fn a_backup_grows_old() {
         let of = |at, days: u64| {
             let facts = Facts { last_backup: at, ..facts() };
-            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(days * SECONDS_PER_DAY);
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(days * SECONDS_PER_DAY.unsigned_abs());
             backup(&Ok(facts), now).state.falls_short()
         };
         assert_eq!(

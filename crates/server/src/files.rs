@@ -1,5 +1,6 @@
 //! Files that are there wholly or not at all, whenever the power fails, and are nobody else's to read.
 
+use service::{Random, SystemRandom};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -39,6 +40,17 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     step()?;
     fs::rename(from, to)
+}
+
+/// Puts noise in the place of what a file holds. Where a file system or a disk keeps earlier contents elsewhere, those stay.
+pub fn overwrite(path: &Path) -> io::Result<()> {
+    step()?;
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut noise = vec![0; length];
+    SystemRandom.fill(&mut noise);
+    file.write_all(&noise)?;
+    file.sync_all()
 }
 
 /// Removes a file, durably; nothing where there is none.

@@ -2,6 +2,7 @@
 //! sockets that they come to stay open here.
 
 use crate::CommandError;
+use crate::child;
 use crate::gateway_command::{Start, Told, give};
 use crate::listener::closed;
 use crate::own_user::User;
@@ -15,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -84,8 +85,7 @@ impl GatewayProcess {
     async fn run_once(&mut self) -> Result<(), CommandError> {
         let (ours, theirs) = BlockingStream::pair()?;
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log)?;
-        let child = Command::new(std::env::current_exe()?)
-            .arg("gateway")
+        let child = child::command("gateway")?
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(log)

@@ -2,6 +2,7 @@
 //! them. Real holders make their keys on machines of their own and keep them apart.
 
 use crate::CommandError;
+use crate::SECONDS_PER_DAY;
 use crate::files;
 use ceremony::HolderSet;
 use crypto::transport::{SelfSigned, TransportCertificate, TransportKey};
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 
 const HOLDERS: usize = 3;
 const QUORUM: u64 = 2;
-const VALIDITY_SECONDS: i64 = 10 * 365 * 86_400;
+const VALIDITY_SECONDS: i64 = 10 * 365 * SECONDS_PER_DAY;
 
 /// The domain, as its holders are given it.
 pub const FILE: &str = "security-domain.json";

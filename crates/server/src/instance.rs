@@ -33,8 +33,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-/// In a directory that was built beside a pool: it is complete, and the next start takes it.
-const COMPLETE: &str = "complete";
+/// In a directory that was made beside what it is to replace: it is complete, and the next start takes it.
+pub const COMPLETE: &str = "complete";
 
 /// Where a pool is kept.
 #[derive(Clone, Debug)]
@@ -325,9 +325,9 @@ fn unmark(directory: &Path) -> io::Result<()> {
     files::remove(&directory.join(COMPLETE))
 }
 
-/// Removes a pool that was built and is not to be taken: the mark first, so that no start takes what is left of it when
-/// this is cut short.
-fn discard(next: &Path) -> io::Result<()> {
+/// Removes a directory that is not to be taken: the mark first, so that no start takes what is left of it when this is cut
+/// short.
+pub fn discard(next: &Path) -> io::Result<()> {
     unmark(next)?;
     files::remove_directory(next)
 }

@@ -1,9 +1,10 @@
-//! A TOML file that a pool's operator may write: its limits, whom it may call, and the services that it trusts. What is not
+//! A TOML file that a pool's operator may write: its limits, whom it may call, who may call it, and the services that it
+//! trusts. What is not
 //! named has the service's default.
 
 use crate::CommandError;
 use crate::azure_blob::IdentityEndpoint;
-use domain::network::{MAX_TRUSTED_NETWORKS, Network};
+use domain::network::{DefaultAction, MAX_TRUSTED_NETWORKS, Network, NetworkRules};
 use host::Destination;
 use serde::Deserialize;
 use service::PoolLimits;
@@ -34,6 +35,15 @@ struct File {
 struct NetworkSection {
     #[serde(default)]
     trusted_services: Vec<String>,
+    ip_rules: Option<Vec<String>>,
+    default_action: Option<WrittenAction>,
+}
+
+/// As the control plane's clients write it.
+#[derive(Clone, Copy, Deserialize)]
+enum WrittenAction {
+    Allow,
+    Deny,
 }
 
 /// See `outgoing`.
@@ -70,9 +80,30 @@ pub fn read_outgoing(path: &Path) -> Result<OutgoingTable, CommandError> {
     Ok(read_file(path)?.outgoing)
 }
 
-/// Networks of services that pass the firewall where its rules say `AzureServices`.
+/// Networks of services that pass the firewall where its rules, which the control plane sets, say `AzureServices`.
 pub fn trusted_services(path: &Path) -> Result<Vec<Network>, CommandError> {
-    trusted(read_file(path)?.network).map_err(|reason| format!("{}: {reason}", path.display()).into())
+    refuse_rules(path)?;
+    trusted(&read_file(path)?.network).map_err(|reason| format!("{}: {reason}", path.display()).into())
+}
+
+/// The rules of a pool of class production, which has no control plane, and networks that pass in any case.
+pub fn network_rules(path: &Path) -> Result<(NetworkRules, Vec<Network>), CommandError> {
+    let section = read_file(path)?.network;
+    let rules = rules(&section).and_then(|rules| Ok((rules, trusted(&section)?)));
+    rules.map_err(|reason| format!("{}: {reason}", path.display()).into())
+}
+
+/// For pools that have their rules from elsewhere, or none: who writes one here would believe in it.
+pub fn refuse_rules(path: &Path) -> Result<(), CommandError> {
+    let section = read_file(path)?.network;
+    if section.ip_rules.is_none() && section.default_action.is_none() {
+        return Ok(());
+    }
+    Err(format!(
+        "{}: network.ip_rules and network.default_action are for a pool of class production; the control plane has those of its pools",
+        path.display()
+    )
+    .into())
 }
 
 fn read_file(path: &Path) -> Result<File, CommandError> {
@@ -84,7 +115,24 @@ fn read_file(path: &Path) -> Result<File, CommandError> {
     toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
-fn trusted(network: NetworkSection) -> Result<Vec<Network>, String> {
+fn rules(network: &NetworkSection) -> Result<NetworkRules, String> {
+    let default_action = match (network.default_action, &network.ip_rules) {
+        (Some(WrittenAction::Allow), _) | (None, None) => DefaultAction::Allow,
+        (Some(WrittenAction::Deny), _) => DefaultAction::Deny,
+        // Whoever lists some means to keep out the others, or not: neither is to be guessed.
+        (None, Some(_)) => {
+            return Err("network.ip_rules needs network.default_action, \"Deny\" or \"Allow\": what becomes of others".into());
+        }
+    };
+    let listed = network.ip_rules.as_deref().unwrap_or_default();
+    let mut rules = NetworkRules::default()
+        .with_ip_rules(listed)
+        .map_err(|error| format!("network.ip_rules: {error}"))?;
+    rules.default_action = default_action;
+    Ok(rules)
+}
+
+fn trusted(network: &NetworkSection) -> Result<Vec<Network>, String> {
     if network.trusted_services.len() > MAX_TRUSTED_NETWORKS {
         return Err(format!("network.trusted_services has more than {MAX_TRUSTED_NETWORKS} networks"));
     }
@@ -145,7 +193,46 @@ mod tests {
     }
 
     fn parse_trusted(text: &str) -> Result<Vec<Network>, String> {
-        trusted(toml::from_str::<File>(text).map_err(|error| error.to_string())?.network)
+        trusted(&toml::from_str::<File>(text).map_err(|error| error.to_string())?.network)
+    }
+
+    /// As the log says them.
+    fn parse_rules(text: &str) -> Result<String, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        rules(&file.network).map(|rules| rules.to_string())
+    }
+
+    #[test]
+    fn rules_say_what_becomes_of_those_whom_they_do_not_name() {
+        let open = NetworkRules::default().to_string();
+        assert_eq!(parse_rules("").unwrap(), open);
+        assert_eq!(parse_rules("[network]\ntrusted_services = [\"192.0.2.0/24\"]\n").unwrap(), open);
+        let rules =
+            |action: &str, listed: &str| parse_rules(&format!("[network]\n{action}ip_rules = [{listed}]\n"));
+        let deny = "default_action = \"Deny\"\n";
+        let some = rules(deny, "\"192.0.2.0/24\", \"2001:db8::1\"").unwrap();
+        let mut expected = NetworkRules::default().with_ip_rules(["192.0.2.0/24", "2001:db8::1"]).unwrap();
+        expected.default_action = DefaultAction::Deny;
+        assert_eq!(some, expected.to_string());
+        assert_ne!(rules("default_action = \"Allow\"\n", "\"192.0.2.0/24\"").unwrap(), some);
+        assert!(rules("", "").unwrap_err().contains("needs network.default_action"));
+        assert!(rules(deny, "\"192.0.2.1/24\"").unwrap_err().contains("network.ip_rules: "));
+        let eleven: Vec<_> = (0..11).map(|number| format!("\"192.0.2.{number}\"")).collect();
+        assert!(rules(deny, &eleven.join(", ")).unwrap_err().contains("at most 10"));
+        assert!(rules("default_action = \"deny\"\n", "").unwrap_err().contains("unknown variant"));
+    }
+
+    #[test]
+    fn rules_are_refused_where_they_would_do_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        refuse_rules(file.path()).unwrap();
+        for text in ["ip_rules = []", "default_action = \"Deny\""] {
+            std::fs::write(file.path(), format!("[network]\n{text}\n")).unwrap();
+            for refused in [refuse_rules(file.path()), trusted_services(file.path()).map(drop)] {
+                assert!(refused.unwrap_err().to_string().contains("for a pool of class production"));
+            }
+        }
+        assert!(network_rules(file.path()).is_ok());
     }
 
     #[test]

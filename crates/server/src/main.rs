@@ -8,6 +8,7 @@ mod backup_folder;
 mod byok_command;
 mod ceremony_command;
 mod certificates;
+mod child;
 mod client;
 mod control;
 mod detach;
@@ -51,6 +52,8 @@ mod state;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+const SECONDS_PER_DAY: i64 = 86_400;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -5,6 +5,7 @@
 
 use crate::CommandError;
 use crate::certificates::CertificateAuthority;
+use crate::child;
 use crate::files;
 use crate::gateway_process::Gateway;
 use crate::instance::Parameters as Genesis;
@@ -19,14 +20,13 @@ use domain::name::PoolName;
 use fabric::{InstanceState, Network, Parameters, ProvisionError, Provisioner, Reach};
 use parking_lot::{Condvar, Mutex};
 use rustls_pki_types::CertificateSigningRequestDer;
-use service::{Random, SystemRandom};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -243,15 +243,10 @@ impl Children {
     fn destroy(&self, name: &str) -> Result<(), CommandError> {
         let place = self.layout.place(name.parse()?);
         if let RootOfTrust::KeyFile(path) = &place.root
-            && let Some(key) = files::read(path)?
+            && path.try_exists()?
         {
-            let mut noise = Zeroizing::new(vec![0; key.len()]);
-            SystemRandom.fill(&mut noise);
-            let mut file = OpenOptions::new().write(true).open(path)?;
-            file.write_all(&noise)?;
-            file.sync_all()?;
-            std::fs::remove_file(path)?;
-            sync_parent(path)?;
+            files::overwrite(path)?;
+            files::remove(path)?;
         }
         let Some(directory) = place.directory.parent() else { return Ok(()) };
         match std::fs::remove_dir_all(directory) {
@@ -402,12 +397,8 @@ impl Supervisor {
     fn run_once(&self) -> Result<(), CommandError> {
         let began = Instant::now();
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log)?;
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("instance")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()?;
+        let mut child =
+            child::command("instance")?.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let mut input = child.stdin.take().ok_or("the child has no input")?;
         let output = child.stdout.take().ok_or("the child has no output")?;
         {

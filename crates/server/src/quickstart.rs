@@ -9,6 +9,7 @@ use crate::azure_blob::IdentityEndpoint;
 use crate::certificates::{CertificateAuthority, app_certificate, attestation_key};
 use crate::client::apply::Desired;
 use crate::environment::word;
+use crate::gateway_command::MAX_LISTENERS;
 use crate::gateway_process::GatewayProcess;
 use crate::layout::{self, CONTROL_HOST, ISSUER_HOST, Layout, POOL_NAME, RESOURCE_SUFFIX};
 use crate::listener::{self, FromGateway, Peer, Shared};
@@ -462,6 +463,13 @@ impl Listeners {
         for address in listen {
             gateway.push(bind((*address, settings.gateway_port()).into(), "the gateway")?);
         }
+        let count = gateway.len() + arguments.private_networks.len();
+        if count > MAX_LISTENERS {
+            return Err(format!(
+                "the gateway would listen at {count} addresses, and can at {MAX_LISTENERS}: give --listen or --private-listen less often"
+            )
+            .into());
+        }
         Ok(Self {
             pool: bind_loopback("the pool", settings.port)?,
             gateway,
@@ -656,6 +664,7 @@ impl Opening<'_> {
             };
             Ok(instance::Founding { genesis, activation: Some(activation) })
         };
+        limits::refuse_rules(&self.layout.limits())?;
         let limits = limits::read(&self.layout.limits())?;
         let pool = place.open(found, limits, self.outgoing, self.switch.clone()).await?;
         // Made before there was a state of activation, it was in use.

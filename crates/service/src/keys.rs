@@ -21,7 +21,6 @@ use domain::key::{
 use domain::name::{KeyName, KeyVersion};
 use domain::setting::Setting;
 use domain::time::IntDate;
-use std::cell::Cell;
 use std::sync::Arc;
 use storage::{KeyRecord, Record, RecordId, Stamp, VersionRecord};
 
@@ -293,7 +292,7 @@ impl Pool {
             key,
             cost,
             |_| Ok(()),
-            move |key, ()| key.sign(algorithm, &digest),
+            move |key, _| key.sign(algorithm, &digest),
         )
         .await
     }
@@ -312,7 +311,7 @@ impl Pool {
             key,
             Cost::Inline,
             |_| Ok(()),
-            move |key, ()| key.verify(algorithm, &digest, &signature),
+            move |key, _| key.verify(algorithm, &digest, &signature),
         )
         .await
     }
@@ -369,7 +368,7 @@ impl Pool {
     ) -> Recorded<UsedKey<Ciphertext>> {
         ticket.with_algorithm(algorithm.as_str());
         let admit = |usable: &Usable| Ok(check_fits(algorithm, usable.spec, rule)?);
-        self.use_key::<A, _, _>(ticket, key, Cost::of_encryption(algorithm), admit, move |key, ()| {
+        self.use_key::<A, _, _>(ticket, key, Cost::of_encryption(algorithm), admit, move |key, _| {
             encrypt(key, algorithm, &input)
         })
         .await
@@ -393,7 +392,9 @@ impl Pool {
         };
         self.use_key::<A, _, _>(ticket, key, cost, admit, move |key, attempt| {
             let result = decrypt(key, algorithm, &input);
-            if let (Some(attempt), Err(PartitionError::DecryptionFailed)) = (attempt, &result) {
+            if result.as_ref().is_err_and(|error| *error == PartitionError::DecryptionFailed)
+                && let Some(attempt) = attempt.take()
+            {
                 pool.count_failure(attempt);
             }
             result
@@ -455,7 +456,7 @@ impl Pool {
         reference: KeyReference,
         cost: Cost,
         admit: impl FnOnce(&Usable) -> Result<G, Error>,
-        operate: impl FnOnce(&dyn LoadedKey, G) -> Result<T, PartitionError> + Send + 'static,
+        mut operate: impl FnMut(&dyn LoadedKey, &mut G) -> Result<T, PartitionError> + Send + 'static,
     ) -> Recorded<UsedKey<T>> {
         let scope = Scope::Key(reference.name.clone());
         ticket.about_key(&reference.name, reference.version);
@@ -464,23 +465,24 @@ impl Pool {
             .authorize::<A>(scope)
             .and_then(|grant| self.usable(&grant, reference.version))
             .and_then(|usable| admit(&usable).map(|admitted| (usable, admitted)));
-        let (usable, admitted) = match usable {
+        let (usable, mut admitted) = match usable {
             Ok(usable) => usable,
             Err(error) => return ticket.record(Err(error)).await,
         };
         ticket.about_key(&reference.name, Some(usable.version));
-        let key = usable.key;
+        let (key, room) = (usable.key, self.room().clone());
+        let mut operate = move || room.make_for(|| operate(key.as_ref(), &mut admitted));
         let result = match (cost, usable.spec) {
             (Cost::RandomIv, _) => match self.count_invocation(&usable.name, usable.version).await {
-                Ok(()) => operate(key.as_ref(), admitted).map_err(Error::from),
+                Ok(()) => operate().map_err(Error::from),
                 Err(error) => Err(error),
             },
             (Cost::Threads(class), KeySpec::Rsa(_)) => {
                 let payer = Some(ticket.caller().object_id);
-                let ran = self.workers().run(class, payer, move || operate(key.as_ref(), admitted)).await;
+                let ran = self.workers().run(class, payer, operate).await;
                 ran.and_then(|result| result.map_err(Error::from))
             }
-            (Cost::Threads(_) | Cost::Inline, _) => operate(key.as_ref(), admitted).map_err(Error::from),
+            (Cost::Threads(_) | Cost::Inline, _) => operate().map_err(Error::from),
         };
         let (name, version) = (usable.name, usable.version);
         ticket.record(result.map(|result| UsedKey { name, version, result })).await
@@ -508,26 +510,10 @@ impl Pool {
         Ok(Usable { name, version, spec: held.spec, key })
     }
 
-    /// Where memory for keys is full, those that wait to be used make room: half of them, then all.
     fn load(&self, record: &VersionRecord) -> Result<Arc<dyn LoadedKey>, PartitionError> {
         let held = &record.version;
         let binding = self.binding(&held.name, held.version);
-        let load = || self.partition().load(held.spec, &record.material, &binding);
-        let no_room = |loaded: &Result<_, _>| matches!(loaded, Err(PartitionError::NoRoom(_)));
-        let mut loaded = load();
-        if no_room(&loaded) {
-            let keep = Cell::new(false);
-            self.loaded().retain(|_, _| {
-                keep.set(!keep.get());
-                keep.get()
-            });
-            loaded = load();
-        }
-        if no_room(&loaded) {
-            self.loaded().clear();
-            loaded = load();
-        }
-        loaded
+        self.partition().load(held.spec, &record.material, &binding)
     }
 
     /// The record that a grant is for. The grant names the key, so the check cannot drift from what it protects.

@@ -20,6 +20,7 @@ mod principals;
 mod ready_keys;
 mod release;
 mod roles;
+mod room;
 mod rotation;
 mod schedule;
 mod security_domain;

@@ -11,6 +11,7 @@ use crate::key_backup::KeyBackups;
 use crate::network::Firewall;
 use crate::ready_keys::ReadyKeys;
 use crate::release::{Releases, UsedAssertions};
+use crate::room::{Room, Roomy};
 use crate::security_domain::{DomainState, Installer};
 use crate::test_mode::Simulation;
 use crate::ticket::{Recorded, RequestFacts, Ticket};
@@ -142,7 +143,7 @@ pub enum NotAuthenticated {
     Withdrawn,
 }
 
-type LoadedKeys = Cache<(KeyName, KeyVersion), Arc<dyn LoadedKey>>;
+pub(crate) type LoadedKeys = Cache<(KeyName, KeyVersion), Arc<dyn LoadedKey>>;
 
 pub struct Pool {
     store: Store,
@@ -151,6 +152,7 @@ pub struct Pool {
     sealer: AuditSealer,
     partition: Arc<dyn Partition>,
     loaded: Arc<LoadedKeys>,
+    room: Room,
     ready_keys: Arc<ReadyKeys>,
     workers: Workers,
     rsa15_failures: Option<Arc<FailureLimiter>>,
@@ -309,6 +311,8 @@ impl Pool {
             },
             KeySet::parse(&genesis.issuer.key_set)?,
         );
+        let room = Room::new(loaded.clone());
+        // Without room: a key that nobody asked for is no reason to give up those in use.
         let ready_keys = Arc::new(ReadyKeys::new(partition.clone(), genesis.pool, limits.ready_keys));
         let idle = {
             let ready_keys = ready_keys.clone();
@@ -325,8 +329,9 @@ impl Pool {
             index,
             audit,
             sealer,
-            partition,
+            partition: Arc::new(Roomy { partition, room: room.clone() }),
             loaded,
+            room,
             ready_keys,
             workers: Workers::start(cores, idle),
             rsa15_failures,
@@ -578,6 +583,10 @@ impl Pool {
 
     pub(crate) fn loaded(&self) -> &LoadedKeys {
         &self.loaded
+    }
+
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// How many keys are kept ready in the clear. None of them is disabled, deleted or purged.

@@ -6,7 +6,9 @@
 use crate::error::Error;
 use crate::pool::{Change, Pool};
 use crate::ticket::{Recorded, Ticket};
-use domain::access::{CustomRole, CustomRoleRefused, Role, RoleAssignment, Scope, action, names_look_alike};
+use domain::access::{
+    CustomRole, CustomRoleRefused, Role, RoleAssignment, RoleTable, Scope, action, names_look_alike,
+};
 use domain::guid::Guid;
 use domain::key::Key;
 use domain::name::KeyName;
@@ -24,18 +26,22 @@ pub struct NewAssignment {
 }
 
 impl Pool {
-    /// Gives a principal a role at a scope. The same assignment again changes nothing.
+    /// Gives a principal a role at a scope. The same assignment again changes nothing. A member of the break-glass group may
+    /// make an Administrator, as a tenant's Global Administrators may in the service (behaviour section 11.1).
     pub async fn create_assignment(
         self: &Arc<Self>,
         mut ticket: Ticket,
         new: NewAssignment,
     ) -> Recorded<RoleAssignment> {
         ticket.asks::<action::RoleAssignmentWrite>(&new.scope);
-        if let Err(denied) = ticket.authorize::<action::RoleAssignmentWrite>(new.scope.clone()) {
-            return ticket.record(Err(denied)).await;
-        }
+        let granted = ticket.authorize::<action::RoleAssignmentWrite>(new.scope.clone()).map(|_| ());
+        let by = match (granted, self.break_glass(&ticket, &new)) {
+            (Ok(()), _) => String::new(),
+            (Err(Error::Denied(_)), Some(group)) => format!(", by the break-glass group {group}"),
+            (Err(refused), _) => return ticket.record(Err(refused)).await,
+        };
         let NewAssignment { name, scope, role, principal } = new;
-        ticket.details(format!("assignment {name}: role {role} for principal {principal}"));
+        ticket.details(format!("assignment {name}: role {role} for principal {principal}{by}"));
         let assignment = RoleAssignment { name, scope, role, principal };
         self.record_change(ticket, || self.decide_assignment(&assignment)).await
     }
@@ -177,6 +183,12 @@ impl Pool {
             })
         };
         self.record_change(ticket, decide).await
+    }
+
+    /// The group for whose sake the caller needs no role for this.
+    fn break_glass(&self, ticket: &Ticket, new: &NewAssignment) -> Option<ObjectId> {
+        let group = self.genesis().break_glass_group?;
+        RoleTable::authorize_break_glass(ticket.caller(), group, new.role, &new.scope).map(|_| group)
     }
 
     fn assignment_at(&self, scope: &Scope, name: Guid) -> Result<(RoleAssignment, Stamp), Error> {

@@ -3,20 +3,20 @@
 
 mod common;
 
-use common::{APP, Bench, create, current, new_key, ok, ticket};
+use common::{APP, Bench, create, current, new_key, ok, refused, ticket};
 use crypto::import::WrappedKind;
 use crypto::release::{KeyWrap, ReleaseKey};
 use crypto::{
-    Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition, PartitionError, PrivateParts,
-    SelfTestFailed,
+    Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,
+    PartitionError, PrivateParts, SecretBytes, SelfTestFailed,
 };
 use crypto_software::SoftwarePartition;
-use domain::algorithm::{Curve, KeySpec, RsaSize, SignatureAlgorithm};
-use domain::key::PublicKey;
-use service::{Pool, PoolLimits};
+use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
+use domain::key::{KeyOperation, PublicKey, Tags};
+use service::{ImportedKey, NewKey, Pool, PoolLimits, WrappedKey};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 const RSA: KeySpec = KeySpec::Rsa(RsaSize::Rsa2048);
@@ -71,12 +71,97 @@ async fn a_key_of_another_exponent_is_not_one_of_those_made_ahead() {
     signs(&pool, "three", SignatureAlgorithm::Ps256).await;
 }
 
-/// The software partition on a machine with memory for so many keys.
+/// The software partition on a machine with memory for so many loaded keys, in which one more is refused, whatever
+/// is to become of it.
 struct Crowded {
     partition: SoftwarePartition,
-    room: usize,
-    loaded: Mutex<Vec<Weak<dyn LoadedKey>>>,
+    room: AtomicUsize,
+    memory: Arc<Memory>,
+}
+
+struct Memory {
+    loaded: AtomicUsize,
+    /// So many loaded keys are too many for one of them to be used.
+    too_many_to_use: usize,
     refused: AtomicUsize,
+}
+
+impl Crowded {
+    fn new(bench: &Bench, room: usize, too_many_to_use: usize) -> Arc<Self> {
+        let partition = SoftwarePartition::new(bench.secrets().partition_wrapping_key());
+        let memory = Memory { loaded: AtomicUsize::new(0), too_many_to_use, refused: AtomicUsize::new(0) };
+        Arc::new(Self { partition, room: AtomicUsize::new(room), memory: Arc::new(memory) })
+    }
+
+    fn refused(&self) -> usize {
+        self.memory.refused.load(Ordering::SeqCst)
+    }
+
+    fn admit(&self) -> Result<&SoftwarePartition, PartitionError> {
+        self.memory.admit(self.room.load(Ordering::SeqCst)).map(|()| &self.partition)
+    }
+}
+
+impl Memory {
+    fn admit(&self, room: usize) -> Result<(), PartitionError> {
+        if self.loaded.load(Ordering::SeqCst) < room {
+            return Ok(());
+        }
+        self.refused.fetch_add(1, Ordering::SeqCst);
+        Err(PartitionError::NoRoom("find room for another key"))
+    }
+}
+
+struct CrowdedKey {
+    key: Arc<dyn LoadedKey>,
+    memory: Arc<Memory>,
+}
+
+impl CrowdedKey {
+    fn admit(&self) -> Result<&dyn LoadedKey, PartitionError> {
+        self.memory.admit(self.memory.too_many_to_use).map(|()| self.key.as_ref())
+    }
+}
+
+impl Drop for CrowdedKey {
+    fn drop(&mut self) {
+        self.memory.loaded.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl LoadedKey for CrowdedKey {
+    fn spec(&self) -> KeySpec {
+        self.key.spec()
+    }
+
+    fn sign(&self, algorithm: SignatureAlgorithm, digest: &[u8]) -> Result<Vec<u8>, PartitionError> {
+        self.admit()?.sign(algorithm, digest)
+    }
+
+    fn verify(
+        &self,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+        signature: &[u8],
+    ) -> Result<bool, PartitionError> {
+        self.admit()?.verify(algorithm, digest, signature)
+    }
+
+    fn encrypt(
+        &self,
+        algorithm: EncryptionAlgorithm,
+        input: &Encrypt<'_>,
+    ) -> Result<Ciphertext, PartitionError> {
+        self.admit()?.encrypt(algorithm, input)
+    }
+
+    fn decrypt(
+        &self,
+        algorithm: EncryptionAlgorithm,
+        input: &Decrypt<'_>,
+    ) -> Result<SecretBytes, PartitionError> {
+        self.admit()?.decrypt(algorithm, input)
+    }
 }
 
 impl Partition for Crowded {
@@ -86,15 +171,9 @@ impl Partition for Crowded {
         masked: &MaskedMaterial,
         binding: &MaterialBinding,
     ) -> Result<Arc<dyn LoadedKey>, PartitionError> {
-        let mut loaded = self.loaded.lock().unwrap();
-        loaded.retain(|key| key.strong_count() > 0);
-        if loaded.len() >= self.room {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(PartitionError::NoRoom("find room for another key"));
-        }
-        let key = self.partition.load(spec, masked, binding)?;
-        loaded.push(Arc::downgrade(&key));
-        Ok(key)
+        let key = self.admit()?.load(spec, masked, binding)?;
+        self.memory.loaded.fetch_add(1, Ordering::SeqCst);
+        Ok(Arc::new(CrowdedKey { key, memory: self.memory.clone() }))
     }
 
     fn generate(
@@ -103,7 +182,7 @@ impl Partition for Crowded {
         public_exponent: Option<u64>,
         binding: &MaterialBinding,
     ) -> Result<Generated, PartitionError> {
-        self.partition.generate(spec, public_exponent, binding)
+        self.admit()?.generate(spec, public_exponent, binding)
     }
 
     fn import(
@@ -112,7 +191,7 @@ impl Partition for Crowded {
         parts: &PrivateParts,
         binding: &MaterialBinding,
     ) -> Result<Generated, PartitionError> {
-        self.partition.import(spec, parts, binding)
+        self.admit()?.import(spec, parts, binding)
     }
 
     fn unwrap(
@@ -121,7 +200,7 @@ impl Partition for Crowded {
         kind: WrappedKind,
         wrapped: &[u8],
     ) -> Result<PrivateParts, PartitionError> {
-        self.partition.unwrap(kek, kind, wrapped)
+        self.admit()?.unwrap(kek, kind, wrapped)
     }
 
     fn release(
@@ -132,7 +211,7 @@ impl Partition for Crowded {
         to: &ReleaseKey,
         wrap: KeyWrap,
     ) -> Result<Vec<u8>, PartitionError> {
-        self.partition.release(spec, masked, binding, to, wrap)
+        self.admit()?.release(spec, masked, binding, to, wrap)
     }
 
     fn rebind(
@@ -154,43 +233,132 @@ impl Partition for Crowded {
     }
 }
 
+const EC: KeySpec = KeySpec::Ec(Curve::P256);
+
 #[tokio::test]
 async fn where_memory_for_keys_is_full_those_that_are_not_in_use_make_room() {
     let bench = Bench::new();
-    let secrets = bench.secrets();
-    let partition = Arc::new(Crowded {
-        partition: SoftwarePartition::new(secrets.partition_wrapping_key()),
-        room: 3,
-        loaded: Mutex::default(),
-        refused: AtomicUsize::new(0),
-    });
+    let partition = Crowded::new(&bench, 3, 100);
     let pool = bench.open_with(partition.clone()).await;
     let names: Vec<String> = (0..7).map(|number| format!("k{number}")).collect();
     for name in &names {
-        create(&pool, name, KeySpec::Ec(Curve::P256)).await;
+        create(&pool, name, EC).await;
     }
     for _ in 0..3 {
         for name in &names {
             signs(&pool, name, SignatureAlgorithm::Es256).await;
         }
     }
-    assert!(partition.refused.load(Ordering::Relaxed) > 3, "it was never full");
+    assert!(partition.refused() > 3, "it was never full");
     assert!(pool.loaded_keys() <= 3);
 }
 
+/// What a pool of keys that were used, and nobody's use of them since, must not keep anybody from.
 #[tokio::test]
-async fn where_there_is_no_room_for_a_single_key_its_use_fails() {
+async fn where_memory_for_keys_is_full_a_new_key_finds_room() {
     let bench = Bench::new();
-    let partition = Arc::new(Crowded {
-        partition: SoftwarePartition::new(bench.secrets().partition_wrapping_key()),
-        room: 0,
-        loaded: Mutex::default(),
-        refused: AtomicUsize::new(0),
-    });
-    let pool = bench.open_with(partition).await;
-    create(&pool, "k", KeySpec::Ec(Curve::P256)).await;
+    let partition = Crowded::new(&bench, 3, 100);
+    let pool = bench.open_with(partition.clone()).await;
+    for name in ["k0", "k1", "k2"] {
+        create(&pool, name, EC).await;
+    }
+    let kek =
+        NewKey { operations: Some([KeyOperation::Import].into_iter().collect()), ..new_key("kek", RSA) };
+    ok(pool.create_key(ticket(&pool, APP), kek).await);
+    let full = async || {
+        for name in ["k0", "k1", "k2"] {
+            signs(&pool, name, SignatureAlgorithm::Es256).await;
+        }
+        assert_eq!(pool.loaded_keys(), 3);
+        partition.refused()
+    };
+    let made_room =
+        |before: usize, what: &str| assert!(partition.refused() > before, "{what}: it was not full");
+
+    let before = full().await;
+    create(&pool, "created", EC).await;
+    made_room(before, "create");
+    let before = full().await;
+    create(&pool, "created", RSA).await;
+    made_room(before, "create on the thread for it");
+    let before = full().await;
+    let new = new_key("imported", KeySpec::Oct(OctSize::Oct256));
+    let parts = PrivateParts::Oct(SecretBytes::new(vec![5; 32]));
+    ok(pool.import_key(ticket(&pool, APP), ImportedKey { new, parts }).await);
+    made_room(before, "import");
+
+    full().await;
+    let wrapped = WrappedKey {
+        name: "wrapped".parse().unwrap(),
+        kind: WrappedKind::Oct,
+        kek: current("kek"),
+        ciphertext: vec![5; 300],
+        operations: None,
+        enabled: true,
+        not_before: None,
+        expires: None,
+        exportable: false,
+        release: None,
+        tags: Tags::default(),
+    };
+    // The key for it takes a place as well. What is wrong with this one is all that is wrong.
+    let refusal = refused(pool.import_wrapped_key(ticket(&pool, APP), wrapped).await);
+    assert!(!refusal.to_string().contains("find room"), "{refusal}");
+}
+
+#[tokio::test]
+async fn where_a_loaded_key_finds_no_room_to_be_used_others_make_it() {
+    let bench = Bench::new();
+    let partition = Crowded::new(&bench, 100, 3);
+    let pool = bench.open_with(partition.clone()).await;
+    for name in ["k0", "k1", "k2"] {
+        create(&pool, name, EC).await;
+    }
+    create(&pool, "r", RSA).await;
+    for (name, algorithm) in [("k0", SignatureAlgorithm::Es256), ("r", SignatureAlgorithm::Ps256)] {
+        let before = partition.refused();
+        for name in ["k1", "k2", name] {
+            signs(&pool, name, algorithm_of(name)).await;
+        }
+        assert!(partition.refused() > before, "it was never full");
+        signs(&pool, name, algorithm).await;
+    }
+}
+
+fn algorithm_of(name: &str) -> SignatureAlgorithm {
+    if name == "r" { SignatureAlgorithm::Ps256 } else { SignatureAlgorithm::Es256 }
+}
+
+#[tokio::test]
+async fn a_key_that_nobody_asked_for_takes_no_room_from_those_in_use() {
+    let limits = PoolLimits { ready_keys: 1, ready_keys_after: Duration::ZERO, ..PoolLimits::default() };
+    let bench = Bench { limits, ..Bench::new() };
+    let partition = Crowded::new(&bench, 100, 100);
+    let pool = bench.open_with(partition.clone()).await;
+    create(&pool, "k", EC).await;
+    signs(&pool, "k", SignatureAlgorithm::Es256).await;
+    until_ready(&pool, 3).await;
+    partition.room.store(1, Ordering::SeqCst);
+    let before = partition.refused();
+    // One fewer is ready then, and another is made, if it can be.
+    create(&pool, "r", RSA).await;
+    while partition.refused() == before {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!((pool.ready_key_count(), pool.loaded_keys()), (2, 1));
+}
+
+#[tokio::test]
+async fn where_there_is_no_room_for_a_single_key_its_use_and_another_one_fail() {
+    let bench = Bench::new();
+    let pool = bench.open().await;
+    create(&pool, "k", EC).await;
+    pool.close().await;
+    let pool = bench.open_with(Crowded::new(&bench, 0, 0)).await;
     let signed = pool.sign(ticket(&pool, APP), current("k"), SignatureAlgorithm::Es256, vec![7; 32]).await;
-    let refusal = common::refused(signed);
-    assert!(refusal.to_string().contains("find room for another key"), "{refusal}");
+    let created = pool.create_key(ticket(&pool, APP), new_key("l", EC)).await;
+    for refusal in [refused(signed), refused(created)] {
+        assert!(refusal.to_string().contains("find room for another key"), "{refusal}");
+    }
     assert_eq!(pool.loaded_keys(), 0);
 }

@@ -5,13 +5,16 @@ mod common;
 
 use common::*;
 use crypto::domain_secrets::DomainSecrets;
+use domain::access::{BuiltInRole, Scope};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use domain::guid::Guid;
 use domain::key::KeyOperation;
 use domain::pool::{Genesis, PoolClass};
 use domain::time::IntDate;
 use host_embedded::{EngineOptions, RedbEngine};
-use service::{DecryptInput, EncryptInput, Error, KeyReference, Pool, PoolLimits, SecretBytes};
+use service::{
+    DecryptInput, EncryptInput, Error, KeyReference, NewAssignment, Pool, PoolLimits, SecretBytes,
+};
 use std::sync::Arc;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,4 +174,49 @@ async fn a_pool_is_founded_once() {
     assert!(Pool::found(&engine, &secrets, other, None).await.is_err());
     assert!(Pool::found(&engine, &DomainSecrets::generate(), genesis(), None).await.is_err());
     assert!(Pool::found(&engine, &secrets, genesis(), None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_member_of_the_break_glass_group_makes_an_administrator_and_does_nothing_else() {
+    const GROUP: Guid = Guid([0xb1; 16]);
+    const MEMBER: Guid = Guid([0xb2; 16]);
+    let mut bench = Bench::new();
+    bench.genesis.break_glass_group = Some(GROUP);
+    let pool = bench.open().await;
+    let member = || ticket_in(&pool, MEMBER, &[Guid([1; 16]), GROUP]);
+    let wish = |number: u8, role: BuiltInRole, scope: Scope| NewAssignment {
+        name: Guid([number; 16]),
+        scope,
+        role: role.id(),
+        principal: MEMBER,
+    };
+    let administrator = || wish(1, BuiltInRole::Administrator, Scope::Root);
+    let denied = |refusal: Error| assert!(matches!(refusal, Error::Denied(_)), "{refusal}");
+    for other in [ticket(&pool, MEMBER), ticket(&pool, GROUP), ticket_in(&pool, MEMBER, &[APP])] {
+        denied(refused(pool.create_assignment(other, administrator()).await));
+    }
+    for (role, scope) in [
+        (BuiltInRole::Administrator, Scope::Keys),
+        (BuiltInRole::CryptoOfficer, Scope::Root),
+        (BuiltInRole::CryptoUser, Scope::Keys),
+    ] {
+        denied(refused(pool.create_assignment(member(), wish(2, role, scope)).await));
+    }
+    denied(refused(pool.create_key(member(), new_key("k", KeySpec::Ec(Curve::P256))).await));
+    denied(refused(pool.list_assignments(member(), Scope::Root).await));
+
+    ok(pool.create_assignment(member(), administrator()).await);
+    let event = pool.audit_page(0, 10_000).await.unwrap().pop().unwrap().to_string();
+    assert!(event.contains(&format!("by the break-glass group {GROUP}")), "{event}");
+    denied(refused(
+        pool.delete_assignment(ticket_in(&pool, APP, &[GROUP]), Scope::Root, Guid([1; 16])).await,
+    ));
+    // From here on by the role, and that says so.
+    ok(pool.create_assignment(member(), wish(3, BuiltInRole::CryptoUser, Scope::Root)).await);
+    let event = pool.audit_page(0, 10_000).await.unwrap().pop().unwrap().to_string();
+    assert!(!event.contains("break-glass"), "{event}");
+    pool.close().await;
+
+    let pool = Bench::new().open().await;
+    denied(refused(pool.create_assignment(ticket_in(&pool, MEMBER, &[GROUP]), administrator()).await));
 }

@@ -2,6 +2,7 @@
 
 use super::finding::Finding;
 use crate::CommandError;
+use crate::SECONDS_PER_DAY;
 use crate::client::list;
 use crate::client::login::Client;
 use crate::client::output::clean;
@@ -14,7 +15,7 @@ use std::time::SystemTime;
 const LOOKED_AT: usize = 100;
 /// Named one by one; how many more there are is said.
 const SHOWN: usize = 5;
-const SOON_SECONDS: i64 = 30 * 86_400;
+const SOON_SECONDS: i64 = 30 * SECONDS_PER_DAY;
 
 /// What a tool asks of a key (each was run against a pool).
 const PAIRS: [(&[&str], &str); 2] = [
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn keys_that_end_soon_already_or_never_are_named() {
-        let day = 86_400;
+        let day = SECONDS_PER_DAY;
         let all = keys(&[
             ("forever", "EC-HSM", &[], None),
             ("over", "EC-HSM", &[], Some(NOW)),

@@ -1,6 +1,7 @@
 //! What the machine beneath a pool can be seen to do for it: disk, clock, certificates, swap.
 
 use super::finding::Finding;
+use crate::SECONDS_PER_DAY;
 use crate::client::moment;
 use crate::layout::Layout;
 use std::fs;
@@ -14,7 +15,6 @@ const MIB: u64 = 1 << 20;
 const ENOUGH_FREE_BYTES: u64 = 1024 * MIB;
 /// Between what wrote a file and what reads its time.
 const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
-const DAY_SECONDS: i64 = 86_400;
 /// Time enough to be noticed and seen to.
 const CERTIFICATE_DAYS: i64 = 30;
 
@@ -72,11 +72,11 @@ pub fn certificate(check: &'static str, der: &[u8], now: SystemTime, remedy: &st
     let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let left = end.saturating_sub(i64::try_from(now).unwrap_or(i64::MAX));
     let found = format!("good until {}", moment::show(end));
-    if left >= CERTIFICATE_DAYS * DAY_SECONDS {
+    if left >= CERTIFICATE_DAYS * SECONDS_PER_DAY {
         return Finding::ok(check, found);
     }
     let found =
-        if left > 0 { format!("{found}, {} days", left / DAY_SECONDS) } else { format!("was {found}") };
+        if left > 0 { format!("{found}, {} days", left / SECONDS_PER_DAY) } else { format!("was {found}") };
     Finding::weak(check, found, "Clients refuse a certificate that has ended.", remedy)
 }
 
@@ -118,7 +118,7 @@ mod tests {
         let certificate = params.self_signed(&key).unwrap();
         let at = |days: i64| {
             let end = time::macros::datetime!(2027-01-31 0:00 UTC).unix_timestamp();
-            let now = Duration::from_secs((end - days * DAY_SECONDS) as u64);
+            let now = Duration::from_secs((end - days * SECONDS_PER_DAY) as u64);
             certificate_at(certificate.der(), SystemTime::UNIX_EPOCH + now)
         };
         assert_eq!(at(31).state, State::Ok);

@@ -1,5 +1,6 @@
 //! `holdfast pool certificate`: asks for a certificate and takes it.
 
+use super::passphrase::Sealing;
 use super::tls;
 use crate::CommandError;
 use crate::hardening;
@@ -39,6 +40,7 @@ pub fn run(command: Command) -> Result<ExitCode, CommandError> {
         Command::Request { data, root_credential } => {
             let layout = Layout::new(data);
             let host = tls::requested_host(&layout)?;
+            let _sealing = Sealing::begin(&layout)?;
             let place = layout.production_place(RootOfTrust::credential(&root_credential)?);
             // A key that is sealed under another passphrase would not open at a start.
             place.opens()?;

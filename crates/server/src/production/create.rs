@@ -1,5 +1,6 @@
 //! `holdfast pool create`: founds a pool of class production.
 
+use super::passphrase::Sealing;
 use super::tls;
 use crate::CommandError;
 use crate::hardening;
@@ -67,7 +68,7 @@ pub struct Arguments {
     /// Days for which a deleted key can be recovered: 7 to 90.
     #[arg(long, value_name = "DAYS", default_value_t = RetentionDays::DEFAULT.days(), value_parser = clap::value_parser!(u8).range(7..=90))]
     retention_days: u8,
-    /// A group whose members may come to assign Administrator without holding a role. None unless said.
+    /// A group whose members may assign Managed HSM Administrator at `/` without holding a role. None unless said.
     #[arg(long, value_name = "ID")]
     break_glass_group: Option<Guid>,
     /// Let the security domain be downloaded again, for other holders. One stolen administrator's token then defeats the
@@ -90,6 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     }
     let _lock = running::lock(&layout)?;
     remains::check_production(&layout)?;
+    let _sealing = Sealing::begin(&layout)?;
     let place = layout.production_place(root);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut is_new = false;

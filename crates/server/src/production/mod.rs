@@ -5,6 +5,7 @@
 
 mod certificate;
 mod create;
+mod passphrase;
 mod serve;
 pub mod tls;
 
@@ -21,6 +22,8 @@ pub enum Command {
     /// The pool's TLS certificate, which your own CA signs.
     #[command(subcommand)]
     Certificate(certificate::Command),
+    /// Seal the pool under another passphrase. It must not be serving.
+    Passphrase(passphrase::Arguments),
     /// Serve the pool.
     Serve(serve::Arguments),
     /// Say that the security domain which was uploaded is the right one, over the wire API. Until then no key works.
@@ -31,6 +34,7 @@ pub fn run(command: Command) -> Result<ExitCode, CommandError> {
     match command {
         Command::Create(arguments) => create::run(&arguments),
         Command::Certificate(command) => certificate::run(command),
+        Command::Passphrase(arguments) => passphrase::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Confirm(arguments) => client::confirm::run(arguments),
     }
@@ -39,6 +43,15 @@ pub fn run(command: Command) -> Result<ExitCode, CommandError> {
 /// Whether a pool of class production was made, or begun, in this directory.
 pub fn is_production(layout: &Layout) -> bool {
     layout.tls().exists()
+}
+
+/// For commands that found none.
+fn check_production(layout: &Layout) -> Result<(), CommandError> {
+    if is_production(layout) {
+        return Ok(());
+    }
+    Err(format!("there is no pool in {}: found one with `holdfast pool create`", layout.data.display())
+        .into())
 }
 
 /// Before a quickstart makes anything.

@@ -1,6 +1,7 @@
 //! `holdfast pool serve`: one pool of class production, in one process.
 
-use super::{create, is_production, tls};
+use super::passphrase::Sealing;
+use super::{check_production, create, tls};
 use crate::CommandError;
 use crate::files;
 use crate::instance::resource_suffix;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -38,8 +40,8 @@ pub struct Arguments {
     /// Where clients come to. Can be given again.
     #[arg(long, value_name = "ADDRESS:PORT", required = true)]
     listen: Vec<SocketAddr>,
-    /// The passphrase that the pool was founded with, in the first line of this file, such as a credential of systemd or
-    /// /dev/fd/3. Without it every request is answered 503.
+    /// The pool's passphrase, in the first line of this file, such as a credential of systemd or /dev/fd/3. Without it every
+    /// request is answered 503.
     #[arg(long, value_name = "FILE")]
     root_credential: Option<PathBuf>,
     #[command(flatten)]
@@ -50,22 +52,21 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     // Before the passphrase is read.
     let hardening = hardening::for_server(PoolClass::Production)?;
     let layout = Layout::new(arguments.data.clone());
-    if !is_production(&layout) {
-        return Err(format!(
-            "there is no pool in {}: found one with `holdfast pool create`",
-            layout.data.display()
-        )
-        .into());
-    }
+    check_production(&layout)?;
     files::create_directory(&layout.data.join("run"))?;
     let _lock = running::lock(&layout)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let capacity = Capacity::within(hardening.descriptors);
+    // From here on it ends nothing.
+    let mut hangups = {
+        let _entered = runtime.enter();
+        signal(SignalKind::hangup())?
+    };
     loop {
         // Before it is read: a change during the attempt is another attempt.
         let tried = changed(arguments.root_credential.as_deref());
         let served = match root(arguments.root_credential.as_deref()) {
-            Ok(root) => runtime.block_on(serve(&layout, arguments, root, capacity)),
+            Ok(root) => runtime.block_on(serve(&layout, arguments, root, capacity, &mut hangups)),
             Err(error) => Err(error),
         };
         let ended = match served {
@@ -92,8 +93,10 @@ async fn serve(
     arguments: &Arguments,
     root: RootOfTrust,
     capacity: Capacity,
+    hangups: &mut Signal,
 ) -> Result<Ended, CommandError> {
     let place = layout.production_place(root);
+    drop(Sealing::begin(layout)?);
     place.finish_switch()?;
     // Secrets made anew beside an old store would open nothing, and lie in the way of those that do.
     remains::check_production(layout)?;
@@ -104,6 +107,7 @@ async fn serve(
     }
     let (switch, mut switching) = watch::channel(false);
     let outgoing = Outgoing::read(&layout.limits(), &arguments.outgoing)?;
+    let (rules, trusted) = limits::network_rules(&layout.limits())?;
     // A pool whose store has gone is not founded anew: genesis would be another one.
     let found = || -> Result<_, CommandError> {
         Err(format!("{} holds no pool: put it back from a copy", layout.store().display()).into())
@@ -112,6 +116,7 @@ async fn serve(
     let host = create::host(pool.genesis())?;
     pool.connect_key_source(issuer_key_source::connect_pinned)?;
     pool.connect_authorities(authority_source::of(&pool, &outgoing));
+    pool.apply_network_rules(rules, trusted).await?;
     let (close, closing) = watch::channel(false);
     let shared = Shared::new(tls::open(layout, &place, &host)?, capacity.pool, closing.clone());
     let listeners = bind(&arguments.listen)?;
@@ -128,12 +133,33 @@ async fn serve(
     let ended = tokio::select! {
         ended = quickstart::wait_for_end() => ended.map(|()| Ended::AsAsked)?,
         _ = switching.wait_for(|switch| *switch) => Ended::ToSwitch,
+        () = keep_rules(&pool, layout, hangups) => Ended::AsAsked,
     };
     close.send_replace(true);
     while services.join_next().await.is_some() {}
     drop(api);
     pool.close().await;
     Ok(ended)
+}
+
+/// Puts the rules of `pool.toml` into force at each SIGHUP. Where that fails those in force stay: whoever changes them is
+/// told, and nobody is let in for it.
+async fn keep_rules(pool: &Pool, layout: &Layout, hangups: &mut Signal) {
+    while hangups.recv().await.is_some() {
+        let applied = async {
+            let (rules, trusted) = limits::network_rules(&layout.limits())?;
+            pool.apply_network_rules(rules, trusted).await?;
+            Ok::<_, CommandError>(())
+        };
+        // Whoever started this may not listen any more.
+        let _ = match applied.await {
+            Ok(()) => output::line(format_args!("network rules: {}", pool.network_rules())),
+            Err(error) => {
+                tracing::error!(%error, "the network rules stay as they are");
+                Ok(())
+            }
+        };
+    }
 }
 
 /// What has to happen before keys work.

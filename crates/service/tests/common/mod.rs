@@ -155,10 +155,15 @@ pub fn genesis() -> Genesis {
 }
 
 pub fn ticket(pool: &Arc<Pool>, principal: Guid) -> Ticket {
+    ticket_in(pool, principal, &[])
+}
+
+/// Of a principal that is in `groups`.
+pub fn ticket_in(pool: &Arc<Pool>, principal: Guid, groups: &[Guid]) -> Ticket {
     let caller = Caller {
         tenant: TenantId::parse("t").unwrap(),
         object_id: principal,
-        groups: vec![],
+        groups: groups.to_vec(),
         issued_at: IntDate::default(),
         application_id: None,
         user_principal_name: None,
