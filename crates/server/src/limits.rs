@@ -1,6 +1,5 @@
 //! A TOML file that a pool's operator may write: its limits, whom it may call, who may call it, and the services that it
-//! trusts. What is not
-//! named has the service's default.
+//! trusts. What is not named has the service's default.
 
 use crate::CommandError;
 use crate::azure_blob::IdentityEndpoint;
