@@ -257,9 +257,8 @@ impl Inbox {
     /// Gathers a little longer, after a group of `last_group` leaves.
     async fn gather(&mut self, last_group: usize, shared: &Shared, longest_wait: Duration) {
         // Those whose answers went out a moment ago come again, those here would have to wait for another sync. Half of
-        // them all is a group, so that one half is at work while the other is written. Forgotten slowly: where a log
-        // answers at once few have come by then, and small groups would stay small.
-        self.coming = (last_group + self.leaves.len()).max(self.coming - self.coming.div_ceil(COMING_PART));
+        // them all is a group, so that one half is at work while the other is written.
+        self.coming = come_and_go(self.coming, last_group + self.leaves.len());
         let half = self.coming.div_ceil(2);
         for _ in 0..MAX_TURNS {
             let before = self.leaves.len();
@@ -292,6 +291,12 @@ impl Inbox {
     }
 }
 
+/// How many requests come and go, of which so many were `seen` just now. Forgotten slowly: where a log answers at once few
+/// have come by then, and small groups would stay small.
+fn come_and_go(before: usize, seen: usize) -> usize {
+    seen.max(before - before.div_ceil(COMING_PART))
+}
+
 /// Takes leaves from the front until there are enough for a group.
 fn next_group(leaves: &mut VecDeque<Waiting>) -> (Vec<Leaf>, Vec<Answer>) {
     let mut bytes = 0;
@@ -313,5 +318,20 @@ fn send_answers(written: &Result<Arc<Checkpoint>, AuditError>, answers: Vec<Answ
             }
         }
         Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_many_come_and_go_grows_at_once_and_shrinks_slowly() {
+        assert_eq!(come_and_go(0, 1), 1);
+        assert_eq!(come_and_go(2, 32), 32);
+        assert_eq!(come_and_go(32, 3), 30);
+        let after = |groups| (0..groups).fold(32, |before, _| come_and_go(before, 3));
+        assert!(after(6) > 16, "one group after another that was early");
+        assert_eq!(after(100), 3, "the others are gone");
     }
 }

@@ -11,7 +11,6 @@ use domain::guid::Guid;
 use domain::time::{IntDate, Time};
 use host::LogError;
 use proptest::prelude::*;
-use std::sync::Arc;
 use std::time::Duration;
 
 fn none() -> Vec<String> {
@@ -99,31 +98,6 @@ async fn a_group_waits_for_what_is_announced_as_long_as_all_in_it_have_time() {
     assert!(!patient.is_finished());
     assert_eq!(opened.append(leaf(4)).await.unwrap().tree_size(), 4);
     assert_eq!(patient.await.unwrap().tree_size(), 4);
-}
-
-/// They come one after another, and the log answers before the next is there.
-#[tokio::test]
-async fn many_that_come_and_go_share_groups_however_fast_the_log_is() {
-    const REQUESTS: usize = 32;
-    const ROUNDS: usize = 50;
-    let log = MemoryLog::default();
-    let opened = Arc::new(Pool::new().open(&log, None).await.unwrap().log);
-    let come_and_go = |request: usize| {
-        let opened = opened.clone();
-        tokio::spawn(async move {
-            for _ in 0..ROUNDS {
-                for _ in 0..request % 8 {
-                    tokio::task::yield_now().await;
-                }
-                opened.append(leaf(1)).await.unwrap();
-            }
-        })
-    };
-    for request in (0..REQUESTS).map(come_and_go).collect::<Vec<_>>() {
-        request.await.unwrap();
-    }
-    let groups = log.memory().appends - 1;
-    assert!(groups <= REQUESTS * ROUNDS / 8, "{groups} groups of {} events", REQUESTS * ROUNDS);
 }
 
 #[tokio::test]

@@ -65,9 +65,9 @@ const RSA_NICE: i32 = 5;
 /// A result is held back for those behind it only where at least so many wait: with fewer, whoever gets its answer would
 /// be missed when it should ask again.
 const MANY_WAITING: usize = 4;
-/// How long the first result may be held, so that some go out together: a wake-up of the runtime for each costs more than
-/// a tenth of a signature, and whoever has many before it has waited longer than this.
-const LONGEST_HELD: Duration = Duration::from_millis(1);
+/// How long the first result of an RSA operation may be held, so that some go out together: a wake-up of the runtime for
+/// each costs more than a tenth of a signature, and whoever had many before it has waited longer than this.
+const RSA_HELD: Duration = Duration::from_millis(1);
 /// Not the idle class: generation must go on, slowly, under load.
 const GENERATION_NICE: i32 = 10;
 
@@ -76,10 +76,10 @@ impl Workers {
     pub fn start(cores: usize, idle: Idle) -> Self {
         let rsa_private = Queue::new("RSA private operations", RSA_QUEUE);
         for number in 0..cores {
-            rsa_private.start(format!("rsa-{number}"), RSA_NICE, None);
+            rsa_private.start(format!("rsa-{number}"), RSA_NICE, RSA_HELD, None);
         }
         let key_generation = Queue::new("key generation", GENERATION_QUEUE);
-        key_generation.start("keygen-0".into(), GENERATION_NICE, Some(idle));
+        key_generation.start("keygen-0".into(), GENERATION_NICE, Duration::ZERO, Some(idle));
         Self { rsa_private, key_generation }
     }
 
@@ -134,11 +134,11 @@ impl Queue {
         Ok(())
     }
 
-    fn start(self: &Arc<Self>, name: String, nice: i32, idle: Option<Idle>) {
+    fn start(self: &Arc<Self>, name: String, nice: i32, longest_held: Duration, idle: Option<Idle>) {
         let queue = self.clone();
         std::thread::Builder::new()
             .name(name)
-            .spawn(move || queue.work(nice, idle))
+            .spawn(move || queue.work(nice, longest_held, idle))
             .expect("the operating system starts threads at start-up");
     }
 
@@ -166,14 +166,14 @@ impl Queue {
         }
     }
 
-    fn work(&self, nice: i32, idle: Option<Idle>) {
+    fn work(&self, nice: i32, longest_held: Duration, idle: Option<Idle>) {
         // On Linux this is the priority of the calling thread alone. Without it the class merely runs at full priority.
         if let Err(error) = rustix::process::nice(nice) {
             tracing::warn!(%error, "cannot lower the priority of a worker thread");
         }
         let after = idle.as_ref().map(|idle| idle.after);
         let mut patience = after;
-        let mut held = Held::default();
+        let mut held = Held { results: Vec::new(), since: None, longest: longest_held };
         loop {
             match self.next(patience) {
                 Next::Job(job, behind) => {
@@ -194,18 +194,18 @@ impl Queue {
 }
 
 /// Results that wait for others to go out with.
-#[derive(Default)]
 struct Held {
     results: Vec<Deliver>,
     /// When the first of them was there.
     since: Option<Instant>,
+    longest: Duration,
 }
 
 impl Held {
     /// Delivers all, unless there are `more` to come and the first has not been held for long.
     fn deliver_unless(&mut self, more: bool) {
         let since = *self.since.get_or_insert_with(Instant::now);
-        if more && since.elapsed() < LONGEST_HELD {
+        if more && since.elapsed() < self.longest {
             return;
         }
         self.since = None;
@@ -243,18 +243,43 @@ mod tests {
             let sender = sender.clone();
             Box::new(move || sender.send(number).expect("the test listens"))
         };
-        let mut held = Held { results: vec![result(1)], since: Some(Instant::now() + LONGEST_HELD) };
+        let longest = RSA_HELD;
+        let mut held = Held { results: vec![result(1)], since: Some(Instant::now() + longest), longest };
         held.deliver_unless(true);
         assert_eq!(delivered.try_iter().count(), 0);
         held.results.push(result(2));
         held.deliver_unless(false);
         assert_eq!(delivered.try_iter().collect::<Vec<_>>(), [1, 2]);
 
-        let long_ago = Instant::now().checked_sub(LONGEST_HELD);
-        let mut held = Held { results: vec![result(3)], since: long_ago };
+        let long_ago = Instant::now().checked_sub(longest);
+        let mut held = Held { results: vec![result(3)], since: long_ago, longest };
         held.deliver_unless(true);
         assert_eq!(delivered.try_iter().collect::<Vec<_>>(), [3]);
         assert!(held.since.is_none(), "the next one starts a time of its own");
+    }
+
+    /// The next one takes seconds.
+    #[tokio::test]
+    async fn a_generated_key_is_not_held_for_those_behind_it() {
+        let workers = Workers::start(1, without_idle_work());
+        let ((all_wait, begin), (next_ends, end)) = (mpsc::channel::<()>(), mpsc::channel::<()>());
+        let run = |job: Box<dyn FnOnce() + Send>| workers.run(CostClass::KeyGeneration, None, job);
+        // The thread is at the first of them while the others come.
+        let mut waiting = vec![Box::pin(run(Box::new(move || begin.recv().unwrap())))];
+        assert!(poll_once(&mut waiting[0]).is_none());
+        let mut made = Box::pin(run(Box::new(|| {})));
+        assert!(poll_once(&mut made).is_none());
+        let mut next = Box::pin(run(Box::new(move || end.recv().unwrap())));
+        assert!(poll_once(&mut next).is_none());
+        waiting.extend((0..=MANY_WAITING).map(|_| Box::pin(run(Box::new(|| {})))));
+        assert!(waiting[1..].iter_mut().all(|one| poll_once(one).is_none()));
+        all_wait.send(()).unwrap();
+        made.await.unwrap();
+        next_ends.send(()).unwrap();
+        next.await.unwrap();
+        for one in waiting {
+            one.await.unwrap();
+        }
     }
 
     /// One principal has all that it may wait; another one's job is still taken, and is done second.

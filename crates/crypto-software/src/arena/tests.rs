@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
+use std::sync::Barrier;
 
 /// Set in processes that tests start, to what they are to do.
 pub(super) const ROLE: &str = "HOLDFAST_ARENA_TEST_ROLE";
@@ -182,11 +183,16 @@ proptest! {
 fn threads_share_an_arena() {
     let arena = Arena::reserve(16 * CHUNK_BYTES, 3).unwrap();
     let handed_over: Vec<Mutex<Vec<(usize, usize)>>> = (0..4).map(|_| Mutex::default()).collect();
+    // Where one thread does not get to run, what waits for it must not fill the arena.
+    let in_step = Barrier::new(4);
     std::thread::scope(|scope| {
         for thread in 0..4usize {
-            let (arena, handed_over) = (&arena, &handed_over);
+            let (arena, handed_over, in_step) = (&arena, &handed_over, &in_step);
             scope.spawn(move || {
                 for round in 0..5_000usize {
+                    if round % 100 == 0 {
+                        in_step.wait();
+                    }
                     let bytes = (round * 37 + thread * 101) % 3_000 + 1;
                     let pointer = arena.allocate(bytes);
                     assert!(bytes_of(pointer, bytes).iter().all(|byte| *byte == 0));
