@@ -1,9 +1,11 @@
 //! What a full backup holds (`docs/formats/full-backup.md`): records in chunks, and a manifest of what there are.
 
 use crate::codec;
-use crate::record::{Record, UnreadableRecord, kind};
+use crate::pool_state::Digest;
+use crate::record::{Record, UnreadableRecord, VersionRecord, kind};
 use crypto::SecretBytes;
 use crypto::full_backup::MAX_CHUNK_BYTES;
+use domain::name::KeyVersion;
 use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
 
@@ -82,9 +84,55 @@ impl Counts {
         self.0.get(&kind::VERSION).copied().unwrap_or_default()
     }
 
+    /// Keys whose encryptions were counted.
+    pub fn counted_keys(&self) -> u64 {
+        self.0.get(&kind::INVOCATIONS).copied().unwrap_or_default()
+    }
+
     pub fn assignments(&self) -> u64 {
         self.0.get(&kind::ASSIGNMENT).copied().unwrap_or_default()
     }
+}
+
+/// Whether the versions that there are, are those that keys name: two sums of digests, each of a key's name and a version,
+/// so that records may come in any order and nothing is kept for each of them.
+///
+/// It finds faults of a writer. Nobody chooses what is summed against it, as the sums are keyed by chance.
+pub struct Pairing {
+    key: [u8; 32],
+    named: Digest,
+    held: Digest,
+}
+
+impl Pairing {
+    pub fn new() -> Self {
+        let mut key = [0; 32];
+        crypto::digest::random(&mut key);
+        Self { key, named: Digest::default(), held: Digest::default() }
+    }
+
+    pub fn add(&mut self, record: &Record) {
+        match record {
+            Record::Key(record) => {
+                let name = record.key.name.canonical();
+                for version in record.key.versions() {
+                    self.named.add(&term(&self.key, &name, *version));
+                }
+            }
+            Record::Version(VersionRecord { version, .. }) => {
+                self.held.add(&term(&self.key, &version.name.canonical(), version.version));
+            }
+            _ => {}
+        }
+    }
+
+    pub fn is_even(&self) -> bool {
+        self.named == self.held
+    }
+}
+
+fn term(key: &[u8; 32], name: &str, version: KeyVersion) -> [u8; 32] {
+    crypto::digest::sha256(&[key, name.as_bytes(), b"/", &version.0])
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]

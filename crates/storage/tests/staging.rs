@@ -185,7 +185,7 @@ async fn what_was_staged_for_nothing_and_what_was_replaced_are_removed() {
     let mut snapshot = store.snapshot().await.unwrap();
     let mut seen = 0;
     while let Some(page) = snapshot.next_page().await.unwrap() {
-        seen += page.iter().filter(|record| matches!(record, Record::Assignment(_))).count();
+        seen += page.iter().filter(|held| matches!(held.value, Record::Assignment(_))).count();
     }
     assert_eq!(seen, 5);
     assert!(snapshot.generation().unwrap() > 6);

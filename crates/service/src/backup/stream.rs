@@ -38,7 +38,7 @@ pub(super) async fn write(
     while let Some(page) =
         snapshot.next_page().await.map_err(|error| Error::StoreUnavailable(error.to_string()))?
     {
-        for record in page.iter().filter(|record| is_backed_up(record)) {
+        for record in page.iter().map(|held| &held.value).filter(|record| is_backed_up(record)) {
             counts.add(record);
             if let Some(chunk) = builder.add(record) {
                 blob.write(writer.seal(&chunk).into()).await?;
