@@ -14,7 +14,7 @@ use storage::{ChunkBuilder, Counts, Manifest, Record, Snapshot, is_backed_up, re
 
 /// The one blob of a backup, in its folder.
 const BLOB: &str = "backup.hfb";
-/// Read from a target at a time, unless a chunk is larger.
+/// Held of what was read from a target, unless a chunk is larger.
 const WINDOW_BYTES: usize = 1 << 20;
 
 pub(super) fn blob_name(folder: &str) -> String {
@@ -121,7 +121,7 @@ impl<'t> Reader<'t> {
     /// The next `length` bytes, or what is left of the blob.
     async fn take(&mut self, length: usize) -> Result<Bytes, Error> {
         if self.fetched.len() < length {
-            let wanted = (length - self.fetched.len()).max(WINDOW_BYTES);
+            let wanted = length.max(WINDOW_BYTES) - self.fetched.len();
             let left = usize::try_from(self.size.saturating_sub(self.offset)).unwrap_or(usize::MAX);
             let more = wanted.min(left);
             if more > 0 {
