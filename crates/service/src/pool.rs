@@ -712,9 +712,13 @@ impl Pool {
 
     /// Fills the index from the store, as a start does. The store is checked against the pool's digest on the way.
     async fn load_restored(&self) -> Result<(), String> {
-        let mut snapshot = self.store.snapshot().await.map_err(|error| error.to_string())?;
+        let unreadable = |error: storage::OpenError| match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        let mut snapshot = self.store.snapshot().await.map_err(unreadable)?;
         let next = Index::default();
-        while let Some(page) = snapshot.next_page().await.map_err(|error| error.to_string())? {
+        while let Some(page) = snapshot.next_page().await.map_err(unreadable)? {
             for held in &page {
                 if let Record::Invocations(record) = &held.value {
                     self.invocations.restored(record);

@@ -4,6 +4,7 @@
 //! audit log, and a bare TLS handler that answers a fixed text. The load comes from the other core. Nothing
 //! of ours is linked: the server is the binary that is shipped.
 
+mod backup;
 mod bare;
 mod client;
 mod load;
@@ -177,14 +178,20 @@ async fn measure(options: &Options) -> Result<report::Report, Failure> {
             row.rounds.push(report::Round { raw, load });
         }
     }
-    let (mut mixed, mut scales) = (Vec::new(), Vec::new());
+    let (mut mixed, mut scales, mut backups) = (Vec::new(), Vec::new(), Vec::new());
     if options.only.is_empty() {
         mixed = mixed::measure(options, &access).await?;
         drop((pool, written));
         let sizes: &[usize] = if options.quick { &[10, 100] } else { &[100, 10_000, 99_999] };
         scales = scale::measure(options, sizes).await?;
+    } else {
+        drop((pool, written));
     }
-    Ok(report::Report { rows, scales, mixed })
+    if options.only.is_empty() || backup::NAME.contains(&options.only) {
+        let sizes: &[usize] = if options.quick { &[10, 20] } else { &[500, 5_000] };
+        backups = backup::measure(options, sizes).await?;
+    }
+    Ok(report::Report { rows, scales, mixed, backups })
 }
 
 #[cfg(test)]

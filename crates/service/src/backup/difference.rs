@@ -288,3 +288,18 @@ fn describe(assignment: &RoleAssignment) -> String {
     let role = known.unwrap_or_else(|| role.to_string());
     format!("{role} for {principal} at {scope}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many there are, what is kept are the first.
+    #[test]
+    fn of_many_names_the_first_are_kept_and_all_are_counted() {
+        let mut names = Names::default();
+        (0..5 * KEPT).rev().for_each(|number| names.add(format!("{number:05}")));
+        assert_eq!(names.count(), 5 * KEPT);
+        let kept: Vec<String> = names.iter().map(str::to_owned).collect();
+        assert_eq!(kept, (0..KEPT).map(|number| format!("{number:05}")).collect::<Vec<_>>());
+    }
+}
