@@ -381,12 +381,12 @@ impl Committer {
     }
 
     /// Replaces what the table has of replaceable records by what is in use now, never holding both.
-    async fn read_table(&mut self) -> Result<(), EngineError> {
+    async fn read_table(&mut self) -> Result<(), String> {
         self.table.retain(|key, _| !key.first().is_some_and(|kind| kind::is_replaceable(*kind)));
         for kind in kind::REPLACEABLE {
-            let mut scan = self.engine.scan(&[kind]).await?;
+            let mut scan = self.engine.scan(&[kind]).await.map_err(|error| error.to_string())?;
             loop {
-                let page = scan.next_page(MAX_MUTATIONS).await?;
+                let page = scan.next_page(MAX_MUTATIONS).await.map_err(|error| error.to_string())?;
                 if page.is_empty() {
                     break;
                 }
@@ -394,12 +394,21 @@ impl Committer {
                 for entry in page {
                     let in_use = parse_key(&entry.key).is_some_and(|(.., held)| held == self.state.space);
                     let header = crypto::record::header(&entry.value);
-                    // What does not open is found by whoever reads all of it, and does not get in here.
                     if let (true, Ok(header)) = (in_use, header) {
                         self.table.insert(entry.key, (Stamp(header.record_version), entry.revision));
                     }
                 }
             }
+        }
+        // The stamps are believed for their sum alone: it is of what was staged.
+        let mut counted = PoolState::default();
+        for (key, (stamp, _)) in &self.table {
+            if let Some((kind, mac, _)) = parse_key(key).filter(|(kind, ..)| kind::is_counted(*kind)) {
+                counted.insert(&self.sealing.names, kind, mac, stamp.0);
+            }
+        }
+        if counted.digest != self.state.digest || counted.records != self.state.records {
+            return Err("it is not what was staged".into());
         }
         Ok(())
     }

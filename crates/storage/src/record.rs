@@ -193,6 +193,11 @@ pub(crate) mod kind {
     /// Clear copies under `danger-test`; never counted, never read back.
     pub const CLEAR: u8 = b'!';
 
+    /// What the pool's digest is over.
+    pub fn is_counted(kind: u8) -> bool {
+        !matches!(kind, DATA_KEY | GENESIS | POOL_STATE | CLEAR)
+    }
+
     /// What a restore replaces; all else is the pool's own and outlasts it. In the engine's order.
     pub const REPLACEABLE: [u8; 5] = [ASSIGNMENT, INVOCATIONS, ROLE, KEY, VERSION];
 
