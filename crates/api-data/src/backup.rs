@@ -110,11 +110,12 @@ pub(crate) fn job(view: &JobView) -> Value {
 
 /// What a restore would change.
 pub(crate) fn difference(difference: &Difference) -> Value {
-    let Age { made_at, generation, older_than } = difference.age;
+    let Age { made_at, generation, log_size, older_than } = difference.age;
     let names = |names: &Names| names.iter().map(Value::from).collect::<Vec<_>>();
     json!({
         "madeAt": made_at.unix_seconds(),
         "generation": generation,
+        "logSize": log_size,
         "olderThanBackupOf": older_than.map(IntDate::unix_seconds),
         "newKeys": names(&difference.new_keys),
         "lostKeys": names(&difference.lost_keys),

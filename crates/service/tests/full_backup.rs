@@ -237,6 +237,7 @@ async fn a_backup_says_of_when_it_is_and_an_older_one_that_it_is_older() {
     let of_second = preview(&second).await;
     assert_eq!((of_second.made_at, of_second.older_than), (begun_at, None));
     assert!(of_second.made_at > of_first.made_at && of_second.generation > of_first.generation);
+    assert!(of_second.log_size > of_first.log_size && of_first.log_size > Some(0));
 
     // In the other's place.
     let older = bench.targets.blobs()[&blob(&first)].clone();
@@ -255,9 +256,10 @@ async fn a_backup_says_of_when_it_is_and_an_older_one_that_it_is_older() {
     assert_eq!(restored.failure, None);
     let event = event_of(&pool, "RestoreComplete").await;
     let told = format!(
-        "{} (generation {}), which is older than the last backup that this pool made, begun at {}",
+        "{} (generation {}, log of {} events), which is older than the last backup that this pool made, begun at {}",
         of_first.made_at.unix_seconds(),
         of_first.generation,
+        of_first.log_size.unwrap(),
         begun_at.unix_seconds()
     );
     for said in [&checked, &restored.detail, &event[0]] {

@@ -141,6 +141,8 @@ pub struct Manifest {
     pub generation: u64,
     pub counts: Counts,
     pub pool_name: String,
+    /// How many events the pool's log had, at least, when the backup was made; earlier releases did not say.
+    pub log_size: Option<u64>,
 }
 
 #[derive(Encode, Decode)]
@@ -154,6 +156,8 @@ struct ManifestV1 {
     counts: Vec<u64>,
     #[n(3)]
     pool_name: String,
+    #[n(4)]
+    log_size: Option<u64>,
 }
 
 impl Manifest {
@@ -163,6 +167,7 @@ impl Manifest {
             kinds: self.counts.0.keys().copied().collect(),
             counts: self.counts.0.values().copied().collect(),
             pool_name: self.pool_name.clone(),
+            log_size: self.log_size,
         })
     }
 
@@ -176,6 +181,7 @@ impl Manifest {
             generation: wire.generation,
             counts: Counts(wire.kinds.into_iter().zip(wire.counts).collect()),
             pool_name: wire.pool_name,
+            log_size: wire.log_size,
         })
     }
 }
@@ -214,7 +220,7 @@ mod tests {
         let mut counts = Counts::default();
         counts.add(&assignment(1));
         counts.add(&counted());
-        Manifest { generation: 300, counts, pool_name: "demo".into() }
+        Manifest { generation: 300, counts, pool_name: "demo".into(), log_size: None }
     }
 
     #[test]
@@ -232,6 +238,9 @@ mod tests {
         assert_eq!(read_chunk(&chunk), Ok(vec![assignment(1), counted()]));
         let bytes = golden("full-backup-manifest.cbor", &manifest().encode());
         assert_eq!(Manifest::decode(&bytes), Ok(manifest()));
+        let with_log = Manifest { log_size: Some(4000), ..manifest() };
+        let bytes = golden("full-backup-manifest-log.cbor", &with_log.encode());
+        assert_eq!(Manifest::decode(&bytes), Ok(with_log));
     }
 
     /// However many records there are, what is held is one chunk.

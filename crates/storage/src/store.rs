@@ -456,6 +456,11 @@ impl Snapshot {
         Ok(Some(records))
     }
 
+    /// How many events the log had at the pool's last commit, once all was read.
+    pub fn log_size(&self) -> Option<u64> {
+        self.state.map(|state| state.checkpoint.size)
+    }
+
     /// The generation of the pool that was read, once it was read to its end.
     pub fn generation(&self) -> Option<u64> {
         self.state.map(|state| state.generation)

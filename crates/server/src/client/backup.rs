@@ -216,6 +216,9 @@ async fn preview(client: &mut Client, body: Value, format: Format) -> Result<Exi
     let date = |member: &str| body[member].as_i64().map(moment::show);
     if let Some(made_at) = date("madeAt") {
         line(format_args!("the backup is of {made_at}, generation {}", body["generation"]))?;
+        if let Some(size) = body["logSize"].as_u64() {
+            line(format_args!("the log of its pool had {size} events: what was done later is behind them"))?;
+        }
     }
     if let Some(last) = date("olderThanBackupOf") {
         line(format_args!("IT IS OLDER than the last backup that the pool made, begun {last}"))?;

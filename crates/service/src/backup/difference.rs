@@ -70,13 +70,19 @@ pub struct Age {
     pub made_at: IntDate,
     /// Of the pool that made it: it counts commits, so of two backups the higher one is the later.
     pub generation: u64,
+    /// How many events the log of the pool that made it had: what it did later is behind them. Earlier releases did not say.
+    pub log_size: Option<u64>,
     /// When this pool began a later one, the last that it completed. Whoever keeps backups may hand out an older one.
     pub older_than: Option<IntDate>,
 }
 
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (generation {})", self.made_at.unix_seconds(), self.generation)?;
+        write!(f, "{} (generation {}", self.made_at.unix_seconds(), self.generation)?;
+        match self.log_size {
+            Some(size) => write!(f, ", log of {size} events)")?,
+            None => write!(f, ")")?,
+        }
         match self.older_than {
             Some(last) => write!(
                 f,
@@ -111,7 +117,7 @@ impl<'p> Comparison<'p> {
         let of_genesis = of_genesis.filter(|given| roles.assignment(given.name) == Some(given));
         let of_genesis = of_genesis.map(|given| given.name).collect();
         let number = pool.index().new_comparison();
-        let age = Age { made_at: IntDate::default(), generation: 0, older_than: None };
+        let age = Age { made_at: IntDate::default(), generation: 0, log_size: None, older_than: None };
         let difference = Difference {
             age,
             new_keys: Names::default(),

@@ -109,7 +109,7 @@ impl Pool {
         let made_at = header.created;
         let last = self.last_backup().filter(|_| header.pool == self.genesis().pool);
         let older_than = last.map(|job| job.started).filter(|started| made_at < *started);
-        Age { made_at, generation: manifest.generation, older_than }
+        Age { made_at, generation: manifest.generation, log_size: manifest.log_size, older_than }
     }
 
     async fn reader<'t>(&self, target: &'t dyn BackupTarget, folder: &str) -> Result<Reader<'t>, Error> {

@@ -49,7 +49,8 @@ pub(super) async fn write(
         blob.write(writer.seal(&chunk).into()).await?;
     }
     let generation = snapshot.generation().unwrap_or_default();
-    let manifest = Manifest { generation, counts: counts.clone(), pool_name: pool_name.to_owned() };
+    let log_size = snapshot.log_size();
+    let manifest = Manifest { generation, counts: counts.clone(), pool_name: pool_name.to_owned(), log_size };
     blob.write(writer.finish(&manifest.encode(), signer, certificate).into()).await?;
     blob.finish().await?;
     Ok(counts)
