@@ -78,11 +78,7 @@ pub struct Age {
 
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (generation {}", self.made_at.unix_seconds(), self.generation)?;
-        match self.log_size {
-            Some(size) => write!(f, ", log of {size} events)")?,
-            None => write!(f, ")")?,
-        }
+        write!(f, "{} (generation {})", self.made_at.unix_seconds(), self.generation)?;
         match self.older_than {
             Some(last) => write!(
                 f,
