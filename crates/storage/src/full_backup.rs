@@ -105,7 +105,7 @@ pub struct Pairing {
 }
 
 impl Pairing {
-    pub fn new() -> Self {
+    pub fn keyed() -> Self {
         let mut key = [0; 32];
         crypto::digest::random(&mut key);
         Self { key, named: Digest::default(), held: Digest::default() }

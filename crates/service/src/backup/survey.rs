@@ -29,7 +29,7 @@ pub(super) struct Whole {
 
 impl Whole {
     pub fn new() -> Self {
-        Self { counts: Counts::default(), pairing: Pairing::new(), most_versions: 0 }
+        Self { counts: Counts::default(), pairing: Pairing::keyed(), most_versions: 0 }
     }
 
     pub fn add(&mut self, record: &Record) {
