@@ -4,7 +4,9 @@ use crate::wire::{bad, parse};
 use domain::time::IntDate;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use service::backup::{Age, Difference, JobView, RestoreSource, SasToken, StorageAccess, StorageLocation};
+use service::backup::{
+    Age, Difference, JobView, Names, RestoreSource, SasToken, StorageAccess, StorageLocation,
+};
 use zeroize::Zeroizing;
 
 /// Longest shared access signature that is taken; real ones have some 200 characters.
@@ -108,18 +110,29 @@ pub(crate) fn job(view: &JobView) -> Value {
 
 /// What a restore would change.
 pub(crate) fn difference(difference: &Difference) -> Value {
-    let Age { made_at, generation, older_than } = difference.age;
+    let Age { made_at, generation, log_size, older_than } = difference.age;
+    let names = |names: &Names| names.iter().map(Value::from).collect::<Vec<_>>();
     json!({
         "madeAt": made_at.unix_seconds(),
         "generation": generation,
+        "logSize": log_size,
         "olderThanBackupOf": older_than.map(IntDate::unix_seconds),
-        "newKeys": difference.new_keys,
-        "lostKeys": difference.lost_keys,
-        "lostVersions": difference.lost_versions,
-        "changedKeys": difference.changed_keys,
+        "newKeys": names(&difference.new_keys),
+        "lostKeys": names(&difference.lost_keys),
+        "lostVersions": names(&difference.lost_versions),
+        "changedKeys": names(&difference.changed_keys),
         "replacesRoles": difference.replaces_roles,
-        "newRoles": difference.new_roles,
-        "lostRoles": difference.lost_roles,
+        "newRoles": names(&difference.new_roles),
+        "lostRoles": names(&difference.lost_roles),
+        // Of long lists only the first names are shown.
+        "counts": {
+            "newKeys": difference.new_keys.count(),
+            "lostKeys": difference.lost_keys.count(),
+            "lostVersions": difference.lost_versions.count(),
+            "changedKeys": difference.changed_keys.count(),
+            "newRoles": difference.new_roles.count(),
+            "lostRoles": difference.lost_roles.count(),
+        },
     })
 }
 

@@ -66,7 +66,8 @@ pub struct EngineOptions {
     pub history_commits: usize,
     /// Bytes of keys and values kept for watchers.
     pub history_bytes: usize,
-    /// redb's page cache.
+    /// redb's page cache. Small: the core reads all at its start and hardly anything afterwards, and what a page is read
+    /// again for is in the operating system's own cache.
     pub cache_bytes: usize,
     /// Commits are refused with [`EngineError::DiskFull`] while less is free: room for one group many times
     /// over, so that a disk fills up here and not in the middle of a write.
@@ -81,9 +82,9 @@ impl Default for EngineOptions {
             queue_bytes: 16 * MIB,
             group_commits: 256,
             group_bytes: 4 * MIB,
-            history_commits: 8192,
-            history_bytes: 32 * MIB,
-            cache_bytes: 64 * MIB,
+            history_commits: 1024,
+            history_bytes: 2 * MIB,
+            cache_bytes: 16 * MIB,
             reserve_bytes: 64 * MIB as u64,
         }
     }

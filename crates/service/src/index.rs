@@ -3,7 +3,7 @@
 //! Filled at start, and afterwards told of each commit in the order of commits.
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use domain::access::{RoleAssignment, RoleTable};
+use domain::access::{CustomRole, Role, RoleAssignment, RoleTable, Scope};
 use domain::guid::Guid;
 use domain::key::Key;
 use domain::name::{KeyName, KeyVersion};
@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use storage::{
     ActivationRecord, InvocationsRecord, JobsRecord, NotBeforeRecord, Record, RecordId, RoleNamesRecord,
     SettingRecord, Stamp, Stamped, VersionRecord,
@@ -31,21 +32,38 @@ pub(crate) struct Index {
     not_before: RwLock<HashMap<ObjectId, Stamped<IntDate>>>,
     activation: ArcSwapOption<Stamped<ActivationRecord>>,
     test_mode: ArcSwapOption<Stamped<TestMode>>,
-    invocations: RwLock<HashMap<KeyName, Stamped<InvocationsRecord>>>,
+    invocations: RwLock<BTreeMap<KeyName, Stamped<InvocationsRecord>>>,
     jobs: ArcSwapOption<Stamped<JobsRecord>>,
+    /// How often this was compared with a backup.
+    comparisons: AtomicU64,
 }
 
 #[derive(Default)]
 struct KeyEntry {
     key: Option<Stamped<Arc<Key>>>,
     versions: HashMap<KeyVersion, Stamped<Arc<VersionRecord>>>,
+    /// The last comparison that met this key, and whether as the same one. Marked here, as a list of those that were met
+    /// would grow with the pool.
+    met: Mutex<Met>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Met {
+    comparison: u64,
+    same: bool,
 }
 
 #[derive(Default)]
 struct RoleStamps {
-    assignments: HashMap<Guid, Stamp>,
+    assignments: HashMap<Guid, AssignmentEntry>,
     roles: HashMap<Guid, Stamp>,
     names: Option<Stamped<u64>>,
+}
+
+struct AssignmentEntry {
+    stamp: Stamp,
+    /// The last comparison that met it, unchanged.
+    met: u64,
 }
 
 /// A key and one of its versions, as they were at one moment.
@@ -56,11 +74,12 @@ pub(crate) struct Held {
 }
 
 impl Index {
-    /// All of `records` at once: a store's contents, in any order.
+    /// Adds `records` of a store, in any order, to an index that nobody reads yet.
     pub fn fill(&self, records: impl IntoIterator<Item = Stamped<Record>>) {
         let mut keys = self.keys.write();
         let mut stamps = self.role_stamps.lock();
-        let mut table = RoleTable::clone(&self.roles.load());
+        // Not copied for each page of many.
+        let mut table = Arc::unwrap_or_clone(self.roles.swap(Arc::default()));
         for Stamped { value, stamp } in records {
             self.put(&mut keys, &mut stamps, &mut table, value, stamp);
         }
@@ -118,6 +137,26 @@ impl Index {
         }
     }
 
+    /// Forgets all keys and counts, and of the roles what is not given for the whole pool, so that it is not held beside what
+    /// comes in its place. What remains says who may ask how far that is.
+    pub fn clear(&self) {
+        let keys = std::mem::take(&mut *self.keys.write());
+        let mut stamps = self.role_stamps.lock();
+        let table = self.roles.load_full();
+        let for_the_pool = table.assignments().filter(|assignment| assignment.scope == Scope::Root);
+        let mut kept = RoleTable::new(for_the_pool.cloned());
+        for role in table.roles() {
+            if let Role::Custom(role) = role {
+                kept.insert_role(CustomRole::clone(&role));
+            }
+        }
+        *stamps = RoleStamps { names: stamps.names.take(), ..RoleStamps::default() };
+        self.roles.store(Arc::new(kept));
+        drop(stamps);
+        self.invocations.write().clear();
+        drop(keys);
+    }
+
     /// What `next` holds in the place of all keys, versions, roles, assignments and counts. Readers see all of it in keys,
     /// or none; and likewise in roles.
     pub fn replace(&self, next: Index) {
@@ -152,7 +191,7 @@ impl Index {
                 entry.versions.insert(version, Stamped { value: Arc::new(record), stamp });
             }
             Record::Assignment(assignment) => {
-                stamps.assignments.insert(assignment.name, stamp);
+                stamps.assignments.insert(assignment.name, AssignmentEntry { stamp, met: 0 });
                 roles.insert_all([assignment]);
             }
             Record::Role(role) => {
@@ -234,7 +273,7 @@ impl Index {
 
     pub fn assignment(&self, name: Guid) -> Option<(RoleAssignment, Stamp)> {
         let stamps = self.role_stamps.lock();
-        let stamp = *stamps.assignments.get(&name)?;
+        let stamp = stamps.assignments.get(&name)?.stamp;
         Some((self.roles.load().assignment(name)?.clone(), stamp))
     }
 
@@ -276,14 +315,50 @@ impl Index {
         self.jobs.load_full()
     }
 
-    /// All keys, live and deleted, each with its versions.
-    pub fn outline(&self) -> Vec<(Arc<Key>, Vec<Arc<VersionRecord>>)> {
+    /// Counts behind `after` in the order of names: at most `limit`.
+    pub fn invocations_page(&self, after: Option<&KeyName>, limit: usize) -> Vec<InvocationsRecord> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let held = self.invocations.read();
+        let behind = held.range::<KeyName, _>((start, Bound::Unbounded));
+        behind.take(limit).map(|(_, held)| held.value.clone()).collect()
+    }
+
+    /// The number of a comparison with a backup. Of two at once neither would be right.
+    pub fn new_comparison(&self) -> u64 {
+        self.comparisons.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A comparison has met a key of that name, `same` if it has a version of the one that is here.
+    pub fn meet(&self, name: &KeyName, comparison: u64, same: bool) {
+        if let Some(entry) = self.keys.read().get(name) {
+            *entry.met.lock() = Met { comparison, same };
+        }
+    }
+
+    /// Whether a comparison has met that very key.
+    pub fn was_met_as_same(&self, name: &KeyName, comparison: u64) -> bool {
+        self.keys.read().get(name).is_some_and(|entry| {
+            let met = *entry.met.lock();
+            met.comparison == comparison && met.same
+        })
+    }
+
+    /// The names that a comparison has not met.
+    pub fn not_met(&self, comparison: u64, mut see: impl FnMut(&KeyName)) {
         let keys = self.keys.read();
-        let whole = |entry: &KeyEntry| {
-            let key = entry.key.as_ref()?.value.clone();
-            Some((key, entry.versions.values().map(|held| held.value.clone()).collect()))
-        };
-        keys.values().filter_map(whole).collect()
+        let missed = keys.iter().filter(|(_, entry)| entry.met.lock().comparison != comparison);
+        missed.for_each(|(name, _)| see(name));
+    }
+
+    /// A comparison has met this very assignment.
+    pub fn meet_assignment(&self, name: Guid, comparison: u64) {
+        if let Some(entry) = self.role_stamps.lock().assignments.get_mut(&name) {
+            entry.met = comparison;
+        }
+    }
+
+    pub fn was_assignment_met(&self, name: Guid, comparison: u64) -> bool {
+        self.role_stamps.lock().assignments.get(&name).is_some_and(|entry| entry.met == comparison)
     }
 
     pub fn not_before(&self, principal: ObjectId) -> Option<Stamped<IntDate>> {

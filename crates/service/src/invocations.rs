@@ -82,10 +82,9 @@ impl Invocations {
         }
     }
 
-    /// After a restore of everything: `held` is all that there is, and counts as used.
-    pub fn replace<'a>(&self, held: impl IntoIterator<Item = &'a InvocationsRecord>) {
+    /// Everything is about to be restored.
+    pub fn clear(&self) {
         self.counters.lock().clear();
-        held.into_iter().for_each(|record| self.restored(record));
     }
 
     /// A purged key's versions come back by a restore alone, with their count.

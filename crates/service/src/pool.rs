@@ -539,9 +539,9 @@ impl Pool {
         &self.attestations
     }
 
-    /// Whether genesis gives this assignment.
-    pub(crate) fn is_of_genesis(&self, assignment: &RoleAssignment) -> bool {
-        initial_assignments(self.genesis()).contains(assignment)
+    /// The assignments that genesis gives.
+    pub(crate) fn initial_assignments(&self) -> Vec<RoleAssignment> {
+        initial_assignments(self.genesis())
     }
 
     pub(crate) fn backups(&self) -> &Backups {
@@ -627,7 +627,7 @@ impl Pool {
             // Held until the commit is made, whatever becomes of the caller: a restore waits for it.
             let changes = self.backups.changes.clone();
             let open = match changes.clone().try_read_owned() {
-                Ok(open) => open,
+                Ok(open) => self.check_readable().map(|()| open)?,
                 Err(_) if self.is_restoring() => return Err(Error::Restoring),
                 // It has switched and is about to go.
                 Err(_) => changes.read_owned().await,
@@ -676,12 +676,11 @@ impl Pool {
         Ok(Changed { value, receipt: self.log_committed(leaf).await })
     }
 
-    /// Commits a restore: what was staged becomes all the keys and roles that there are, in the store and in memory, and
-    /// `puts` and the event go with it.
+    /// Commits a restore: what was staged becomes all the keys and roles that there are, and `puts` and the event go with
+    /// it. The pool is closed when this is called, and open again when it returns, unless the store cannot be read.
     pub(crate) async fn commit_switch(
         &self,
         staging: Staging<'_>,
-        staged: Index,
         expectations: Vec<(RecordId, Option<storage::Stamp>)>,
         puts: Vec<Record>,
         leaf: Leaf,
@@ -689,19 +688,58 @@ impl Pool {
         let transaction = Transaction { expectations, puts, deletes: vec![], event: self.outbox(&leaf) };
         let (index, loaded, invocations) =
             (self.index.clone(), self.loaded.clone(), self.invocations.clone());
-        let restoring = self.backups.restoring.clone();
+        let (restoring, loading) = (self.backups.restoring.clone(), self.backups.loading.clone());
         let applied = move |_| {
-            invocations.replace(staged.all_invocations().iter());
-            index.replace(staged);
+            // Here, as whoever waits for the switch may have been stopped: a pool without an index serves nobody.
+            restoring.store(true, Ordering::Release);
+            loading.store(true, Ordering::Release);
+            index.clear();
+            invocations.clear();
             loaded.clear();
-            // Before anybody learns that it is done: who asks then is answered.
-            restoring.store(false, Ordering::Release);
         };
         staging.switch(transaction, applied).await?;
-        self.note_roles();
         if let Err(error) = self.log_committed(leaf).await {
             tracing::error!(%error, "the event of a restore is logged at the next start");
         }
+        match self.load_restored().await {
+            Ok(()) => {
+                self.note_roles();
+                // Before anybody learns that it is done: who asks then is answered.
+                self.backups.restoring.store(false, Ordering::Release);
+                self.backups.loading.store(false, Ordering::Release);
+            }
+            Err(reason) => {
+                let reason = format!(
+                    "what was restored cannot be read: {reason}; the pool is closed until its next start"
+                );
+                tracing::error!("{reason}");
+                let _ = self.backups.unreadable.set(reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the index from the store, as a start does. The store is checked against the pool's digest on the way.
+    async fn load_restored(&self) -> Result<(), String> {
+        let unreadable = |error: storage::OpenError| match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        let mut snapshot = self.store.snapshot().await.map_err(unreadable)?;
+        let next = Index::default();
+        while let Some(page) = snapshot.next_page().await.map_err(unreadable)? {
+            for held in &page {
+                if let Record::Invocations(record) = &held.value {
+                    self.invocations.restored(record);
+                }
+            }
+            next.fill(page.into_iter().filter(|held| storage::is_backed_up(&held.value)));
+            tokio::task::yield_now().await;
+        }
+        if let Some(name) = next.incomplete() {
+            return Err(format!("key {name} is incomplete"));
+        }
+        self.index.replace(next);
         Ok(())
     }
 

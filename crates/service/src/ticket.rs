@@ -166,6 +166,7 @@ impl Ticket {
     }
 
     fn check_open<A: Action>(&self) -> Result<(), Error> {
+        self.pool.check_readable()?;
         if self.pool.is_restoring() && A::DATA_ACTION != DataAction::RestoreStatus {
             Err(Error::Restoring)
         } else {

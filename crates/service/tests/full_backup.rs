@@ -5,6 +5,9 @@ mod common;
 
 use common::targets::CONTAINER;
 use common::*;
+use crypto::certificate::{InstanceClaims, InstanceKey, Purpose};
+use crypto::full_backup::{FRAME_BYTES, FullBackupReader, FullBackupWriter, HEADER_BYTES, Opened};
+use crypto::key_backup::BackupDomain;
 use domain::access::{BuiltInRole, CustomRole, DataAction, Permission, RoleAssignment, Scope};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, SignatureAlgorithm};
 use domain::guid::Guid;
@@ -12,7 +15,8 @@ use domain::key::{Tags, VersionChange};
 use domain::name::KeyName;
 use domain::pool::{Genesis, PoolClass};
 use domain::principal::ObjectId;
-use host::{Engine, Log};
+use domain::time::IntDate;
+use host::{Commit, CommitOutcome, Engine, EngineError, Entry, Log, OperationId, Revision, Scan, Watch};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use service::backup::{JobView, RestoreSource, SasToken, StorageAccess, StorageLocation};
 use service::{
@@ -21,6 +25,8 @@ use service::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use storage::{ChunkBuilder, Counts, Manifest, Record};
 use testkit::{Fault, Loss, SimDisk};
 
 const EC: KeySpec = KeySpec::Ec(Curve::P256);
@@ -231,6 +237,7 @@ async fn a_backup_says_of_when_it_is_and_an_older_one_that_it_is_older() {
     let of_second = preview(&second).await;
     assert_eq!((of_second.made_at, of_second.older_than), (begun_at, None));
     assert!(of_second.made_at > of_first.made_at && of_second.generation > of_first.generation);
+    assert!(of_second.log_size > of_first.log_size && of_first.log_size > Some(0));
 
     // In the other's place.
     let older = bench.targets.blobs()[&blob(&first)].clone();
@@ -318,8 +325,8 @@ async fn who_may_restore_and_write_no_roles_brings_none_back() {
     assign(&pool, 6, "/keys/b", BuiltInRole::CryptoUser.id(), Guid([0xd6; 16])).await;
     let now = state(&pool).await;
     let preview = ok(pool.preview_restore(ticket(&pool, RESTORER), source(&folder)).await);
-    assert!(!preview.replaces_roles && preview.new_roles.is_empty());
-    assert_eq!(preview.lost_roles.len(), 2);
+    assert!(!preview.replaces_roles && preview.new_roles.count() == 0);
+    assert_eq!(preview.lost_roles.count(), 2);
     assert_eq!(state(&pool).await, now, "looking changed something");
     assert_eq!(restore_as(&pool, RESTORER, &folder).await, None);
     let is = state(&pool).await;
@@ -609,6 +616,295 @@ async fn a_job_that_a_stop_cuts_short_has_failed_and_a_finished_one_stays_readab
     assert_eq!(ended(&pool, finished).await, was);
     assert_eq!(bench.targets.blobs().len(), 1, "a blob of a backup that failed");
     backup(&pool).await;
+}
+
+/// A good backup with other records, made as only an instance of its domain could.
+fn forged(bench: &Bench, pool: &Pool, good: &[u8], bend: impl FnOnce(&mut Vec<Record>)) -> Vec<u8> {
+    let secrets = bench.secrets();
+    let owner = secrets.owner_key().public_key();
+    let domain = BackupDomain::new(pool.genesis().security_domain, &owner, pool.genesis().class);
+    let (header, mut rest) = good.split_at(HEADER_BYTES);
+    let mut reader = FullBackupReader::new(&secrets.backup_key(), &domain, &owner, header).unwrap();
+    let mut records = Vec::new();
+    let mut manifest = loop {
+        let frame = reader.frame(&rest[..FRAME_BYTES]).unwrap();
+        let (sealed, behind) = rest[FRAME_BYTES..].split_at(frame.length);
+        rest = behind;
+        match reader.open(frame, sealed).unwrap() {
+            Opened::Chunk(content) => records.extend(storage::read_chunk(&content).unwrap()),
+            Opened::Manifest(content) => break Manifest::decode(&content).unwrap(),
+        }
+    };
+    bend(&mut records);
+    let (mut writer, header) = FullBackupWriter::new(&secrets.backup_key(), reader.header());
+    let mut blob = header.to_vec();
+    let mut chunks = ChunkBuilder::default();
+    manifest.counts = Counts::default();
+    for record in &records {
+        manifest.counts.add(record);
+        blob.extend(chunks.add(record).into_iter().flat_map(|chunk| writer.seal(&chunk)));
+    }
+    blob.extend(chunks.take().into_iter().flat_map(|chunk| writer.seal(&chunk)));
+    let signer = InstanceKey::generate();
+    let day = 86_400;
+    let now = pool.now().int_date().unix_seconds();
+    let claims = InstanceClaims {
+        pool: pool.genesis().pool,
+        node: Guid([3; 16]),
+        incarnation: Guid([4; 16]),
+        purpose: Purpose::Backup,
+        class: pool.genesis().class,
+        genesis_hash: pool.genesis_hash(),
+        not_before: IntDate::from_unix_seconds(now - day),
+        not_after: IntDate::from_unix_seconds(now + day),
+    };
+    let certificate = secrets.owner_key().certify(&claims, &signer);
+    blob.extend(writer.finish(&manifest.encode(), &signer, &certificate));
+    blob
+}
+
+/// What only a fault of the pool that made it can bring about. Records come in any order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_whose_records_do_not_fit_together_is_refused_before_anything_changes() {
+    let bench = Bench::new();
+    let pool = bench.open().await;
+    furnish(&pool).await;
+    encrypt(&pool, "b").await.unwrap();
+    let was = state(&pool).await;
+    let folder = backup(&pool).await;
+    let good = bench.targets.blobs()[&blob(&folder)].clone();
+    change(&pool).await;
+    let now = state(&pool).await;
+    let of = |name: &'static str| {
+        move |record: &Record| match record {
+            Record::Key(record) => record.key.name.as_str() == name,
+            Record::Version(record) => record.version.name.as_str() == name,
+            _ => false,
+        }
+    };
+    let is_version = |record: &Record| matches!(record, Record::Version(_));
+    type Bend<'b> = Box<dyn FnOnce(&mut Vec<Record>) + 'b>;
+    let cases: [(&str, Bend<'_>); 5] = [
+        (
+            "a key without one version",
+            Box::new(|records| {
+                let at = records.iter().position(is_version).unwrap();
+                records.remove(at);
+            }),
+        ),
+        (
+            "versions without their key",
+            Box::new(|records| {
+                records.retain(|record| is_version(record) || !of("a")(record));
+            }),
+        ),
+        (
+            "a version twice",
+            Box::new(|records| {
+                let again = records.iter().find(|record| is_version(record)).unwrap().clone();
+                records.push(again);
+            }),
+        ),
+        (
+            "a key twice, with its versions",
+            Box::new(|records| {
+                let again: Vec<_> = records.iter().filter(|record| of("a")(record)).cloned().collect();
+                records.extend(again);
+            }),
+        ),
+        (
+            "an assignment twice",
+            Box::new(|records| {
+                // Not one that genesis gives: in those a backup has no say at all.
+                let given =
+                    |record: &&Record| matches!(record, Record::Assignment(held) if held.principal == BACKER);
+                let again = records.iter().find(given).unwrap().clone();
+                records.push(again);
+            }),
+        ),
+    ];
+    for (what, bend) in cases {
+        bench.targets.put("forged/backup.hfb", forged(&bench, &pool, &good, bend));
+        let message = restore_as(&pool, ADMIN, "forged").await.unwrap_or_default();
+        let expected = if what.contains("twice, with") || what.contains("assignment") {
+            "it holds one record twice"
+        } else {
+            "its versions are not those that its keys name"
+        };
+        assert!(message.contains(expected), "{what}: {message}");
+        assert_eq!(state(&pool).await, now, "{what}");
+    }
+    // It serves, and what was staged is in nobody's way.
+    create(&pool, "f", EC).await;
+    let backwards = forged(&bench, &pool, &good, |records| records.reverse());
+    bench.targets.put("forged/backup.hfb", backwards);
+    restore(&pool, "forged").await;
+    assert_eq!(state(&pool).await, was);
+    pool.close().await;
+    assert_eq!(state(&bench.open().await).await, was);
+}
+
+/// Of versions that the backup does not have nothing is counted, and of those that it has, whatever either knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_of_what_is_not_in_the_backup_go() {
+    let bench = Bench { limits: PoolLimits { gcm_encryptions: 1, ..PoolLimits::default() }, ..Bench::new() };
+    let pool = bench.open().await;
+    create(&pool, "a", OCT).await;
+    create(&pool, "b", OCT).await;
+    encrypt(&pool, "b").await.unwrap();
+    let folder = backup(&pool).await;
+    encrypt(&pool, "a").await.unwrap();
+    create(&pool, "b", OCT).await;
+    encrypt(&pool, "b").await.unwrap();
+    create(&pool, "c", OCT).await;
+    encrypt(&pool, "c").await.unwrap();
+    restore(&pool, &folder).await;
+    for key in ["a", "b"] {
+        let exhausted = encrypt(&pool, key).await.err();
+        assert!(matches!(exhausted, Some(Error::InvocationsExhausted { .. })), "{key}: {exhausted:?}");
+    }
+    bench.clock.pass(1000);
+    let again = backup(&pool).await;
+    let again = bench.targets.blobs()[&blob(&again)].clone();
+    let mut counted = Vec::new();
+    forged(&bench, &pool, &again, |records| {
+        for record in records {
+            if let Record::Invocations(record) = record {
+                counted.push((record.name.to_string(), record.leased.len()));
+            }
+        }
+    });
+    counted.sort();
+    assert_eq!(counted, [("a".to_owned(), 1), ("b".to_owned(), 1)]);
+}
+
+/// An engine that fails, or waits, at each look at many records.
+struct Scanless {
+    inner: Arc<dyn Engine>,
+    fails: AtomicBool,
+    waits: tokio::sync::RwLock<()>,
+    asked: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Engine for Scanless {
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, EngineError> {
+        self.inner.get(key).await
+    }
+
+    async fn scan(&self, prefix: &[u8]) -> Result<Box<dyn Scan>, EngineError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let _turn = self.waits.read().await;
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(EngineError::Unavailable("the disk is gone".into()));
+        }
+        self.inner.scan(prefix).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<CommitOutcome, EngineError> {
+        self.inner.commit(commit).await
+    }
+
+    async fn settle(&self, operation: OperationId) -> Result<Option<Revision>, EngineError> {
+        self.inner.settle(operation).await
+    }
+
+    async fn watch(&self, from: Revision) -> Result<Box<dyn Watch>, EngineError> {
+        self.inner.watch(from).await
+    }
+
+    async fn health(&self) -> Result<Revision, EngineError> {
+        self.inner.health().await
+    }
+}
+
+async fn open_scanless(bench: &Bench) -> (Arc<Pool>, Arc<Scanless>) {
+    let inner: Arc<dyn Engine> =
+        Arc::new(RedbEngine::open(bench.path().join("store"), EngineOptions::default()).unwrap());
+    let log = Arc::new(FileLog::open(bench.path().join("audit"), LogOptions::default()).unwrap());
+    let engine = Arc::new(Scanless {
+        inner,
+        fails: AtomicBool::new(false),
+        waits: Default::default(),
+        asked: Default::default(),
+    });
+    (bench.open_on(engine.clone(), log).await, engine)
+}
+
+/// After the switch there is no way back: the pool serves nobody, and a start opens it as restored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_cannot_read_what_was_restored_is_closed_until_its_next_start() {
+    let bench = Bench::new();
+    let (pool, engine) = open_scanless(&bench).await;
+    furnish(&pool).await;
+    let was = state(&pool).await;
+    let folder = backup(&pool).await;
+    change(&pool).await;
+    engine.fails.store(true, Ordering::SeqCst);
+    let begun = ok(pool.start_restore(ticket(&pool, ADMIN), source(&folder)).await);
+    let reason = loop {
+        match pool.restore_job(ticket(&pool, ADMIN), begun.0.id).await.into_parts().0 {
+            Ok(job) => assert_eq!(job.0.end, None, "ended without an index"),
+            Err(Error::StoreUnavailable(reason)) => break reason,
+            Err(error) => panic!("{error}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(reason.contains("what was restored cannot be read") && reason.contains("the disk is gone"));
+    engine.fails.store(false, Ordering::SeqCst);
+    let closed = |error: Error| assert!(matches!(error, Error::StoreUnavailable(_)), "{error}");
+    closed(refused(pool.read_key(ticket(&pool, APP), current("a")).await));
+    closed(refused(pool.create_key(ticket(&pool, APP), new_key("new", EC)).await));
+    closed(refused(pool.start_backup(ticket(&pool, ADMIN), location()).await));
+    pool.close().await;
+    drop(engine);
+    let pool = bench.open().await;
+    assert_eq!(state(&pool).await, was);
+    assert_eq!(failure(ended(&pool, begun).await), None);
+    create(&pool, "a", EC).await;
+}
+
+/// The index is empty for a while: nobody is told that a key is not there, nor that the restore has ended, and whoever may ask
+/// for the restore still may.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_sees_a_pool_between_its_two_indexes() {
+    for stopped in [false, true] {
+        let bench = Bench::new();
+        let (pool, engine) = open_scanless(&bench).await;
+        furnish(&pool).await;
+        let folder = backup(&pool).await;
+        change_less(&pool).await;
+        let hold = engine.waits.write().await;
+        // Nothing else looks at many records: the store for its table after the switch, and the pool for its index.
+        let asked = engine.asked.load(Ordering::SeqCst);
+        let begun = ok(pool.start_restore(ticket(&pool, RESTORER), source(&folder)).await);
+        let mut looks = 0;
+        while looks < 20 {
+            let switched = engine.asked.load(Ordering::SeqCst) >= asked + 2;
+            let job = ok(pool.restore_job(ticket(&pool, RESTORER), begun.0.id).await);
+            assert_eq!(job.0.end, None, "ended without an index");
+            match pool.read_key(ticket(&pool, APP), current("b")).await.into_parts().0 {
+                Ok(_) => assert!(!switched),
+                Err(Error::Restoring) => looks += usize::from(switched),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        if stopped {
+            // It ends in between, and the start finds what was restored.
+            let closing = tokio::spawn(pool.close());
+            tokio::task::yield_now().await;
+            drop(hold);
+            closing.await.unwrap();
+            drop(engine);
+            let pool = bench.open().await;
+            assert_eq!(failure(ended_as(&pool, RESTORER, begun).await), None);
+            ok(pool.read_key(ticket(&pool, APP), current("a")).await);
+        } else {
+            drop(hold);
+            assert_eq!(failure(ended_as(&pool, RESTORER, begun).await), None);
+            ok(pool.read_key(ticket(&pool, APP), current("a")).await);
+        }
+    }
 }
 
 /// However large the pool, no more than a chunk goes to the storage or comes from it at a time.

@@ -7,8 +7,10 @@ use crate::pool_state::{CheckpointMark, PoolState};
 use crate::record::{Place, Record, RecordId, Stamp, engine_key, kind, parse_key};
 use crate::store::{CommitError, Committed, Observer, Sealing, Table, Transaction};
 use crypto::SecretBytes;
-use host::{Commit, CommitOutcome, Engine, EngineError, Expectation, Mutation, OperationId, Revision};
-use std::collections::{HashSet, VecDeque};
+use host::{
+    Commit, CommitOutcome, Engine, EngineError, Entry, Expectation, Mutation, OperationId, Revision, Scan,
+};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::mpsc::{self, error::TryRecvError};
@@ -64,8 +66,11 @@ pub(crate) struct Committer {
     waiting: VecDeque<Waiting>,
     drained: Vec<[u8; 16]>,
     specials: VecDeque<Special>,
-    /// What was replaced, or staged for nothing: removed when there is nothing else to do.
-    garbage: Vec<(Vec<u8>, Revision)>,
+    /// What may be staged in: how many records there are in each space, and their digest. They are in no table, which would
+    /// hold them beside what is in use.
+    staged: HashMap<u32, PoolState>,
+    /// Looks for what was replaced, or staged for nothing; it is removed when there is nothing else to do.
+    sweep: Option<Sweep>,
     /// As in `state`, for whoever reads a snapshot.
     space: Arc<AtomicU32>,
     /// Set once the store cannot be trusted to be ours any more; everything afterwards is refused with it.
@@ -88,6 +93,8 @@ struct Group {
     bytes: usize,
     /// Nothing joins what is large by itself.
     alone: bool,
+    /// A space that this is staged in, and what it holds then.
+    staged: Option<(u32, PoolState)>,
     applied: Option<Applying>,
     changes: Vec<Applied>,
     answers: Vec<oneshot::Sender<Result<Committed, CommitError>>>,
@@ -97,14 +104,13 @@ impl Committer {
     pub fn new(
         engine: Arc<dyn Engine>,
         sealing: Arc<Sealing>,
-        read: (Table, Vec<(Vec<u8>, Revision)>),
+        (table, has_garbage): (Table, bool),
         (state, state_revision): (PoolState, Revision),
         space: Arc<AtomicU32>,
         checkpoint: Arc<dyn Fn() -> CheckpointMark + Send + Sync>,
         observer: Observer,
     ) -> Self {
         let state_mac = sealing.names.mac(kind::POOL_STATE, b"");
-        let (table, garbage) = read;
         Self {
             engine,
             sealing,
@@ -117,7 +123,8 @@ impl Committer {
             waiting: VecDeque::new(),
             drained: Vec::new(),
             specials: VecDeque::new(),
-            garbage,
+            staged: HashMap::new(),
+            sweep: has_garbage.then(Sweep::default),
             space,
             failed: None,
         }
@@ -126,7 +133,7 @@ impl Committer {
     pub async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         loop {
             if self.waiting.is_empty() && self.specials.is_empty() {
-                let swept = !self.garbage.is_empty() && self.failed.is_none();
+                let swept = self.sweep.is_some() && self.failed.is_none();
                 let next = if swept {
                     queue.try_recv()
                 } else {
@@ -144,6 +151,9 @@ impl Committer {
             }
             while let Ok(request) = queue.try_recv() {
                 self.take(request);
+            }
+            if let Some(sweep) = &mut self.sweep {
+                sweep.pause();
             }
             if let Some(special) = self.specials.pop_front() {
                 self.serve(special).await;
@@ -212,6 +222,7 @@ impl Committer {
             mutations: Vec::new(),
             bytes: 0,
             alone: false,
+            staged: None,
             applied: None,
             changes: Vec::new(),
             answers: Vec::new(),
@@ -277,6 +288,17 @@ impl Committer {
     }
 
     async fn serve(&mut self, special: Special) {
+        if let Some(reason) = &self.failed {
+            let refused = CommitError::Unavailable(reason.clone());
+            match special {
+                Special::NewSpace { answer } => drop(answer.send(Err(refused))),
+                Special::Stage { answer, .. } | Special::Switch { answer, .. } => {
+                    drop(answer.send(Err(refused)));
+                }
+                Special::Discard { .. } => {}
+            }
+            return;
+        }
         match special {
             Special::NewSpace { answer } => {
                 let mut group = self.new_group();
@@ -288,25 +310,44 @@ impl Committer {
                 let written = written
                     .await
                     .unwrap_or_else(|_| Err(CommitError::Unavailable("the pool is closing".into())));
+                if written.is_ok() {
+                    self.staged.insert(space, PoolState::default());
+                }
                 let _ = answer.send(written.map(|_| space));
             }
-            Special::Stage { space, records, answer } => {
-                let mut group = self.new_group();
-                for record in &records {
-                    let place = record.id().place(&self.sealing.names, space);
-                    self.expect_unchanged(&mut group, &place.key);
-                    self.write_record(&mut group, place, record);
-                }
-                group.answers.push(answer);
-                self.write(group).await;
-            }
+            Special::Stage { space, records, answer } => self.stage(space, &records, answer).await,
             Special::Switch { space, transaction, applied, answer } => {
                 self.switch(space, transaction, applied, answer).await;
             }
             // Whoever gave up while the switch was on its way asks for what is in use by now.
             Special::Discard { space } if space == self.state.space => {}
-            Special::Discard { space } => self.discard(|held| held == space),
+            Special::Discard { space } => {
+                self.staged.remove(&space);
+                self.sweep = Some(Sweep::default());
+            }
         }
+    }
+
+    /// Each record once: what is there already is refused, as is a space that was not asked for.
+    async fn stage(&mut self, space: u32, records: &[Record], answer: Answer) {
+        let Some(mut held) = self.staged.get(&space).copied() else {
+            let _ = answer.send(Err(CommitError::Conflict));
+            return;
+        };
+        let mut group = self.new_group();
+        for record in records {
+            let place = record.id().place(&self.sealing.names, space);
+            if !group.touched.insert(place.key.clone()) {
+                let _ = answer.send(Err(CommitError::Conflict));
+                return;
+            }
+            held.insert(&self.sealing.names, place.kind, &place.mac, group.generation);
+            group.expectations.push(Expectation { key: place.key.clone(), revision: None });
+            self.write_record(&mut group, place, record);
+        }
+        group.staged = Some((space, held));
+        group.answers.push(answer);
+        self.write(group).await;
     }
 
     /// One commit: the pool state names another space, and its digest is over what is in use then.
@@ -314,54 +355,91 @@ impl Committer {
         let of_the_pool = |id: &RecordId| !kind::is_replaceable(id.kind());
         let fits = transaction.puts.iter().all(|record| of_the_pool(&record.id()))
             && transaction.deletes.iter().all(of_the_pool);
-        if !fits || !self.expectations_hold(&transaction) {
+        if !fits || !self.staged.contains_key(&space) || !self.expectations_hold(&transaction) {
             let _ = answer.send(Err(CommitError::Conflict));
             return;
         }
         let mut group = self.new_group();
-        let names = &self.sealing.names;
         for (key, (stamp, _)) in &self.table {
-            match parse_key(key) {
-                Some((kind, mac, held)) if kind::is_replaceable(kind) && held == space => {
-                    group.state.insert(names, kind, mac, stamp.0);
-                }
-                Some((kind, mac, held)) if kind::is_replaceable(kind) && held == self.state.space => {
-                    group.state.remove(names, kind, mac, stamp.0);
-                }
-                Some(_) | None => {}
+            if let Some((kind, mac, _)) = parse_key(key).filter(|(kind, ..)| kind::is_replaceable(*kind)) {
+                group.state.remove(&self.sealing.names, kind, mac, stamp.0);
             }
         }
+        group.state.absorb(&self.staged.get(&space).copied().unwrap_or_default());
         group.state.space = space;
         group.applied = Some(applied);
         let touched = self.touched_keys(&transaction);
         self.add(&mut group, Waiting { transaction, answer }, touched);
         self.write(group).await;
         if self.state.space == space {
-            self.space.store(space, Ordering::Release);
-            self.discard(|held| held != space);
-        }
-    }
-
-    /// Forgets the replaceable records of some spaces; they are removed later.
-    fn discard(&mut self, unwanted: impl Fn(u32) -> bool) {
-        let garbage = &mut self.garbage;
-        self.table.retain(|key, (_, revision)| match parse_key(key) {
-            Some((kind, _, held)) if kind::is_replaceable(kind) && unwanted(held) => {
-                garbage.push((key.clone(), *revision));
-                false
+            self.staged.remove(&space);
+            self.sweep = Some(Sweep::default());
+            if let Err(error) = self.read_table().await {
+                self.fail(format!("what was restored cannot be read: {error}"));
             }
-            Some(_) | None => true,
-        });
+        }
     }
 
-    async fn sweep(&mut self) {
-        let mut group = self.new_group();
-        let at = self.garbage.len().saturating_sub(MAX_MUTATIONS - 1);
-        for (key, revision) in self.garbage.split_off(at) {
-            group.expectations.push(Expectation { key: key.clone(), revision: Some(revision) });
-            group.mutations.push(Mutation::Delete { key });
+    /// Replaces what the table has of replaceable records by what is in use now, never holding both.
+    async fn read_table(&mut self) -> Result<(), String> {
+        self.table.retain(|key, _| !key.first().is_some_and(|kind| kind::is_replaceable(*kind)));
+        for kind in kind::REPLACEABLE {
+            let mut scan = self.engine.scan(&[kind]).await.map_err(|error| error.to_string())?;
+            loop {
+                let page = scan.next_page(MAX_MUTATIONS).await.map_err(|error| error.to_string())?;
+                if page.is_empty() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+                for entry in page {
+                    let in_use = parse_key(&entry.key).is_some_and(|(.., held)| held == self.state.space);
+                    let header = crypto::record::header(&entry.value);
+                    if let (true, Ok(header)) = (in_use, header) {
+                        self.table.insert(entry.key, (Stamp(header.record_version), entry.revision));
+                    }
+                }
+            }
         }
-        self.write(group).await;
+        // The stamps are believed for their sum alone: it is of what was staged.
+        let mut counted = PoolState::default();
+        for (key, (stamp, _)) in &self.table {
+            if let Some((kind, mac, _)) = parse_key(key).filter(|(kind, ..)| kind::is_counted(*kind)) {
+                counted.insert(&self.sealing.names, kind, mac, stamp.0);
+            }
+        }
+        if counted.digest != self.state.digest || counted.records != self.state.records {
+            return Err("it is not what was staged".into());
+        }
+        Ok(())
+    }
+
+    /// Removes some of what nobody uses.
+    async fn sweep(&mut self) {
+        let Some(mut sweep) = self.sweep.take() else { return };
+        let page = match sweep.next_page(self.engine.as_ref()).await {
+            Ok(Some(page)) => page,
+            Ok(None) => return,
+            Err(error) => {
+                // The next start finds it.
+                tracing::error!(%error, "what a restore left over is not removed");
+                return;
+            }
+        };
+        self.sweep = Some(sweep);
+        let mut group = self.new_group();
+        for entry in page {
+            let unused = |space: u32| space != self.state.space && !self.staged.contains_key(&space);
+            if parse_key(&entry.key).is_some_and(|(.., space)| unused(space)) {
+                let Entry { key, revision, .. } = entry;
+                group.expectations.push(Expectation { key: key.clone(), revision: Some(revision) });
+                group.mutations.push(Mutation::Delete { key });
+            }
+        }
+        if group.mutations.is_empty() {
+            tokio::task::yield_now().await;
+        } else {
+            self.write(group).await;
+        }
     }
 
     fn delete(&self, group: &mut Group, id: &RecordId) {
@@ -391,7 +469,7 @@ impl Committer {
         let state_key = engine_key(kind::POOL_STATE, &self.state_mac);
         let value = self.sealing.seal(kind::POOL_STATE, &self.state_mac, group.generation, &state);
         group.expectations.push(Expectation { key: state_key.clone(), revision: Some(self.state_revision) });
-        group.mutations.push(Mutation::Put { key: state_key, value });
+        group.mutations.push(Mutation::Put { key: state_key.clone(), value });
         let mut operation = [0; 16];
         crypto::digest::random(&mut operation);
         let operation = OperationId(operation);
@@ -403,7 +481,13 @@ impl Committer {
         };
         let error = match outcome {
             Ok(CommitOutcome::Committed(revision)) => {
-                self.applied(group.generation, group.state, revision, &group.mutations);
+                match group.staged {
+                    Some((space, held)) => {
+                        self.staged.insert(space, held);
+                        self.applied(group.generation, group.state, revision, &[]);
+                    }
+                    None => self.applied(group.generation, group.state, revision, &group.mutations),
+                }
                 let stamp = Stamp(group.generation);
                 if let Some(applied) = group.applied {
                     applied(stamp);
@@ -417,6 +501,9 @@ impl Committer {
                     let _ = answer.send(Ok(Committed { stamp }));
                 }
                 return;
+            }
+            Ok(CommitOutcome::Conflict { key }) if group.staged.is_some() && key != state_key => {
+                CommitError::Conflict
             }
             Ok(CommitOutcome::Conflict { .. }) => self.fail("another core has written to this store".into()),
             // Nothing was written, and the next attempt may succeed.
@@ -440,6 +527,8 @@ impl Committer {
                 }
             }
         }
+        // Before anybody hears of it: a snapshot is of what is in use by then.
+        self.space.store(state.space, Ordering::Release);
         self.state = state;
         self.state_revision = revision;
         let sealing = &self.sealing;
@@ -450,7 +539,7 @@ impl Committer {
         });
     }
 
-    async fn settle(&self, operation: OperationId) -> Result<CommitOutcome, EngineError> {
+    async fn settle(&mut self, operation: OperationId) -> Result<CommitOutcome, EngineError> {
         for attempt in 0..SETTLE_TRIES {
             match self.engine.settle(operation).await {
                 Ok(Some(revision)) => return Ok(CommitOutcome::Committed(revision)),
@@ -467,6 +556,35 @@ impl Committer {
         tracing::error!(reason, "the store refuses further writes");
         self.failed = Some(reason.clone());
         CommitError::Unavailable(reason)
+    }
+}
+
+/// A walk through the replaceable records of all spaces, by kind and first byte of the MAC.
+#[derive(Default)]
+struct Sweep {
+    prefixes: usize,
+    /// In the midst of a prefix. Given up when something else is to be done, as the engine keeps for it what it shows.
+    scan: Option<Box<dyn Scan>>,
+}
+
+impl Sweep {
+    /// `None` once everything was looked at.
+    async fn next_page(&mut self, engine: &dyn Engine) -> Result<Option<Vec<Entry>>, EngineError> {
+        let Some(kind) = kind::REPLACEABLE.get(self.prefixes >> 8) else { return Ok(None) };
+        let scan = match &mut self.scan {
+            Some(scan) => scan,
+            none => none.insert(engine.scan(&[*kind, self.prefixes as u8]).await?),
+        };
+        let page = scan.next_page(MAX_MUTATIONS - 1).await?;
+        if page.is_empty() {
+            self.prefixes += 1;
+            self.scan = None;
+        }
+        Ok(Some(page))
+    }
+
+    fn pause(&mut self) {
+        self.scan = None;
     }
 }
 

@@ -19,7 +19,7 @@ mod pool_state;
 mod record;
 mod store;
 
-pub use full_backup::{ChunkBuilder, Counts, Manifest, is_backed_up, read_chunk};
+pub use full_backup::{ChunkBuilder, Counts, Manifest, Pairing, is_backed_up, read_chunk};
 pub use genesis::{SignedGenesis, UnreadableGenesis};
 pub use key_backup::KeyBackup;
 pub use pool_state::CheckpointMark;

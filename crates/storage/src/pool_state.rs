@@ -53,6 +53,12 @@ impl PoolState {
         self.records += 1;
     }
 
+    /// Adds the records that `other` counts.
+    pub fn absorb(&mut self, other: &PoolState) {
+        self.digest.add(&other.digest.0);
+        self.records += other.records;
+    }
+
     pub fn remove(&mut self, names: &NameKey, kind: u8, name_mac: &[u8; 32], record_version: u64) {
         self.digest.subtract(&names.digest_term(kind, name_mac, record_version));
         self.records -= 1;

@@ -193,9 +193,16 @@ pub(crate) mod kind {
     /// Clear copies under `danger-test`; never counted, never read back.
     pub const CLEAR: u8 = b'!';
 
-    /// What a restore replaces; all else is the pool's own and outlasts it.
-    pub const fn is_replaceable(kind: u8) -> bool {
-        matches!(kind, KEY | VERSION | ASSIGNMENT | ROLE | INVOCATIONS)
+    /// What the pool's digest is over.
+    pub fn is_counted(kind: u8) -> bool {
+        !matches!(kind, DATA_KEY | GENESIS | POOL_STATE | CLEAR)
+    }
+
+    /// What a restore replaces; all else is the pool's own and outlasts it. In the engine's order.
+    pub const REPLACEABLE: [u8; 5] = [ASSIGNMENT, INVOCATIONS, ROLE, KEY, VERSION];
+
+    pub fn is_replaceable(kind: u8) -> bool {
+        REPLACEABLE.contains(&kind)
     }
 }
 

@@ -221,7 +221,7 @@ impl Store {
         let committer = Committer::new(
             engine.clone(),
             sealing.clone(),
-            (read.table, read.garbage),
+            (read.table, read.has_garbage),
             (state, state_revision),
             space.clone(),
             checkpoint,
@@ -288,11 +288,19 @@ pub struct Staging<'s> {
 }
 
 impl Staging<'_> {
-    /// Writes `records`, of which each is staged once; so many as an engine takes in one commit.
+    /// Writes `records`, so many as an engine takes in one commit. One that was staged before is a conflict.
     pub async fn stage(&self, records: Vec<Record>) -> Result<Committed, CommitError> {
         let (answer, answered) = oneshot::channel();
         self.store.special(Special::Stage { space: self.space, records, answer }).await?;
         answered.await.map_err(|_| closing())?
+    }
+
+    /// The staged record of that name.
+    pub async fn read(&self, id: &RecordId) -> Result<Option<Record>, OpenError> {
+        let Store { engine, sealing, .. } = self.store;
+        let place = id.place(&sealing.names, self.space);
+        let Some(entry) = engine.get(&place.key).await? else { return Ok(None) };
+        Ok(Some(open_record(sealing, &entry, self.space)?.value))
     }
 
     /// Replaces keys, versions, assignments, roles and invocations by what was staged, in one commit with
@@ -326,8 +334,8 @@ pub(crate) type Table = HashMap<Vec<u8>, (Stamp, Revision)>;
 struct ReadAll {
     records: Vec<Stamped<Record>>,
     table: Table,
-    /// Of other spaces: staged, or replaced, when the pool was stopped.
-    garbage: Vec<(Vec<u8>, Revision)>,
+    /// Records of other spaces: staged, or replaced, when the pool was stopped.
+    has_garbage: bool,
     counted: PoolState,
 }
 
@@ -379,7 +387,7 @@ async fn read_all(engine: &dyn Engine, sealing: &Sealing, space: u32) -> Result<
     let mut read = ReadAll {
         records: Vec::new(),
         table: Table::new(),
-        garbage: Vec::new(),
+        has_garbage: false,
         counted: PoolState::default(),
     };
     let mut scan = engine.scan(b"").await?;
@@ -392,7 +400,7 @@ async fn read_all(engine: &dyn Engine, sealing: &Sealing, space: u32) -> Result<
             match entry.key.first() {
                 Some(&(kind::DATA_KEY | kind::GENESIS | kind::CLEAR | kind::POOL_STATE)) => continue,
                 Some(_) if !is_in_use(&entry, space)? => {
-                    read.garbage.push((entry.key, entry.revision));
+                    read.has_garbage = true;
                     continue;
                 }
                 Some(_) | None => {}
@@ -421,7 +429,7 @@ impl Snapshot {
     }
 
     /// Further records; `None` at the end, when all of them were what the pool state says.
-    pub async fn next_page(&mut self) -> Result<Option<Vec<Record>>, OpenError> {
+    pub async fn next_page(&mut self) -> Result<Option<Vec<Stamped<Record>>>, OpenError> {
         let page = self.scan.next_page(SNAPSHOT_PAGE).await?;
         if page.is_empty() {
             let state = self.state.ok_or(OpenError::NoPoolState)?;
@@ -443,9 +451,14 @@ impl Snapshot {
             let Stamped { value, stamp } = open_record(&self.sealing, &entry, self.space)?;
             let place = value.id().place(&self.sealing.names, self.space);
             self.counted.insert(&self.sealing.names, place.kind, &place.mac, stamp.0);
-            records.push(value);
+            records.push(Stamped { value, stamp });
         }
         Ok(Some(records))
+    }
+
+    /// How many events the log had at the pool's last commit, once all was read.
+    pub fn log_size(&self) -> Option<u64> {
+        self.state.map(|state| state.checkpoint.size)
     }
 
     /// The generation of the pool that was read, once it was read to its end.

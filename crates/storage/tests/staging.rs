@@ -185,10 +185,31 @@ async fn what_was_staged_for_nothing_and_what_was_replaced_are_removed() {
     let mut snapshot = store.snapshot().await.unwrap();
     let mut seen = 0;
     while let Some(page) = snapshot.next_page().await.unwrap() {
-        seen += page.iter().filter(|record| matches!(record, Record::Assignment(_))).count();
+        seen += page.iter().filter(|held| matches!(held.value, Record::Assignment(_))).count();
     }
     assert_eq!(seen, 5);
     assert!(snapshot.generation().unwrap() > 6);
+}
+
+/// Twice in one batch, in two, or in a space that nobody gave: the store goes on.
+#[tokio::test]
+async fn a_record_is_staged_once() {
+    let secrets = DomainSecrets::generate();
+    let engine = engine(&SimDisk::new()).unwrap();
+    let (store, _) = open(engine.clone(), &secrets).await.unwrap();
+    let staging = store.new_space().await.unwrap();
+    let conflict = |staged: Result<_, CommitError>| assert!(matches!(staged, Err(CommitError::Conflict)));
+    conflict(staging.stage(vec![of_principal(7, 9), of_principal(7, 8)]).await);
+    staging.stage(vec![of_principal(7, 9)]).await.unwrap();
+    conflict(staging.stage(vec![of_principal(6, 9), of_principal(7, 8)]).await);
+    let read = async |number: u8| staging.read(&assignment(number).id()).await.unwrap();
+    assert_eq!((read(7).await, read(6).await), (Some(of_principal(7, 9)), None));
+    assert_eq!(read(0).await, None, "what is in use is not staged");
+    staging.switch(transaction(2), |_| ()).await.unwrap();
+    store.commit(Transaction { puts: vec![of_principal(8, 9)], ..expecting_none(8) }).await.unwrap();
+    store.close().await;
+    let (assigned, _) = held(&open(engine, &secrets).await.unwrap().1);
+    assert_eq!(assigned, BTreeSet::from([(7, 9), (8, 9)]));
 }
 
 /// Given up at any moment, before the switch or on its way: nothing that is in use is ever taken for a leftover.

@@ -4,6 +4,7 @@
 //! audit log, and a bare TLS handler that answers a fixed text. The load comes from the other core. Nothing
 //! of ours is linked: the server is the binary that is shipped.
 
+mod backup;
 mod bare;
 mod client;
 mod load;
@@ -64,7 +65,7 @@ pub struct Options {
     pub minutes: u64,
     /// A look at everything that is too short to mean anything.
     pub quick: bool,
-    /// Only rows whose name contains this; `mixed load` and `growing pool` are names as well.
+    /// Only rows whose name contains this; `mixed load`, `growing pool` and `backup and restore` are names too.
     pub only: String,
 }
 
@@ -183,7 +184,7 @@ async fn measure(options: &Options) -> Result<report::Report, Failure> {
             row.rounds.push(report::Round { raw, load });
         }
     }
-    let (mut mixed, mut scales) = (Vec::new(), Vec::new());
+    let (mut mixed, mut scales, mut backups) = (Vec::new(), Vec::new(), Vec::new());
     if options.wants("mixed load") {
         mixed = mixed::measure(options, &access).await?;
     }
@@ -192,7 +193,11 @@ async fn measure(options: &Options) -> Result<report::Report, Failure> {
         let sizes: &[usize] = if options.quick { &[10, 100] } else { &[100, 10_000, 99_999] };
         scales = scale::measure(options, sizes).await?;
     }
-    Ok(report::Report { rows, scales, mixed })
+    if options.wants(backup::NAME) {
+        let sizes: &[usize] = if options.quick { &[10, 20] } else { &[500, 5_000] };
+        backups = backup::measure(options, sizes).await?;
+    }
+    Ok(report::Report { rows, scales, mixed, backups })
 }
 
 #[cfg(test)]

@@ -49,30 +49,40 @@ pub struct Access {
 impl Pool {
     /// With a new pool in `directory`, which may hold as many keys as a pool can.
     pub async fn start(program: &Path, directory: &Path, durability: &str) -> Result<Self, Failure> {
+        Self::start_new(program, directory, &["--audit-durability", durability]).await
+    }
+
+    /// With a new pool in `directory` that may back itself up to `folder`.
+    pub async fn start_backing_up_to(
+        program: &Path,
+        directory: &Path,
+        folder: &Path,
+    ) -> Result<Self, Failure> {
+        let folder = folder.to_str().ok_or_else(|| Failure::new("the folder's name is no text"))?;
+        Self::start_new(program, directory, &["--audit-durability", SYNCED, "--backup-folder", folder]).await
+    }
+
+    async fn start_new(program: &Path, directory: &Path, flags: &[&str]) -> Result<Self, Failure> {
         let data = directory.join("data");
         if data.exists() {
             std::fs::remove_dir_all(&data)?;
         }
         std::fs::create_dir_all(&data)?;
         std::fs::write(data.join("pool.toml"), "[limits]\nkeys = 100000\nready_keys = 0\n")?;
-        Self::start_as(program, directory, free_ports(6)?, durability).await
+        Self::start_as(program, directory, free_ports(6)?, flags).await
     }
 
     /// With the pool that is in `directory`.
     pub async fn start_again(program: &Path, directory: &Path, port: u16) -> Result<Self, Failure> {
-        Self::start_as(program, directory, port, SYNCED).await
+        Self::start_as(program, directory, port, &["--audit-durability", SYNCED]).await
     }
 
-    async fn start_as(
-        program: &Path,
-        directory: &Path,
-        port: u16,
-        durability: &str,
-    ) -> Result<Self, Failure> {
+    async fn start_as(program: &Path, directory: &Path, port: u16, flags: &[&str]) -> Result<Self, Failure> {
         let log = std::fs::File::create(directory.join("server.log"))?;
         let process = on_server_core(program)
             .args(["quickstart", "--with-conformance-principal"])
-            .args(["--port", &port.to_string(), "--audit-durability", durability])
+            .args(["--port", &port.to_string()])
+            .args(flags)
             .arg("--data")
             .arg(directory.join("data"))
             .stdout(log.try_clone()?)

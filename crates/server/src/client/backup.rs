@@ -216,6 +216,9 @@ async fn preview(client: &mut Client, body: Value, format: Format) -> Result<Exi
     let date = |member: &str| body[member].as_i64().map(moment::show);
     if let Some(made_at) = date("madeAt") {
         line(format_args!("the backup is of {made_at}, generation {}", body["generation"]))?;
+        if let Some(size) = body["logSize"].as_u64() {
+            line(format_args!("the log of its pool had {size} events: what was done later is behind them"))?;
+        }
     }
     if let Some(last) = date("olderThanBackupOf") {
         line(format_args!("IT IS OLDER than the last backup that the pool made, begun {last}"))?;
@@ -235,12 +238,14 @@ async fn preview(client: &mut Client, body: Value, format: Format) -> Result<Exi
         if list.is_empty() {
             continue;
         }
-        line(format_args!("{} {what}:", list.len()))?;
-        for item in list.iter().take(SHOWN) {
+        let shown = list.len().min(SHOWN);
+        let count = body["counts"][member].as_u64().unwrap_or(list.len() as u64);
+        line(format_args!("{count} {what}:"))?;
+        for item in list.iter().take(shown) {
             line(format_args!("  {}", output::clean(item)))?;
         }
-        if list.len() > SHOWN {
-            line(format_args!("  and {} more; --output json has them all", list.len() - SHOWN))?;
+        if count > shown as u64 {
+            line(format_args!("  and {} more; --output json has the first thousand", count - shown as u64))?;
         }
     }
     Ok(ExitCode::SUCCESS)

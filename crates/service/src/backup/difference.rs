@@ -1,33 +1,67 @@
 //! What a restore changes: for its event, for whoever asks before, and for purge protection.
+//!
+//! A backup is compared with the index as it streams by, in whatever order its records come. What was met is marked in the
+//! index itself, and of what differs only the first names are kept: neither grows with the backup or the pool.
 
-use super::outline::Outline;
-use crate::index::Index;
-use domain::access::{BuiltInRole, CustomRole, Role, RoleAssignment};
+use crate::pool::Pool;
+use domain::access::{BuiltInRole, CustomRole, Role, RoleAssignment, RoleTable, Scope, action};
 use domain::guid::Guid;
 use domain::key::Key;
 use domain::name::KeyVersion;
+use domain::principal::Caller;
 use domain::time::IntDate;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
+use storage::{Record, VersionRecord};
 
 /// Of each list, named in an event.
 const NAMED: usize = 20;
+/// Of each list, kept. What is beyond is counted.
+const KEPT: usize = 1000;
 
-/// Keys by name, roles by what they give. Each list is in order.
+/// Names, of which the first in their order are kept.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Names {
+    count: usize,
+    first: BTreeSet<String>,
+}
+
+impl Names {
+    fn add(&mut self, name: String) {
+        self.count += 1;
+        self.first.insert(name);
+        if self.first.len() > KEPT {
+            self.first.pop_last();
+        }
+    }
+
+    /// All of them, those included that are not kept.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The first of them.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.first.iter().map(String::as_str)
+    }
+}
+
+/// Keys by name, roles by what they give.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Difference {
     pub age: Age,
-    pub new_keys: Vec<String>,
+    pub new_keys: Names,
     /// Keys that the backup does not hold.
-    pub lost_keys: Vec<String>,
+    pub lost_keys: Names,
     /// `name/version` of keys that both have.
-    pub lost_versions: Vec<String>,
+    pub lost_versions: Names,
     /// What becomes of keys that both have: `name: deleted`, `name/version: enabled`.
-    pub changed_keys: Vec<String>,
+    pub changed_keys: Names,
     /// Whether roles and assignments are those of the backup afterwards; the two lists below are empty if not.
     pub replaces_roles: bool,
-    pub new_roles: Vec<String>,
-    pub lost_roles: Vec<String>,
+    pub new_roles: Names,
+    pub lost_roles: Names,
 }
 
 /// Of when a backup is. It says so itself, under the backup key.
@@ -36,6 +70,8 @@ pub struct Age {
     pub made_at: IntDate,
     /// Of the pool that made it: it counts commits, so of two backups the higher one is the later.
     pub generation: u64,
+    /// How many events the log of the pool that made it had: what it did later is behind them. Earlier releases did not say.
+    pub log_size: Option<u64>,
     /// When this pool began a later one, the last that it completed. Whoever keeps backups may hand out an older one.
     pub older_than: Option<IntDate>,
 }
@@ -54,90 +90,171 @@ impl fmt::Display for Age {
     }
 }
 
-/// Roles and assignments after a restore.
-pub(super) struct Roles {
-    pub assignments: BTreeMap<Guid, RoleAssignment>,
-    pub custom: BTreeMap<Guid, CustomRole>,
-    /// Those of the backup.
-    pub replaced: bool,
+/// A backup that is being compared with the pool.
+pub(super) struct Comparison<'p> {
+    pool: &'p Pool,
+    number: u64,
+    roles: Arc<RoleTable>,
+    /// Assignments that genesis gives and that are there: no backup has a say in them.
+    of_genesis: BTreeSet<Guid>,
+    /// Custom roles of the pool that are the same in the backup.
+    same_roles: BTreeSet<Guid>,
+    difference: Difference,
+}
+
+impl<'p> Comparison<'p> {
+    /// Roles and assignments are those of the backup in a pool without keys, or if the caller may write roles; else they
+    /// stay, as a right to restore must not become a right to anything else.
+    pub fn new(pool: &'p Pool, caller: &Caller) -> Self {
+        let roles = pool.roles();
+        let replaces_roles = pool.index().key_count() == 0
+            || roles.authorize::<action::RoleAssignmentWrite>(caller, Scope::Root).is_ok();
+        let of_genesis = pool.initial_assignments().into_iter();
+        let of_genesis = of_genesis.filter(|given| roles.assignment(given.name) == Some(given));
+        let of_genesis = of_genesis.map(|given| given.name).collect();
+        let number = pool.index().new_comparison();
+        let age = Age { made_at: IntDate::default(), generation: 0, log_size: None, older_than: None };
+        let difference = Difference {
+            age,
+            new_keys: Names::default(),
+            lost_keys: Names::default(),
+            lost_versions: Names::default(),
+            changed_keys: Names::default(),
+            replaces_roles,
+            new_roles: Names::default(),
+            lost_roles: Names::default(),
+        };
+        Self { pool, number, roles, of_genesis, same_roles: BTreeSet::new(), difference }
+    }
+
+    pub fn replaces_roles(&self) -> bool {
+        self.difference.replaces_roles
+    }
+
+    /// Whether an assignment of the backup is one after the restore. That genesis names some of those that are here is not
+    /// undone: nobody is locked out of a pool that was rebuilt.
+    pub fn takes(&self, assignment: &RoleAssignment) -> bool {
+        self.replaces_roles() && !self.of_genesis.contains(&assignment.name)
+    }
+
+    pub fn add(&mut self, record: &Record) {
+        match record {
+            Record::Key(record) => self.add_key(&record.key),
+            Record::Version(record) => self.add_version(record),
+            Record::Assignment(assignment) if self.takes(assignment) => {
+                if self.roles.assignment(assignment.name) == Some(assignment) {
+                    self.pool.index().meet_assignment(assignment.name, self.number);
+                } else {
+                    self.difference.new_roles.add(describe(assignment));
+                }
+            }
+            Record::Role(role) if self.replaces_roles() => {
+                if self.custom_role(role.id()).is_some_and(|held| *held == *role) {
+                    self.same_roles.insert(role.id());
+                } else {
+                    self.difference.new_roles.add(definition(role));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn add_key(&mut self, then: &Key) {
+        let (name, difference) = (&then.name, &mut self.difference);
+        let Some(now) = self.pool.index().key(name).map(|held| held.value) else {
+            difference.new_keys.add(name.to_string());
+            return;
+        };
+        match (now.is_deleted(), then.is_deleted()) {
+            (false, true) => difference.changed_keys.add(format!("{name}: deleted")),
+            (true, false) => difference.changed_keys.add(format!("{name}: recovered")),
+            (true, true) | (false, false) => {}
+        }
+        let of_now: BTreeSet<&KeyVersion> = now.versions().iter().collect();
+        let of_then: BTreeSet<&KeyVersion> = then.versions().iter().collect();
+        for version in of_now.difference(&of_then) {
+            difference.lost_versions.add(format!("{name}/{version}"));
+        }
+        for version in of_then.difference(&of_now) {
+            difference.changed_keys.add(format!("{name}/{version}: new"));
+        }
+        let same = !of_now.is_disjoint(&of_then);
+        self.pool.index().meet(name, self.number, same);
+    }
+
+    fn add_version(&mut self, then: &VersionRecord) {
+        let then = &then.version;
+        let Some(now) = self.pool.index().held(&then.name, Some(then.version)) else { return };
+        let what = match (now.version.value.version.attributes.enabled, then.attributes.enabled) {
+            (false, true) => "enabled",
+            (true, false) => "disabled",
+            (true, true) | (false, false) => return,
+        };
+        self.difference.changed_keys.add(format!("{}/{}: {what}", then.name, then.version));
+    }
+
+    /// All of the backup was added.
+    pub fn finish(&mut self, age: Age) -> Difference {
+        self.difference.age = age;
+        let lost = &mut self.difference.lost_keys;
+        self.pool.index().not_met(self.number, |name| lost.add(name.to_string()));
+        let table = self.roles.clone();
+        for assignment in table.assignments() {
+            if !self.stays(assignment) {
+                self.difference.lost_roles.add(describe(assignment));
+            }
+        }
+        if self.replaces_roles() {
+            for role in custom_roles(&table).filter(|role| !self.same_roles.contains(&role.id())) {
+                self.difference.lost_roles.add(definition(&role));
+            }
+        }
+        self.difference.clone()
+    }
+
+    /// Whether an assignment of now is there after the restore, unchanged. Known once all of the backup was added.
+    fn stays(&self, held: &RoleAssignment) -> bool {
+        if self.of_genesis.contains(&held.name) {
+            return true;
+        }
+        if self.replaces_roles() {
+            return self.pool.index().was_assignment_met(held.name, self.number);
+        }
+        match &held.scope {
+            Scope::Root | Scope::Keys => true,
+            // Given for a key that is there no more, or that only has its name, it must not be found by another.
+            Scope::Key(name) => self.pool.index().was_met_as_same(name, self.number),
+        }
+    }
+
+    /// Of roles and assignments of now, what is there afterwards and does not come with the backup.
+    pub fn kept(&self) -> impl Iterator<Item = Record> {
+        let stays = |held: &&RoleAssignment| self.of_genesis.contains(&held.name) || !self.replaces_roles();
+        let assignments = self.roles.assignments().filter(stays).filter(|held| self.stays(held));
+        let roles = custom_roles(&self.roles).filter(|_| !self.replaces_roles());
+        let roles = roles.map(|role| Record::Role(CustomRole::clone(&role)));
+        assignments.cloned().map(Record::Assignment).chain(roles)
+    }
+
+    fn custom_role(&self, id: Guid) -> Option<Arc<CustomRole>> {
+        match self.roles.role(id) {
+            Some(Role::Custom(role)) => Some(role),
+            Some(Role::BuiltIn(_)) | None => None,
+        }
+    }
+}
+
+fn custom_roles(table: &RoleTable) -> impl Iterator<Item = Arc<CustomRole>> {
+    table.roles().filter_map(|role| match role {
+        Role::Custom(role) => Some(role),
+        Role::BuiltIn(_) => None,
+    })
 }
 
 impl Difference {
-    pub(super) fn new(index: &Index, outline: &Outline, roles: &Roles, age: Age) -> Self {
-        let mut difference = Self {
-            age,
-            new_keys: vec![],
-            lost_keys: vec![],
-            lost_versions: vec![],
-            changed_keys: vec![],
-            replaces_roles: roles.replaced,
-            new_roles: vec![],
-            lost_roles: vec![],
-        };
-        let mut unseen: std::collections::BTreeSet<_> = outline.keys.keys().cloned().collect();
-        for (key, versions) in index.outline() {
-            let enabled: HashMap<KeyVersion, bool> =
-                versions.iter().map(|held| (held.version.version, held.version.attributes.enabled)).collect();
-            unseen.remove(&key.name);
-            difference.compare(&key, &enabled, outline);
-        }
-        difference.new_keys = unseen.iter().map(ToString::to_string).collect();
-        difference.compare_roles(index, roles);
-        difference
-    }
-
-    fn compare(&mut self, key: &Key, enabled: &HashMap<KeyVersion, bool>, outline: &Outline) {
-        let name = &key.name;
-        let Some(held) = outline.keys.get(name) else {
-            self.lost_keys.push(name.to_string());
-            return;
-        };
-        match (key.is_deleted(), held.key.is_deleted()) {
-            (false, true) => self.changed_keys.push(format!("{name}: deleted")),
-            (true, false) => self.changed_keys.push(format!("{name}: recovered")),
-            (true, true) | (false, false) => {}
-        }
-        for version in key.versions() {
-            match (enabled.get(version), held.enabled.get(version)) {
-                (_, None) => self.lost_versions.push(format!("{name}/{version}")),
-                (Some(false), Some(true)) => self.changed_keys.push(format!("{name}/{version}: enabled")),
-                (Some(true), Some(false)) => self.changed_keys.push(format!("{name}/{version}: disabled")),
-                (_, Some(_)) => {}
-            }
-        }
-        let more = held.key.versions().iter().filter(|version| !enabled.contains_key(version));
-        self.changed_keys.extend(more.map(|version| format!("{name}/{version}: new")));
-    }
-
-    fn compare_roles(&mut self, index: &Index, roles: &Roles) {
-        let table = index.roles();
-        let now: BTreeMap<Guid, &RoleAssignment> =
-            table.assignments().map(|assignment| (assignment.name, assignment)).collect();
-        let only_in = |one: &BTreeMap<Guid, &RoleAssignment>, other: &BTreeMap<Guid, &RoleAssignment>| {
-            let differs = |(name, held): &(&Guid, &&RoleAssignment)| other.get(*name) != Some(*held);
-            one.iter().filter(differs).map(|(_, held)| describe(held)).collect::<Vec<_>>()
-        };
-        let then: BTreeMap<Guid, &RoleAssignment> =
-            roles.assignments.iter().map(|(name, held)| (*name, held)).collect();
-        self.new_roles = only_in(&then, &now);
-        self.lost_roles = only_in(&now, &then);
-        let custom: BTreeMap<Guid, CustomRole> = table
-            .roles()
-            .filter_map(|role| match role {
-                Role::Custom(role) => Some((role.id(), CustomRole::clone(&role))),
-                Role::BuiltIn(_) => None,
-            })
-            .collect();
-        let definition = |role: &CustomRole| format!("definition {} ({})", role.id(), role.name());
-        let new = roles.custom.values().filter(|role| custom.get(&role.id()) != Some(role));
-        self.new_roles.extend(new.map(definition));
-        let lost = custom.values().filter(|role| roles.custom.get(&role.id()) != Some(role));
-        self.lost_roles.extend(lost.map(definition));
-    }
-
     /// Destroys what purge protection keeps.
     pub fn destroys(&self) -> Option<&str> {
-        self.lost_keys.first().or(self.lost_versions.first()).map(String::as_str)
+        self.lost_keys.iter().next().or(self.lost_versions.iter().next())
     }
 
     /// How much, then what, of each list as much as is read at a glance: an event has room for little.
@@ -151,11 +268,11 @@ impl Difference {
             ("new keys", &self.new_keys),
             ("keys changed", &self.changed_keys),
         ];
-        let lists = || lists.into_iter().filter(|(_, list)| !list.is_empty());
-        let counts = lists().map(|(what, list)| format!("{} {what}", list.len()));
+        let lists = || lists.into_iter().filter(|(_, list)| list.count() > 0);
+        let counts = lists().map(|(what, list)| format!("{} {what}", list.count()));
         let named = lists().map(|(what, list)| {
-            let named = list.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-            format!("{what}: {named}{}", if list.len() > NAMED { ", \u{2026}" } else { "" })
+            let named = list.iter().take(NAMED).collect::<Vec<_>>().join(", ");
+            format!("{what}: {named}{}", if list.count() > NAMED { ", \u{2026}" } else { "" })
         });
         let roles = format!("roles are {roles}");
         let counts: Vec<_> = std::iter::once(roles).chain(counts).collect();
@@ -163,9 +280,28 @@ impl Difference {
     }
 }
 
+fn definition(role: &CustomRole) -> String {
+    format!("definition {} ({})", role.id(), role.name())
+}
+
 fn describe(assignment: &RoleAssignment) -> String {
     let RoleAssignment { name: _, scope, role, principal } = assignment;
     let known = BuiltInRole::by_id(*role).map(|role| role.name().to_owned());
     let role = known.unwrap_or_else(|| role.to_string());
     format!("{role} for {principal} at {scope}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many there are, what is kept are the first.
+    #[test]
+    fn of_many_names_the_first_are_kept_and_all_are_counted() {
+        let mut names = Names::default();
+        (0..5 * KEPT).rev().for_each(|number| names.add(format!("{number:05}")));
+        assert_eq!(names.count(), 5 * KEPT);
+        let kept: Vec<String> = names.iter().map(str::to_owned).collect();
+        assert_eq!(kept, (0..KEPT).map(|number| format!("{number:05}")).collect::<Vec<_>>());
+    }
 }

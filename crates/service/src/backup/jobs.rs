@@ -15,8 +15,8 @@ use domain::name::KeyName;
 use domain::principal::Caller;
 use domain::time::{IntDate, Time};
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use storage::{Job, JobEnd, JobKind, JobsRecord, Record, RecordId};
 use tokio::task::AbortHandle;
@@ -40,12 +40,16 @@ pub(crate) struct Backups {
     /// Of this incarnation.
     pub signer: InstanceKey,
     pub certificate: Vec<u8>,
-    /// One at a time: each reads a whole backup.
-    pub previews: tokio::sync::Mutex<()>,
+    /// One at a time compares a backup with the index.
+    pub reading: tokio::sync::Mutex<()>,
     /// The job that is under way, and the task that writes down how it ended.
     task: Mutex<Option<(AbortHandle, tokio::task::JoinHandle<()>)>>,
     /// While it is set nothing works but asking how the restore goes.
     pub restoring: Arc<AtomicBool>,
+    /// From the switch on until the index is that of what was restored.
+    pub loading: Arc<AtomicBool>,
+    /// Why it never will be. The pool does nothing more; a start opens it, or says why it cannot.
+    pub unreadable: OnceLock<String>,
     /// Read by each change while it is made, and held by a restore.
     pub changes: Arc<tokio::sync::RwLock<()>>,
 }
@@ -62,9 +66,11 @@ impl Backups {
             owner,
             signer,
             certificate,
-            previews: Default::default(),
+            reading: Default::default(),
             task: Mutex::default(),
             restoring: Arc::default(),
+            loading: Arc::default(),
+            unreadable: OnceLock::new(),
             changes: Arc::default(),
         }
     }
@@ -156,7 +162,17 @@ impl Pool {
     fn job(&self, id: Guid, wanted: impl Fn(JobKind) -> bool) -> Result<JobView, Error> {
         let jobs = self.index().jobs();
         let found = jobs.as_ref().and_then(|held| held.value.jobs.iter().find(|job| job.id == id));
-        found.filter(|job| wanted(job.kind)).cloned().map(JobView).ok_or(Error::JobNotFound(id))
+        let mut job = found.filter(|job| wanted(job.kind)).cloned().ok_or(Error::JobNotFound(id))?;
+        // Its end is in the commit of the switch; to whoever asks it has ended once everything works again.
+        if self.backups().loading.load(Ordering::Acquire) && self.is_last(&job) {
+            job.end = None;
+        }
+        Ok(JobView(job))
+    }
+
+    fn is_last(&self, job: &Job) -> bool {
+        let jobs = self.index().jobs();
+        jobs.is_some_and(|held| held.value.jobs.last().is_some_and(|last| last.id == job.id))
     }
 
     async fn begin<A: Action>(
@@ -424,6 +440,14 @@ impl Pool {
             stop.abort();
             // A store that takes nothing any more must not hold up the end; the next start writes it down.
             let _ = tokio::time::timeout(STOP_TIME, ending).await;
+        }
+    }
+
+    /// Refuses whatever asks a pool that lost its index.
+    pub(crate) fn check_readable(&self) -> Result<(), Error> {
+        match self.backups().unreadable.get() {
+            None => Ok(()),
+            Some(reason) => Err(Error::StoreUnavailable(reason.clone())),
         }
     }
 

@@ -2,12 +2,12 @@
 
 mod difference;
 mod jobs;
-mod outline;
 mod restore;
 mod stream;
+mod survey;
 mod target;
 
-pub use difference::{Age, Difference};
+pub use difference::{Age, Difference, Names};
 pub(crate) use jobs::Backups;
 pub use jobs::JobView;
 pub use target::{

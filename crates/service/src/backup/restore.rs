@@ -1,32 +1,32 @@
-//! Restoring: everything is read and checked before anything is touched, then staged beside what is in use, then put in
-//! its place in one commit. Until that commit the pool is what it was.
+//! Restoring: everything is read and checked before anything is touched, then read again and staged beside what is in use,
+//! then put in its place in one commit. Until that commit the pool is what it was. Then the index is emptied, and filled
+//! from the store: the old one and the new are never held at once, and nothing else that grows with either.
 //!
 //! Staged in the pool's own store, and not in another beside it: the switch is then one engine commit like any other,
 //! which a crash leaves made or not made, and the process goes on.
 
 use super::RestoreSource;
-use super::difference::{Age, Difference, Roles};
+use super::difference::{Age, Difference};
 use super::jobs::{Done, check_folder};
-use super::outline::Outline;
 use super::stream::{Next, Reader};
+use super::survey::{Survey, Surveying, Whole};
 use super::target::BackupTarget;
 use crate::error::Error;
-use crate::index::Index;
 use crate::keys::binding;
 use crate::pool::Pool;
 use crate::ticket::{Recorded, Ticket};
 use audit::event::EventResult;
-use crypto::full_backup::FullBackupRefused;
-use domain::access::{Role, RoleAssignment, Scope, action};
+use bytes::Bytes;
+use crypto::full_backup::{FullBackupHeader, FullBackupRefused};
+use domain::access::{Scope, action};
 use domain::guid::Guid;
-use domain::name::KeyName;
 use domain::principal::Caller;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use storage::{
-    InvocationsRecord, Job, JobEnd, KeyBackup, Record, RecordId, RoleNamesRecord, Staging, Stamped,
-    VersionRecord,
+    CommitError, InvocationsRecord, Job, JobEnd, KeyBackup, Manifest, Record, RecordId, RoleNamesRecord,
+    Staging, VersionRecord,
 };
 use tokio::sync::OwnedRwLockWriteGuard;
 
@@ -41,7 +41,7 @@ struct Closed {
     pool: Arc<Pool>,
     /// `None` while it waits for the changes that are being made.
     no_changes: Option<OwnedRwLockWriteGuard<()>>,
-    /// The switch itself has opened the pool again.
+    /// The switch is made, and has opened the pool again if it can be opened.
     switched: bool,
 }
 
@@ -57,19 +57,12 @@ impl Closed {
 
 impl Drop for Closed {
     fn drop(&mut self) {
-        // Not once it is open: the next restore may have closed it by now.
-        if !self.switched {
+        // Not once it is open: the next restore may have closed it by now. And not without an index, where whoever waited
+        // for the switch was stopped.
+        if !self.switched && !self.pool.backups().loading.load(Ordering::Acquire) {
             self.pool.backups().restoring.store(false, Ordering::Release);
         }
     }
-}
-
-/// What a restore will do, decided.
-struct Plan {
-    roles: Roles,
-    difference: Difference,
-    /// For each key: what was counted when the backup was made, or since.
-    invocations: Vec<InvocationsRecord>,
 }
 
 impl Pool {
@@ -90,12 +83,11 @@ impl Pool {
     }
 
     async fn difference(&self, source: &RestoreSource, caller: &Caller) -> Result<Difference, Error> {
-        let _one =
-            self.backups().previews.try_lock().map_err(|_| Error::Busy("looking at another backup"))?;
+        let _one = self.backups().reading.try_lock().map_err(|_| Error::Busy("looking at another backup"))?;
         let target = self.open_target(&source.location).await?;
-        let outline = self.outline(target.as_ref(), &source.folder).await?;
-        let roles = self.roles_after(&outline, caller);
-        Ok(Difference::new(self.index(), &outline, &roles, self.age(&outline)))
+        target.check(false).await?;
+        let reader = self.reader(target.as_ref(), &source.folder).await?;
+        Ok(self.survey(reader, caller).await?.difference)
     }
 
     pub(super) async fn check_restore_all(
@@ -104,23 +96,20 @@ impl Pool {
         folder: &str,
         caller: &Caller,
     ) -> Result<String, Error> {
-        let outline = self.outline(target, folder).await?;
-        let plan = self.plan(&outline, caller)?;
-        let Difference { age, .. } = &plan.difference;
-        Ok(format!("the backup, of {age}, can be restored: {}", plan.difference.summary()))
+        let _one = self.backups().reading.lock().await;
+        target.check(false).await?;
+        let survey = self.survey(self.reader(target, folder).await?, caller).await?;
+        self.check_allowed(&survey)?;
+        let Difference { age, .. } = &survey.difference;
+        Ok(format!("the backup, of {age}, can be restored: {}", survey.difference.summary()))
     }
 
     /// A backup of another pool has no place among this one's.
-    fn age(&self, outline: &Outline) -> Age {
-        let made_at = outline.header.created;
-        let last = self.last_backup().filter(|_| outline.header.pool == self.genesis().pool);
+    pub(super) fn age(&self, header: &FullBackupHeader, manifest: &Manifest) -> Age {
+        let made_at = header.created;
+        let last = self.last_backup().filter(|_| header.pool == self.genesis().pool);
         let older_than = last.map(|job| job.started).filter(|started| made_at < *started);
-        Age { made_at, generation: outline.manifest.generation, older_than }
-    }
-
-    async fn outline(&self, target: &dyn BackupTarget, folder: &str) -> Result<Outline, Error> {
-        target.check(false).await?;
-        Outline::read(self.reader(target, folder).await?).await
+        Age { made_at, generation: manifest.generation, log_size: manifest.log_size, older_than }
     }
 
     async fn reader<'t>(&self, target: &'t dyn BackupTarget, folder: &str) -> Result<Reader<'t>, Error> {
@@ -129,72 +118,20 @@ impl Pool {
     }
 
     /// Refuses what the pool's limits or its purge protection do not allow.
-    fn plan(&self, outline: &Outline, caller: &Caller) -> Result<Plan, Error> {
+    fn check_allowed(&self, survey: &Survey) -> Result<(), Error> {
         self.check_was_backed_up()?;
         let limits = self.limits();
-        let within = |what, count: usize, limit: usize| {
-            if count > limit { Err(Error::LimitReached { what, limit }) } else { Ok(()) }
+        let within = |what, count: u64, limit: usize| {
+            if count > limit as u64 { Err(Error::LimitReached { what, limit }) } else { Ok(()) }
         };
-        within("keys", outline.keys.len(), limits.keys)?;
-        let most = outline.keys.values().map(|held| held.enabled.len()).max().unwrap_or_default();
-        within("versions of a key", most, limits.versions_per_key)?;
-        let roles = self.roles_after(outline, caller);
-        let difference = Difference::new(self.index(), outline, &roles, self.age(outline));
+        within("keys", survey.manifest.counts.keys(), limits.keys)?;
+        within("versions of a key", survey.most_versions as u64, limits.versions_per_key)?;
         if self.genesis().purge_protection
-            && let Some(destroyed) = difference.destroys()
+            && let Some(destroyed) = survey.difference.destroys()
         {
             return Err(Error::RestoreDestroys { what: destroyed.to_owned() });
         }
-        Ok(Plan { roles, difference, invocations: self.invocations_after(outline) })
-    }
-
-    /// Roles and assignments after the restore: those of the backup in a pool without keys, or if the caller may write
-    /// roles; else those of now, as a right to restore must not become a right to anything else.
-    fn roles_after(&self, outline: &Outline, caller: &Caller) -> Roles {
-        let table = self.roles();
-        let replaced = self.index().key_count() == 0
-            || table.authorize::<action::RoleAssignmentWrite>(caller, Scope::Root).is_ok();
-        if replaced {
-            let mut assignments = outline.assignments.clone();
-            // Genesis names them, and no backup has a say in that: nobody is locked out of a pool that was rebuilt.
-            let of_genesis = table.assignments().filter(|held| self.is_of_genesis(held));
-            assignments.extend(of_genesis.map(|held| (held.name, held.clone())));
-            return Roles { assignments, custom: outline.roles.clone(), replaced };
-        }
-        let custom = table.roles().filter_map(|role| match role {
-            Role::Custom(role) => Some((role.id(), domain::access::CustomRole::clone(&role))),
-            Role::BuiltIn(_) => None,
-        });
-        let kept = table.assignments().filter(|held| match &held.scope {
-            Scope::Root | Scope::Keys => true,
-            // Given for a key that is there no more, or that only has its name, it must not be found by another.
-            Scope::Key(name) => self.is_the_same_key(name, outline),
-        });
-        let assignments: BTreeMap<Guid, RoleAssignment> =
-            kept.map(|held| (held.name, held.clone())).collect();
-        Roles { assignments, custom: custom.collect(), replaced }
-    }
-
-    fn is_the_same_key(&self, name: &KeyName, outline: &Outline) -> bool {
-        let (Some(now), Some(then)) = (self.index().key(name), outline.keys.get(name)) else { return false };
-        now.value.versions().iter().any(|version| then.enabled.contains_key(version))
-    }
-
-    /// Never fewer than either knows of: an encryption that was made is not unmade by a restore.
-    fn invocations_after(&self, outline: &Outline) -> Vec<InvocationsRecord> {
-        let mut counts: BTreeMap<&KeyName, BTreeMap<_, u64>> = BTreeMap::new();
-        let now = self.index().all_invocations();
-        for record in outline.invocations.values().chain(&now) {
-            let Some((name, held)) = outline.keys.get_key_value(&record.name) else { continue };
-            for (version, leased) in &record.leased {
-                if held.enabled.contains_key(version) {
-                    let count = counts.entry(name).or_default().entry(*version).or_default();
-                    *count = (*count).max(*leased);
-                }
-            }
-        }
-        let record = |(name, leased): (&KeyName, _)| InvocationsRecord { name: name.clone(), leased };
-        counts.into_iter().map(record).collect()
+        Ok(())
     }
 
     pub(super) async fn restore_all(
@@ -204,62 +141,105 @@ impl Pool {
         caller: &Caller,
     ) -> Result<Done, Error> {
         let folder = job.folder.as_deref().unwrap_or_default();
-        let outline = self.outline(target, folder).await?;
+        let _one = self.backups().reading.lock().await;
+        target.check(false).await?;
         // Whatever can be refused is refused while the pool still serves.
-        self.plan(&outline, caller)?;
+        let first = self.survey(self.reader(target, folder).await?, caller).await?;
+        self.check_allowed(&first)?;
         let mut closed = Closed::new(self.clone()).await;
-        let plan = self.plan(&outline, caller)?;
         let mut stager = Stager::new(self.store().new_space().await?);
-        self.stage_keys(&mut stager, target, folder, &outline).await?;
-        let Plan { roles, difference, invocations } = plan;
-        let Roles { assignments, custom, replaced } = roles;
-        for record in assignments.into_values().map(Record::Assignment) {
-            stager.add(record).await?;
-        }
-        for record in custom.into_values().map(Record::Role) {
-            stager.add(record).await?;
-        }
-        for record in invocations.into_iter().map(Record::Invocations) {
-            stager.add(record).await?;
-        }
+        let survey = self.stage(&mut stager, target, folder, caller, &first.header_bytes).await?;
+        self.stage_counts(&mut stager, target, folder, &survey).await?;
         let said = format!(
             "{} keys with {} versions as they were in pool {} at {}; {}",
-            outline.manifest.counts.keys(),
-            outline.manifest.counts.versions(),
-            outline.manifest.pool_name,
-            difference.age,
-            difference.summary()
+            survey.manifest.counts.keys(),
+            survey.manifest.counts.versions(),
+            survey.manifest.pool_name,
+            survey.difference.age,
+            survey.difference.summary()
         );
-        let done = self.switch(job, stager, replaced, said).await?;
+        let replaces_roles = survey.difference.replaces_roles;
+        let done = self.switch(job, stager, replaces_roles, said).await?;
         closed.switched = true;
         Ok(done)
     }
 
-    /// The second reading, in which each version is bound to this pool.
-    async fn stage_keys(
+    /// The second reading: what the pool does meanwhile does not change any more what is decided, and each version is bound
+    /// to this pool. All but the counts of encryptions is staged.
+    async fn stage(
         &self,
         stager: &mut Stager<'_>,
         target: &dyn BackupTarget,
         folder: &str,
-        outline: &Outline,
-    ) -> Result<(), Error> {
-        let mut reader = self.same_reader(target, folder, outline).await?;
-        loop {
+        caller: &Caller,
+        header: &Bytes,
+    ) -> Result<Survey, Error> {
+        let mut reader = self.same_reader(target, folder, header).await?;
+        let from = reader.header().pool;
+        let mut surveying = Surveying::new(self, caller);
+        let survey = loop {
             match reader.next().await? {
                 Next::Records(records) => {
                     for record in records {
-                        match record {
-                            Record::Key(_) => stager.add(record).await?,
-                            Record::Version(version) => {
-                                let version = self.rebound(&version, outline.header.pool)?;
-                                stager.add(Record::Version(version)).await?;
+                        surveying.add(&record);
+                        let staged = match record {
+                            Record::Version(version) => Some(Record::Version(self.rebound(&version, from)?)),
+                            Record::Assignment(assignment) if !surveying.comparison.takes(&assignment) => {
+                                None
                             }
-                            // Decided with the plan.
-                            _ => {}
+                            Record::Role(_) if !surveying.comparison.replaces_roles() => None,
+                            Record::Key(_) | Record::Assignment(_) | Record::Role(_) => Some(record),
+                            _ => None,
+                        };
+                        if let Some(record) = staged {
+                            stager.add(record).await?;
                         }
                     }
                 }
-                Next::End(_) => return Ok(()),
+                Next::End(manifest) => {
+                    let age = self.age(reader.header(), &manifest);
+                    break surveying.finish(&reader, manifest, age)?;
+                }
+            }
+        };
+        self.check_allowed(&survey)?;
+        for record in surveying.comparison.kept() {
+            stager.add(record).await?;
+        }
+        stager.flush().await?;
+        Ok(survey)
+    }
+
+    /// Counts of encryptions, never fewer than backup or pool know of: one that was made is not unmade by a restore. Which
+    /// versions there will be is known now that they are staged, so the backup is read once more, as far as it has counts.
+    async fn stage_counts(
+        &self,
+        stager: &mut Stager<'_>,
+        target: &dyn BackupTarget,
+        folder: &str,
+        survey: &Survey,
+    ) -> Result<(), Error> {
+        let mut left = survey.manifest.counts.counted_keys();
+        let mut reader = self.same_reader(target, folder, &survey.header_bytes).await?;
+        while left > 0 {
+            let Next::Records(records) = reader.next().await? else { break };
+            for record in records {
+                let Record::Invocations(then) = record else { continue };
+                left = left.saturating_sub(1);
+                let now = self.index().invocations(&then.name).map(|held| held.value);
+                stager.add_counts([Some(then), now].into_iter().flatten().collect()).await?;
+            }
+        }
+        stager.flush().await?;
+        let mut after = None;
+        loop {
+            let page = self.index().invocations_page(after.as_ref(), BATCH_RECORDS);
+            let Some(last) = page.last() else { return stager.flush().await };
+            after = Some(last.name.clone());
+            for now in page {
+                if !stager.has(&RecordId::Invocations(now.name.clone())).await? {
+                    stager.add_counts(vec![now]).await?;
+                }
             }
         }
     }
@@ -270,10 +250,10 @@ impl Pool {
         &self,
         target: &'t dyn BackupTarget,
         folder: &str,
-        outline: &Outline,
+        header: &Bytes,
     ) -> Result<Reader<'t>, Error> {
         let reader = self.reader(target, folder).await?;
-        if reader.is_same_as(&outline.header_bytes) {
+        if reader.is_same_as(header) {
             Ok(reader)
         } else {
             Err(FullBackupRefused::Inconsistent("it was replaced while it was read".into()).into())
@@ -295,7 +275,6 @@ impl Pool {
         replaces_roles: bool,
         said: String,
     ) -> Result<Done, Error> {
-        let (staging, staged) = stager.finish().await?;
         let end = JobEnd { at: self.now().int_date(), failure: None, detail: said.clone() };
         let (stamp, jobs) = self.ended(job.id, end)?;
         let mut expectations = vec![(RecordId::Jobs, stamp)];
@@ -307,7 +286,7 @@ impl Pool {
             puts.push(Record::RoleNames(RoleNamesRecord { definitions }));
         }
         let event = self.job_event(job.id, job.kind, EventResult::Success, &said);
-        self.commit_switch(staging, staged, expectations, puts, self.seal_event(&event)).await?;
+        self.commit_switch(stager.staging, expectations, puts, self.seal_event(&event)).await?;
         Ok(Done::Recorded)
     }
 
@@ -318,25 +297,36 @@ impl Pool {
     ) -> Result<Done, Error> {
         let folder = job.folder.as_deref().unwrap_or_default();
         let name = job.key.as_ref().ok_or(Error::JobInterrupted)?;
-        let outline = self.outline(target, folder).await?;
-        let held = outline.keys.get(name).ok_or_else(|| Error::NotInBackup { name: name.clone() })?;
-        if held.key.is_deleted() {
-            return Err(Error::DeletedInBackup { name: name.clone() });
-        }
-        let mut reader = self.same_reader(target, folder, &outline).await?;
-        let mut versions = HashMap::new();
-        while let Next::Records(records) = reader.next().await? {
+        target.check(false).await?;
+        let mut reader = self.reader(target, folder).await?;
+        let from = reader.header().pool;
+        let mut checked = Whole::new();
+        let (mut key, mut versions, mut invocations) = (None, HashMap::new(), None);
+        let manifest = loop {
+            let records = match reader.next().await? {
+                Next::Records(records) => records,
+                Next::End(manifest) => break manifest,
+            };
             for record in records {
-                if let Record::Version(record) = record
-                    && record.version.name == *name
-                {
-                    versions.insert(record.version.version, record);
+                checked.add(&record);
+                match record {
+                    Record::Key(record) if record.key.name == *name => key = Some(record.key),
+                    Record::Version(record) if record.version.name == *name => {
+                        versions.insert(record.version.version, record);
+                    }
+                    Record::Invocations(record) if record.name == *name => invocations = Some(record),
+                    _ => {}
                 }
             }
+        };
+        checked.check(&manifest)?;
+        let age = self.age(reader.header(), &manifest);
+        let key = key.ok_or_else(|| Error::NotInBackup { name: name.clone() })?;
+        if key.is_deleted() {
+            return Err(Error::DeletedInBackup { name: name.clone() });
         }
-        let versions = held.key.versions().iter().filter_map(|version| versions.remove(version)).collect();
-        let invocations = outline.invocations.get(name).cloned();
-        let whole = KeyBackup::new(held.key.clone(), versions, invocations)
+        let versions = key.versions().iter().filter_map(|version| versions.remove(version)).collect();
+        let whole = KeyBackup::new(key, versions, invocations)
             .map_err(|_| FullBackupRefused::Inconsistent(format!("key {name} is not whole")))?;
         if self.is_held(&whole) {
             return Ok(Done::Ended(format!("key {name} is as in the backup already")));
@@ -345,10 +335,9 @@ impl Pool {
         let versions = whole
             .versions()
             .iter()
-            .map(|record| self.rebound(record, outline.header.pool))
+            .map(|record| self.rebound(record, from))
             .collect::<Result<Vec<_>, _>>()?;
-        let said =
-            format!("key {name} with {} versions, out of a backup of {}", versions.len(), self.age(&outline));
+        let said = format!("key {name} with {} versions, out of a backup of {age}", versions.len());
         let mut event = self.job_event(job.id, job.kind, EventResult::Success, &said);
         event.key_name = Some(name.to_string());
         let decide = || {
@@ -383,13 +372,11 @@ struct Stager<'s> {
     staging: Staging<'s>,
     batch: Vec<Record>,
     bytes: usize,
-    /// What the index becomes at the switch. It grows record by record: a list of them would be held beside it.
-    staged: Index,
 }
 
 impl<'s> Stager<'s> {
     fn new(staging: Staging<'s>) -> Self {
-        Self { staging, batch: Vec::new(), bytes: 0, staged: Index::default() }
+        Self { staging, batch: Vec::new(), bytes: 0 }
     }
 
     async fn add(&mut self, record: Record) -> Result<(), Error> {
@@ -403,16 +390,45 @@ impl<'s> Stager<'s> {
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
-        let stamp = self.staging.stage(batch.clone()).await?.stamp;
-        self.staged.fill(batch.into_iter().map(|value| Stamped { value, stamp }));
-        Ok(())
+        match self.staging.stage(batch).await {
+            Ok(_) => Ok(()),
+            // The very record is there already, so the backup holds it twice.
+            Err(CommitError::Conflict) => {
+                Err(FullBackupRefused::Inconsistent("it holds one record twice".into()).into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
-    async fn finish(mut self) -> Result<(Staging<'s>, Index), Error> {
-        self.flush().await?;
-        Ok((self.staging, self.staged))
+    async fn has(&self, id: &RecordId) -> Result<bool, Error> {
+        Ok(self.staged(id).await?.is_some())
+    }
+
+    /// A record that was staged and flushed.
+    async fn staged(&self, id: &RecordId) -> Result<Option<Record>, Error> {
+        self.staging.read(id).await.map_err(|error| Error::StoreUnavailable(error.to_string()))
+    }
+
+    /// The highest of some counts of one key, of those versions that are staged.
+    async fn add_counts(&mut self, counts: Vec<InvocationsRecord>) -> Result<(), Error> {
+        let Some(name) = counts.first().map(|record| record.name.clone()) else { return Ok(()) };
+        let Some(Record::Key(held)) = self.staged(&RecordId::Key(name.clone())).await? else { return Ok(()) };
+        let mut leased = BTreeMap::new();
+        for (version, count) in counts.into_iter().flat_map(|record| record.leased) {
+            if held.key.versions().contains(&version) {
+                let highest: &mut u64 = leased.entry(version).or_default();
+                *highest = (*highest).max(count);
+            }
+        }
+        if leased.is_empty() {
+            return Ok(());
+        }
+        self.add(Record::Invocations(InvocationsRecord { name, leased })).await
     }
 }
 

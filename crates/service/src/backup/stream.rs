@@ -14,7 +14,7 @@ use storage::{ChunkBuilder, Counts, Manifest, Record, Snapshot, is_backed_up, re
 
 /// The one blob of a backup, in its folder.
 const BLOB: &str = "backup.hfb";
-/// Read from a target at a time, unless a chunk is larger.
+/// Held of what was read from a target, unless a chunk is larger.
 const WINDOW_BYTES: usize = 1 << 20;
 
 pub(super) fn blob_name(folder: &str) -> String {
@@ -38,7 +38,7 @@ pub(super) async fn write(
     while let Some(page) =
         snapshot.next_page().await.map_err(|error| Error::StoreUnavailable(error.to_string()))?
     {
-        for record in page.iter().filter(|record| is_backed_up(record)) {
+        for record in page.iter().map(|held| &held.value).filter(|record| is_backed_up(record)) {
             counts.add(record);
             if let Some(chunk) = builder.add(record) {
                 blob.write(writer.seal(&chunk).into()).await?;
@@ -49,7 +49,8 @@ pub(super) async fn write(
         blob.write(writer.seal(&chunk).into()).await?;
     }
     let generation = snapshot.generation().unwrap_or_default();
-    let manifest = Manifest { generation, counts: counts.clone(), pool_name: pool_name.to_owned() };
+    let log_size = snapshot.log_size();
+    let manifest = Manifest { generation, counts: counts.clone(), pool_name: pool_name.to_owned(), log_size };
     blob.write(writer.finish(&manifest.encode(), signer, certificate).into()).await?;
     blob.finish().await?;
     Ok(counts)
@@ -121,7 +122,7 @@ impl<'t> Reader<'t> {
     /// The next `length` bytes, or what is left of the blob.
     async fn take(&mut self, length: usize) -> Result<Bytes, Error> {
         if self.fetched.len() < length {
-            let wanted = (length - self.fetched.len()).max(WINDOW_BYTES);
+            let wanted = length.max(WINDOW_BYTES) - self.fetched.len();
             let left = usize::try_from(self.size.saturating_sub(self.offset)).unwrap_or(usize::MAX);
             let more = wanted.min(left);
             if more > 0 {

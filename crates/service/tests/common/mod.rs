@@ -15,6 +15,7 @@ use domain::principal::{Caller, TenantId};
 use domain::time::{IntDate, Time};
 use host::{Engine, Log};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
+use service::backup::BackupTargets;
 use service::{
     ActivationRecord, Clock, Error, KeyReference, KeyView, NewKey, Pool, PoolLimits, PoolParts, Random,
     Recorded, RequestFacts, SecretBytes, Shown, SystemRandom, Ticket,
@@ -87,13 +88,23 @@ impl Bench {
 
     pub async fn open_on(&self, engine: Arc<dyn Engine>, log: Arc<dyn Log>) -> Arc<Pool> {
         let partition = SoftwarePartition::new(self.secrets().partition_wrapping_key());
-        self.open_parts(engine, log, Arc::new(partition)).await
+        self.open_parts(engine, log, Arc::new(partition), Arc::new(self.targets.clone())).await
+    }
+
+    pub async fn open_backing_up_to(
+        &self,
+        engine: Arc<dyn Engine>,
+        log: Arc<dyn Log>,
+        targets: Arc<dyn BackupTargets>,
+    ) -> Arc<Pool> {
+        let partition = SoftwarePartition::new(self.secrets().partition_wrapping_key());
+        self.open_parts(engine, log, Arc::new(partition), targets).await
     }
 
     pub async fn open_with(&self, partition: Arc<dyn Partition>) -> Arc<Pool> {
         let engine = RedbEngine::open(self.path().join("store"), EngineOptions::default()).unwrap();
         let log = FileLog::open(self.path().join("audit"), LogOptions::default()).unwrap();
-        self.open_parts(Arc::new(engine), Arc::new(log), partition).await
+        self.open_parts(Arc::new(engine), Arc::new(log), partition, Arc::new(self.targets.clone())).await
     }
 
     pub fn secrets(&self) -> DomainSecrets {
@@ -105,6 +116,7 @@ impl Bench {
         engine: Arc<dyn Engine>,
         log: Arc<dyn Log>,
         partition: Arc<dyn Partition>,
+        targets: Arc<dyn BackupTargets>,
     ) -> Arc<Pool> {
         let secrets = self.secrets();
         Pool::found(engine.as_ref(), &secrets, self.genesis.clone(), Some(active())).await.unwrap();
@@ -119,7 +131,7 @@ impl Bench {
             limits: self.limits,
             resource_suffixes: vec!["managedhsm.localhost".into()],
             installer: None,
-            backup_targets: Some(Arc::new(self.targets.clone())),
+            backup_targets: Some(targets),
         };
         let pool = Pool::open(parts).await.unwrap();
         if self.genesis.class == PoolClass::Test {
