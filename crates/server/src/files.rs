@@ -92,6 +92,7 @@ use ending::step;
 pub mod ending {
     use std::cell::Cell;
     use std::io;
+    use std::path::Path;
 
     thread_local! {
         /// Steps that are left; `None`: as many as there are.
@@ -103,6 +104,20 @@ pub mod ending {
         LEFT.set(Some(step));
         let done = work.await;
         (done, LEFT.replace(None).is_some_and(|left| left > 0))
+    }
+
+    /// A directory as it was left, to go on from more than once.
+    pub fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
     }
 
     pub(super) fn step() -> io::Result<()> {

@@ -588,19 +588,6 @@ mod tests {
         owner(place).await
     }
 
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let to = to.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                copy(&entry.path(), &to);
-            } else {
-                std::fs::copy(entry.path(), to).unwrap();
-            }
-        }
-    }
-
     /// The process ends before each step in turn that changes the disk, of an upload and of the switch to what was uploaded;
     /// then again before each step of the start after that.
     #[tokio::test]
@@ -610,7 +597,7 @@ mod tests {
         let (mut olds, mut news, mut acknowledgements) = (0, 0, 0);
         for step in 0.. {
             let directory = tempfile::tempdir().unwrap();
-            copy(before.path(), directory.path());
+            files::ending::copy(before.path(), directory.path());
             let place = place(directory.path());
             let installation = installation();
             let new = installation.secrets.owner_key().public_key().fingerprint().to_string();
@@ -623,7 +610,7 @@ mod tests {
             let (acknowledged, whole) = files::ending::at(step, upload).await;
             for again in 0.. {
                 let left = tempfile::tempdir().unwrap();
-                copy(directory.path(), left.path());
+                files::ending::copy(directory.path(), left.path());
                 let place = self::place(left.path());
                 let (_, whole) = files::ending::at(again, async { place.finish_switch() }).await;
                 place.finish_switch().unwrap();

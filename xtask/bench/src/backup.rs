@@ -5,13 +5,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use crate::server::{Access, Pool, json_of};
 use crate::{Failure, Options, machine};
 
-/// Connections that make the keys.
-const MAKERS: usize = 32;
 const VERSIONS: usize = 10;
 /// By which `--only` finds it.
 pub const NAME: &str = "backup and restore";
@@ -100,33 +97,15 @@ fn bytes_in(folder: &Path) -> Result<u64, Failure> {
     Ok(bytes)
 }
 
+/// Half of them EC, half AES, with all their versions.
 async fn fill(access: &Access, numbers: std::ops::Range<usize>) -> Result<(), Failure> {
-    let mut workers = JoinSet::new();
-    for worker in 0..MAKERS {
-        let mut connection = access.connect().await?;
-        let requests: Vec<Vec<u8>> = numbers
-            .clone()
-            .skip(worker)
-            .step_by(MAKERS)
-            .map(|number| {
-                let kind = match number % 2 {
-                    0 => json!({"kty": "EC-HSM", "crv": "P-256"}),
-                    _ => json!({"kty": "oct-HSM", "key_size": 256}),
-                };
-                access.request("POST", &format!("/keys/kept-{number}/create"), &kind.to_string())
-            })
-            .collect();
-        workers.spawn(async move {
-            for request in requests {
-                for _ in 0..VERSIONS {
-                    json_of(&mut connection, &request).await?;
-                }
-            }
-            Ok::<_, Failure>(())
-        });
-    }
-    while let Some(worker) = workers.join_next().await {
-        worker??;
-    }
-    Ok(())
+    let request = |number| {
+        let kind = match number % 2 {
+            0 => json!({"kty": "EC-HSM", "crv": "P-256"}),
+            _ => json!({"kty": "oct-HSM", "key_size": 256}),
+        };
+        access.request("POST", &format!("/keys/kept-{number}/create"), &kind.to_string())
+    };
+    let requests = numbers.flat_map(|number| std::iter::repeat_n(request(number), VERSIONS));
+    access.send_all(requests.collect()).await
 }

@@ -3,14 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::task::JoinSet;
 
 use crate::load::{self, Request};
-use crate::server::{Access, Pool, SYNCED, json_of};
+use crate::server::{Access, Pool, SYNCED};
 use crate::{Failure, Options, machine};
-
-/// Connections that make the keys.
-const MAKERS: usize = 32;
 
 pub struct Scale {
     pub keys: usize,
@@ -68,24 +64,6 @@ fn path(number: u64) -> String {
 
 async fn fill(access: &Access, numbers: std::ops::Range<usize>) -> Result<(), Failure> {
     let body = json!({"kty": "EC-HSM", "crv": "P-256"}).to_string();
-    let mut workers = JoinSet::new();
-    for worker in 0..MAKERS {
-        let mut connection = access.connect().await?;
-        let requests: Vec<Vec<u8>> = numbers
-            .clone()
-            .skip(worker)
-            .step_by(MAKERS)
-            .map(|number| access.request("POST", &format!("{}/create", path(number as u64)), &body))
-            .collect();
-        workers.spawn(async move {
-            for request in requests {
-                json_of(&mut connection, &request).await?;
-            }
-            Ok::<_, Failure>(())
-        });
-    }
-    while let Some(worker) = workers.join_next().await {
-        worker??;
-    }
-    Ok(())
+    let request = |number| access.request("POST", &format!("{}/create", path(number as u64)), &body);
+    access.send_all(numbers.map(request).collect()).await
 }

@@ -11,6 +11,7 @@ use aws_lc_rs::rsa::KeySize;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::client::{Connection, Endpoint, request};
 use crate::load::{Request, Target};
@@ -22,6 +23,8 @@ const HOST: &str = "demo.managedhsm.localhost";
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// As many may wait for a new RSA key before one principal's share of the queue is full.
 const RSA_MAKERS: usize = 4;
+/// Connections that make many keys.
+const MAKERS: usize = 32;
 /// As many names take turns in the rows that make keys: no two connections are at the same one, and none gets more versions
 /// than a key may have.
 const NAMES: u64 = 4_000;
@@ -227,6 +230,24 @@ impl Access {
         let id = bundle["key"]["kid"].as_str().and_then(|id| id.split_once("/keys/"));
         let (_, path) = id.ok_or_else(|| Failure::new("a key bundle has no kid"))?;
         Ok(format!("/keys/{path}"))
+    }
+
+    /// Sends them all, over as many connections as make many keys, in no order.
+    pub async fn send_all(&self, requests: Vec<Vec<u8>>) -> Result<(), Failure> {
+        let mut workers = JoinSet::new();
+        for part in requests.chunks(requests.len().div_ceil(MAKERS).max(1)) {
+            let (mut connection, part) = (self.connect().await?, part.to_vec());
+            workers.spawn(async move {
+                for request in part {
+                    json_of(&mut connection, &request).await?;
+                }
+                Ok::<_, Failure>(())
+            });
+        }
+        while let Some(worker) = workers.join_next().await {
+            worker??;
+        }
+        Ok(())
     }
 
     /// Makes the keys, and gives a row for each operation.

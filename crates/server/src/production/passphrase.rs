@@ -235,19 +235,6 @@ mod tests {
         names
     }
 
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let to = to.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                copy(&entry.path(), &to);
-            } else {
-                std::fs::copy(entry.path(), to).unwrap();
-            }
-        }
-    }
-
     /// The process ends before each step in turn that changes the disk, then again before each step of the start after that.
     #[tokio::test]
     async fn an_end_at_any_step_leaves_a_pool_of_the_old_passphrase_or_of_the_new_one() {
@@ -257,13 +244,13 @@ mod tests {
         let (mut olds, mut news) = (0, 0);
         for step in 0.. {
             let directory = tempfile::tempdir().unwrap();
-            copy(before.path(), directory.path());
+            files::ending::copy(before.path(), directory.path());
             let layout = Layout::new(directory.path().into());
             let changed = async { change(&layout, &roots.old, &roots.new).is_ok() };
             let (acknowledged, whole) = files::ending::at(step, changed).await;
             for again in 0.. {
                 let left = tempfile::tempdir().unwrap();
-                copy(directory.path(), left.path());
+                files::ending::copy(directory.path(), left.path());
                 let layout = Layout::new(left.path().into());
                 let (_, whole) = files::ending::at(again, async { Sealing::begin(&layout) }).await;
                 Sealing::begin(&layout).unwrap();
