@@ -6,11 +6,11 @@
 
 use crate::CommandError;
 use crate::environment::word;
+use crate::files;
 use crate::layout::Layout;
 use crate::output;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
@@ -71,7 +71,7 @@ pub fn print_to(log: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(log)?;
+    let log = files::open_log(log)?;
     rustix::stdio::dup2_stderr(&log)?;
     rustix::stdio::dup2_stdout(&log)?;
     Ok(())

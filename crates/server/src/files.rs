@@ -42,6 +42,11 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
+/// What a process says is added to; nobody else's to read.
+pub fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
 /// Puts noise in the place of what a file holds. Where a file system or a disk keeps earlier contents elsewhere, those stay.
 pub fn overwrite(path: &Path) -> io::Result<()> {
     step()?;

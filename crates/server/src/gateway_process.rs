@@ -2,18 +2,16 @@
 //! sockets that they come to stay open here.
 
 use crate::CommandError;
-use crate::child;
+use crate::child::{self, PING_PERIOD, Pauses, SILENCE};
+use crate::files;
 use crate::gateway_command::{Start, Told, give};
 use crate::listener::closed;
 use crate::own_user::User;
 use crate::pool_directory::Names;
-use crate::provisioner::{PING_PERIOD, SILENCE, STEADY};
 use rustix::process::{Pid, Uid, geteuid};
 use serde::{Deserialize, Serialize};
-use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -63,28 +61,24 @@ pub struct GatewayProcess {
 
 impl GatewayProcess {
     pub async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let began = Instant::now();
             let ended = self.run_once().await;
             self.gateway.send_replace(None);
             let Err(error) = ended else { return };
             tracing::error!(%error, "the gateway's process is started again");
-            if began.elapsed() > STEADY {
-                pause = FIRST_PAUSE;
-            }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pauses.after(began.elapsed())) => {}
                 () = closed(&mut self.ending) => return,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
     /// Until it is time to end.
     async fn run_once(&mut self) -> Result<(), CommandError> {
         let (ours, theirs) = BlockingStream::pair()?;
-        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log)?;
+        let log = files::open_log(&self.log)?;
         let child = child::command("gateway")?
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())

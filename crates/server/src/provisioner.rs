@@ -5,7 +5,7 @@
 
 use crate::CommandError;
 use crate::certificates::CertificateAuthority;
-use crate::child;
+use crate::child::{self, PING_PERIOD, Pauses, SILENCE};
 use crate::files;
 use crate::gateway_process::Gateway;
 use crate::instance::Parameters as Genesis;
@@ -21,10 +21,8 @@ use fabric::{InstanceState, Network, Parameters, ProvisionError, Provisioner, Re
 use parking_lot::{Condvar, Mutex};
 use rustls_pki_types::CertificateSigningRequestDer;
 use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
@@ -38,14 +36,8 @@ const PORT: &str = "port";
 const READY_TIME: Duration = Duration::from_secs(20);
 const STOP_TIME: Duration = Duration::from_secs(15);
 const APPLY_TIME: Duration = Duration::from_secs(10);
-/// How often a child is asked whether it is there.
-pub const PING_PERIOD: Duration = Duration::from_secs(3);
-/// A child that said nothing for this long hangs, and is ended.
-pub const SILENCE: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Whoever served this long begins anew with short pauses.
-pub const STEADY: Duration = Duration::from_secs(60);
 /// The first port that a pool may get, counted from the quickstart's, and how many are tried.
 const FIRST_PORT_OFFSET: u16 = 30;
 const PORTS: u16 = 200;
@@ -353,7 +345,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn run(self) {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let began = Instant::now();
             let ended = self.run_once();
@@ -380,15 +372,11 @@ impl Supervisor {
                 }
             }
             self.running.state.send_replace(InstanceState::Starting);
-            if began.elapsed() > STEADY {
-                pause = FIRST_PAUSE;
-            }
-            let deadline = Instant::now() + pause;
+            let deadline = Instant::now() + pauses.after(began.elapsed());
             while !held.stopping && !self.running.changed.wait_until(&mut held, deadline).timed_out() {}
             if held.stopping {
                 break;
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         self.running.state.send_replace(InstanceState::Stopped);
     }
@@ -396,7 +384,7 @@ impl Supervisor {
     /// Until the child ends.
     fn run_once(&self) -> Result<(), CommandError> {
         let began = Instant::now();
-        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log)?;
+        let log = files::open_log(&self.log)?;
         let mut child =
             child::command("instance")?.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let mut input = child.stdin.take().ok_or("the child has no input")?;

@@ -19,7 +19,7 @@ pub enum Command {
         /// Where everything is kept.
         #[arg(long = "data", value_name = "DIR")]
         data: PathBuf,
-        /// A file whose first line is the passphrase that the pool was founded with.
+        /// A file whose first line is the pool's passphrase.
         #[arg(long, value_name = "FILE")]
         root_credential: PathBuf,
     },

@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     let hardening = hardening::for_server(PoolClass::Production)?;
     let layout = Layout::new(arguments.data.clone());
     check_production(&layout)?;
-    files::create_directory(&layout.data.join("run"))?;
+    files::create_directory(&layout.run())?;
     let _lock = running::lock(&layout)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let capacity = Capacity::within(hardening.descriptors);
