@@ -102,7 +102,7 @@ fn parse(words: &[String]) -> Result<Options, Failure> {
         write: None,
         seconds: Duration::from_secs(2),
         rounds: 5,
-        connections: 32,
+        connections: 128,
         only: String::new(),
         minutes: 60,
         quick: false,

@@ -54,7 +54,7 @@ pub fn render(options: &Options, report: &Report) -> String {
     let _ = write!(
         text,
         "\n{} rounds, interleaved, {seconds} s for each row and round; latencies are of all rounds together. \
-         At most {} keep-alive connections (4 where RSA keys are made, 1 where roles are written), HTTP/1.1, TLS 1.3, each with one request under way. \
+         At most {} keep-alive connections (32 for RSA and where keys are made, 4 where those are RSA keys, 1 where roles are written), HTTP/1.1, TLS 1.3, each with one request under way. \
          Server, bare handler and primitive take turns on core {}, the client has core {} to itself; a row whose \
          client used more than {:.0} % of that core is invalid, for it measures the client. A server that had much \
          less than its whole core was held up: by the disk, by the client, or by something else on the machine.\n\n\

@@ -23,6 +23,8 @@ const HOST: &str = "demo.managedhsm.localhost";
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// As many may wait for a new RSA key before one principal's share of the queue is full.
 const RSA_MAKERS: usize = 4;
+/// Enough to keep the core busy with RSA; more would only wait.
+const RSA_SIGNERS: usize = 32;
 /// Connections that make many keys.
 const MAKERS: usize = 32;
 /// As many names take turns in the rows that make keys: no two connections are at the same one, and none gets more versions
@@ -263,7 +265,9 @@ impl Access {
             let kind = json!({"kty": "RSA-HSM", "key_size": bits});
             let path = self.create(&mut connection, &format!("bench-rsa-{bits}"), &kind).await?;
             let body = json!({"alg": "RS256", "value": encoded(&[0x5a; 32])});
-            rows.push(self.target(name, Some(Primitive::RsaSign(size)), post(&format!("{path}/sign"), body)));
+            let target =
+                self.target(name, Some(Primitive::RsaSign(size)), post(&format!("{path}/sign"), body));
+            rows.push(Target { most_connections: RSA_SIGNERS, ..target });
         }
         for (sign, verify, name, algorithm, bytes, curve) in [
             ("P-256 sign, ES256", "P-256 verify, ES256", "P-256", "ES256", 32, Curve::P256),
@@ -344,7 +348,7 @@ impl Access {
             let path = format!("/keys/{names}-{}/create?api-version={API_VERSION}", number % NAMES);
             request("POST", &path, &host, Some(&token), "application/json", &body)
         });
-        self.target(name, None, request)
+        Target { most_connections: MAKERS, ..self.target(name, None, request) }
     }
 }
 
