@@ -12,6 +12,7 @@ use crate::layout::socket_name;
 use crate::own_user::{self, User};
 use crate::places::{Capacity, Places};
 use crate::pool_directory::Names;
+use crate::runtime::quick_runtime;
 use domain::pool::PoolClass;
 use gateway::Directory;
 use rustix::net::{
@@ -101,7 +102,7 @@ pub fn run() -> Result<ExitCode, CommandError> {
         }
         end.send_replace(true);
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = quick_runtime()?;
     runtime.block_on(async {
         let capacity = Capacity::within(hardening.descriptors);
         let places = Places::new(capacity.gateway, capacity.gateway / 4);

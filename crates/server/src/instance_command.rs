@@ -17,6 +17,7 @@ use crate::places::Capacity;
 use crate::pool_listener::Way;
 use crate::quickstart::{self, Ended};
 use crate::root_of_trust::RootOfTrust;
+use crate::runtime::quick_runtime;
 use crate::{
     admin, authority_source, hardening, issuer_key_source, limits, network, pool_listener, schedule,
 };
@@ -187,7 +188,7 @@ pub fn run() -> Result<ExitCode, CommandError> {
         }
         end.send_replace(true);
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = quick_runtime()?;
     runtime.spawn(async move {
         // By the threads that answer clients: where they hang, so does this.
         while pings.recv().await.is_some() && say(&Said::Pong).is_ok() {}

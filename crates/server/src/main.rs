@@ -45,6 +45,7 @@ mod quickstart;
 mod remains;
 mod root_of_trust;
 mod running;
+mod runtime;
 mod schedule;
 mod sealed;
 mod state;

@@ -20,6 +20,7 @@ use crate::pool_listener::Way;
 use crate::private_networks::{self, PrivateNetwork};
 use crate::provisioner::{Children, Ports};
 use crate::root_of_trust::{RootOfTrust, Sealed};
+use crate::runtime::quick_runtime;
 use crate::state::{LAST_PORT, Principals, Settings};
 use crate::{
     admin, authority_source, control, detach, environment, files, hardening, holders, instance,
@@ -165,7 +166,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         detach::leave_terminal()?;
     }
     let hardening = hardening::for_server(PoolClass::Test)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = quick_runtime()?;
     let credential = arguments.root_credential.as_deref().map(RootOfTrust::credential).transpose()?;
     let layout = Layout::new(arguments.data.clone()).with_credential(credential);
     production::check_not_production(&layout)?;

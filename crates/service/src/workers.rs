@@ -167,8 +167,8 @@ impl Queue {
     }
 
     fn work(&self, nice: i32, longest_held: Duration, idle: Option<Idle>) {
-        // On Linux this is the priority of the calling thread alone. Without it the class merely runs at full priority.
-        if let Err(error) = rustix::process::nice(nice) {
+        // Without it the class merely runs at full priority.
+        if let Err(error) = scheduling::slow(nice) {
             tracing::warn!(%error, "cannot lower the priority of a worker thread");
         }
         let after = idle.as_ref().map(|idle| idle.after);

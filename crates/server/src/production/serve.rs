@@ -13,6 +13,7 @@ use crate::places::Capacity;
 use crate::pool_listener::Way;
 use crate::quickstart::{self, Ended};
 use crate::root_of_trust::{RootOfTrust, Sealed};
+use crate::runtime::quick_runtime;
 use crate::{
     admin, authority_source, hardening, issuer_key_source, limits, pool_listener, remains, running, schedule,
     sealed,
@@ -55,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     check_production(&layout)?;
     files::create_directory(&layout.run())?;
     let _lock = running::lock(&layout)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = quick_runtime()?;
     let capacity = Capacity::within(hardening.descriptors);
     // From here on it ends nothing.
     let mut hangups = {
