@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::keys::binding;
 use crate::pool::{Change, Pool};
+use crate::quota::Limited;
 use crate::ticket::{Recorded, Ticket};
 use crate::views::KeyView;
 use crypto::key_backup::{BackupDomain, BackupHeader, BackupKey, BackupRefused};
@@ -94,7 +95,7 @@ impl Pool {
         match self.index().key(&key.name) {
             Some(held) if held.value.is_deleted() => return Err(KeyRefused::Deleted.into()),
             Some(held) => return Err(Error::KeyExists { name: held.value.name.clone() }),
-            None if self.index().key_count() >= limits.keys => {
+            None if self.left(&Limited::Keys) == 0 => {
                 return Err(Error::LimitReached { what: "keys", limit: limits.keys });
             }
             None => {}

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::failures::{Attempt, Refused};
 use crate::index::Held;
 use crate::pool::{Change, Pool};
+use crate::quota::Limited;
 use crate::shares::Payer;
 use crate::ticket::{Recorded, Ticket};
 use crate::views::{ImportedKey, KeyReference, KeyView, NewKey, Page, PageRequest, UsedKey, WrappedKey};
@@ -650,7 +651,7 @@ impl Pool {
                 let key = held.value.with_version(version, self.limits().versions_per_key)?;
                 Ok((Some(held.stamp), key))
             }
-            None if self.index().key_count() >= limit => Err(Error::LimitReached { what: "keys", limit }),
+            None if self.left(&Limited::Keys) == 0 => Err(Error::LimitReached { what: "keys", limit }),
             None => Ok((None, Key::first(name.clone(), version))),
         }
     }

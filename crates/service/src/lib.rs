@@ -17,6 +17,7 @@ mod keys;
 mod network;
 mod pool;
 mod principals;
+mod quota;
 mod ready_keys;
 mod release;
 mod roles;

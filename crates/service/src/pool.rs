@@ -9,6 +9,7 @@ use crate::index::Index;
 use crate::invocations::Invocations;
 use crate::key_backup::KeyBackups;
 use crate::network::Firewall;
+use crate::quota::{Limited, Places, Quota, added};
 use crate::ready_keys::ReadyKeys;
 use crate::release::{Releases, UsedAssertions};
 use crate::room::{Room, Roomy};
@@ -171,6 +172,7 @@ pub struct Pool {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     limits: PoolLimits,
+    quota: Quota,
     simulation: Simulation,
 }
 
@@ -349,6 +351,7 @@ impl Pool {
             clock,
             random,
             limits,
+            quota: Quota::default(),
             simulation: Simulation::default(),
         });
         pool.note_roles();
@@ -633,12 +636,19 @@ impl Pool {
                 Err(_) => changes.read_owned().await,
             };
             let change = decide()?;
+            // It decided by what shows. Who finds the last place taken by another that is under way decides again.
+            let Ok(places) =
+                self.quota.take(added(&change.expectations, &change.puts), |limited| self.left(limited))
+            else {
+                self.wait_before_trying_again(tried).await;
+                continue;
+            };
             let pool = self.clone();
             let leaf = leaf.clone();
             // A task of its own: dropping the request's future must not stop it between commit and index.
             let attempt = tokio::spawn(async move {
                 let _open = open;
-                pool.commit(change, leaf).await
+                pool.commit(change, places, leaf).await
             });
             match attempt.await.map_err(|_| Error::StoreUnavailable("the commit was interrupted".into()))? {
                 Ok(changed) => return Ok(changed),
@@ -647,6 +657,23 @@ impl Pool {
             }
         }
         Err(Error::TooManyConflicts)
+    }
+
+    /// How many more of it the pool's limits allow.
+    pub(crate) fn left(&self, limited: &Limited) -> usize {
+        let assignments = || {
+            let here = |held: &&RoleAssignment| Limited::assignments_at(&held.scope) == *limited;
+            self.roles().assignments().filter(here).count()
+        };
+        match limited {
+            Limited::Keys => self.limits.keys.saturating_sub(self.index.key_count()),
+            Limited::AssignmentsAtPoolScope => {
+                self.limits.assignments_at_pool_scope.saturating_sub(assignments())
+            }
+            Limited::AssignmentsAtKey(_) => {
+                self.limits.assignments_at_key_scope.saturating_sub(assignments())
+            }
+        }
     }
 
     async fn wait_before_trying_again(&self, tried: u32) {
@@ -668,10 +695,17 @@ impl Pool {
         }
     }
 
-    async fn commit<T>(&self, change: Change<T>, leaf: Leaf) -> Result<Changed<T>, storage::CommitError> {
+    async fn commit<T>(
+        &self,
+        change: Change<T>,
+        places: Places,
+        leaf: Leaf,
+    ) -> Result<Changed<T>, storage::CommitError> {
         let Change { expectations, puts, deletes, value } = change;
         let transaction = Transaction { expectations, puts, deletes, event: self.outbox(&leaf) };
         self.store.commit(transaction).await?;
+        // The index has it.
+        drop(places);
         self.note_roles();
         Ok(Changed { value, receipt: self.log_committed(leaf).await })
     }

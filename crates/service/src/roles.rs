@@ -5,6 +5,7 @@
 
 use crate::error::Error;
 use crate::pool::{Change, Pool};
+use crate::quota::Limited;
 use crate::ticket::{Recorded, Ticket};
 use domain::access::{
     CustomRole, CustomRoleRefused, Role, RoleAssignment, RoleTable, Scope, action, names_look_alike,
@@ -232,15 +233,17 @@ impl Pool {
     }
 
     fn check_assignment_room(&self, scope: &Scope) -> Result<(), Error> {
-        let is_pool_wide = |scope: &Scope| matches!(scope, Scope::Root | Scope::Keys);
-        let roles = self.roles();
-        let (what, limit, held) = if is_pool_wide(scope) {
-            let held = roles.assignments().filter(|held| is_pool_wide(&held.scope)).count();
-            ("role assignments at its own scope", self.limits().assignments_at_pool_scope, held)
-        } else {
-            let held = roles.assignments().filter(|held| held.scope == *scope).count();
-            ("role assignments at the scope of one key", self.limits().assignments_at_key_scope, held)
+        let (what, limit) = match scope {
+            Scope::Root | Scope::Keys => {
+                ("role assignments at its own scope", self.limits().assignments_at_pool_scope)
+            }
+            Scope::Key(_) => {
+                ("role assignments at the scope of one key", self.limits().assignments_at_key_scope)
+            }
         };
-        if held >= limit { Err(Error::LimitReached { what, limit }) } else { Ok(()) }
+        match self.left(&Limited::assignments_at(scope)) {
+            0 => Err(Error::LimitReached { what, limit }),
+            1.. => Ok(()),
+        }
     }
 }

@@ -18,7 +18,8 @@ use domain::name::KeyName;
 use domain::time::IntDate;
 use serde_json::json;
 use service::{
-    Error, KeyReference, NewAssignment, NotAuthenticated, PageRequest, Pool, Random, Recorded, SystemRandom,
+    Error, KeyReference, NewAssignment, NotAuthenticated, PageRequest, Pool, PoolLimits, Random, Recorded,
+    SystemRandom,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -409,4 +410,53 @@ async fn an_assignments_name_is_taken_once_and_removed_once() {
     let (first, second) = tokio::join!(remove(), remove());
     ok(first);
     assert!(matches!(refused(second), Error::AssignmentNotFound { .. }));
+}
+
+/// How many of two dozen attempts at one moment are done; each of the others must be refused for a limit.
+async fn within_limit<F>(attempt: impl Fn(u8) -> F) -> usize
+where
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    let attempts: Vec<_> = (1..=24).map(|number| tokio::spawn(attempt(number))).collect();
+    let mut done = 0;
+    for attempt in attempts {
+        match attempt.await.unwrap() {
+            Ok(()) => done += 1,
+            Err(Error::LimitReached { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    done
+}
+
+/// Each of them finds the last places free when it decides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_hold_for_those_who_come_at_one_moment() {
+    let limits = PoolLimits {
+        keys: 5,
+        assignments_at_pool_scope: 8,
+        assignments_at_key_scope: 3,
+        ..PoolLimits::default()
+    };
+    let bench = Bench { limits, ..Bench::new() };
+    let pool = bench.open().await;
+    let create = |number: u8| {
+        let pool = pool.clone();
+        async move {
+            let new = new_key(&format!("key-{number}"), KeySpec::Oct(OctSize::Oct256));
+            result(pool.create_key(ticket(&pool, APP), new).await).map(drop)
+        }
+    };
+    assert_eq!(within_limit(create).await, 5);
+    let before = ok(pool.list_assignments(ticket(&pool, ADMIN), Scope::Root).await).len();
+    // Of a key that is not there nothing is written, by which one would meet another.
+    for (scope, left) in [("/", 8 - before), ("/keys/not-there", 3)] {
+        let assign = |_| {
+            let (pool, scope) = (pool.clone(), Scope::parse(scope).unwrap());
+            let role = BuiltInRole::CryptoUser.id();
+            let new = NewAssignment { name: SystemRandom.guid(), scope, role, principal: STRANGER };
+            async move { result(pool.create_assignment(ticket(&pool, ADMIN), new).await).map(drop) }
+        };
+        assert_eq!(within_limit(assign).await, left, "at {scope}");
+    }
 }
