@@ -705,14 +705,28 @@ def test_network_rules_are_asked_before_the_token(tmp_path, issuer, ca):
             pool.process.send_signal(signal.SIGHUP)
             pool.until_it_says(says, start)
 
+        def diagnosed():
+            told = json.loads(pool.run("doctor", "--data", pool.data, "--output", "json"))
+            row = next(row for row in told["findings"] if row["check"] == "network rules")
+            return row["state"], row["found"]
+
+        state, found = diagnosed()
+        assert state == "ok" and "127.0.0.2" in found, found
         told('[network]\ndefault_action = "Deny"\nip_rules = ["127.0.0.1"]\n', "network rules: ")
         assert_error(pool.call("GET", "/keys", token=None), 401)
         assert_error(pool.call("GET", "/keys", token=None, source="127.0.0.3"), 403)
         told('[network]\nip_rules = []\n', "the network rules stay as they are")
         assert_error(pool.call("GET", "/keys", token=None), 401)
         assert_error(pool.call("GET", "/keys", token=None, source="127.0.0.3"), 403)
+        state, found = diagnosed()
+        assert state == "weak" and "needs network.default_action" in found, found
         told('[network]\ndefault_action = "Allow"\n', "network rules: ")
         assert_error(pool.call("GET", "/keys", token=None, source="127.0.0.3"), 401)
+        state, found = diagnosed()
+        assert state == "weak" and "any address" in found, found
+        rules.write_text('[network]\ndefault_action = "Deny"\n')
+        state, found = diagnosed()
+        assert state == "weak" and "in pool.toml: public access enabled, default Deny" in found, found
         events = pool.run("audit", "show", "--json", "--data", pool.data)
         assert events.count('"NetworkRulesApplied"') == 3, events
     # What cannot be meant stops the start.

@@ -195,6 +195,11 @@ impl NetworkRules {
         Ok(Self { ip_rules: parsed, ..self })
     }
 
+    /// Whether there is no address that they keep out.
+    pub fn is_open_to_all(&self) -> bool {
+        self.public_access && self.default_action == DefaultAction::Allow
+    }
+
     pub fn ip_rules(&self) -> &[Network] {
         &self.ip_rules
     }
@@ -215,8 +220,7 @@ impl NetworkRules {
         if self.bypass == Bypass::TrustedServices && lists(trusted) {
             return Ok(());
         }
-        let admitted =
-            self.public_access && (self.default_action == DefaultAction::Allow || lists(&self.ip_rules));
+        let admitted = self.is_open_to_all() || self.public_access && lists(&self.ip_rules);
         if admitted { Ok(()) } else { Err(Blocked::Publicly { address }) }
     }
 }

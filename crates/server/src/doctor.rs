@@ -138,6 +138,8 @@ fn of_production(layout: &Layout) -> Result<Vec<Finding>, CommandError> {
     findings.push(of_domain(&facts));
     findings.push(root_of_trust(layout).map_err(unreadable)?);
     findings.push(tls_certificate(layout, now)?);
+    let written = limits::network_rules(&layout.limits()).map(|(rules, _)| rules.to_string());
+    findings.push(of_network(&facts, written.map_err(|error| error.to_string())));
     findings.push(backup(&facts, now));
     findings.extend(absent());
     findings.extend(of_process(&facts));
@@ -146,6 +148,35 @@ fn of_production(layout: &Layout) -> Result<Vec<Finding>, CommandError> {
     findings.push(machine::disk(layout).map_err(unreadable)?);
     findings.push(machine::clock(layout, now).map_err(unreadable)?);
     Ok(findings)
+}
+
+/// The rules in force, and whether they are those that `pool.toml` has: these come into force at a start or a SIGHUP.
+fn of_network(facts: &Result<Facts, Unanswered>, written: Result<String, String>) -> Finding {
+    const NAME: &str = "network rules";
+    let Ok(Facts { network_rules: Some(in_force), open_to_all: Some(open_to_all), .. }) = facts else {
+        return Finding::unknown(NAME, "only the running pool says which are in force");
+    };
+    match written {
+        Err(reason) => Finding::weak(
+            NAME,
+            format!("in force: {in_force}; pool.toml has none to go by: {reason}"),
+            "The pool does not start again with this file, and a SIGHUP changes nothing.",
+            "mend the file, then send the pool a SIGHUP",
+        ),
+        Ok(written) if written != *in_force => Finding::weak(
+            NAME,
+            format!("in force: {in_force}; in pool.toml: {written}"),
+            "What was written is not what holds.",
+            "send the pool a SIGHUP",
+        ),
+        Ok(_) if *open_to_all => Finding::weak(
+            NAME,
+            "none: clients may come from any address",
+            "A stolen token can be used from anywhere that reaches this machine.",
+            "default_action = \"Deny\" and ip_rules under [network] in pool.toml, then a SIGHUP",
+        ),
+        Ok(_) => Finding::ok(NAME, in_force.clone()),
+    }
 }
 
 /// Whether the pool has a domain that its owner knows.
@@ -523,6 +554,8 @@ mod tests {
             active: Some(true),
             unconfirmed_fingerprint: None,
             last_backup: Some(0),
+            network_rules: Some("closed".into()),
+            open_to_all: Some(false),
             protection: Protection {
                 dumpable: Some(false),
                 core_limit: Some(0),
@@ -604,6 +637,21 @@ mod tests {
                 assert!(findings.iter().all(|finding| finding.state == State::Unknown));
             }
         }
+    }
+
+    #[test]
+    fn network_rules_are_looked_at_as_they_are_in_force() {
+        let of = |facts: Facts, written: Result<&str, &str>| {
+            of_network(&Ok(facts), written.map(str::to_owned).map_err(str::to_owned))
+        };
+        assert_eq!(of(facts(), Ok("closed")).state, State::Ok);
+        let other = of(facts(), Ok("closed, but for one"));
+        assert!(other.state == State::Weak && other.found.contains("but for one"));
+        assert_eq!(of(Facts { open_to_all: Some(true), ..facts() }, Ok("closed")).state, State::Weak);
+        let unreadable = of(facts(), Err("line 3"));
+        assert!(unreadable.state == State::Weak && unreadable.found.contains("line 3"));
+        assert_eq!(of(Facts { network_rules: None, ..facts() }, Ok("closed")).state, State::Unknown);
+        assert_eq!(of_network(&Err(Unanswered::NotRunning), Ok("closed".into())).state, State::Unknown);
     }
 
     #[test]

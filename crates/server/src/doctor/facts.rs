@@ -32,6 +32,11 @@ pub struct Facts {
     /// When this pool completed its last full backup, in Unix seconds.
     #[serde(default)]
     pub last_backup: Option<i64>,
+    /// Which addresses may come, in the words of the log, and whether those are all that there are.
+    #[serde(default)]
+    pub network_rules: Option<String>,
+    #[serde(default)]
+    pub open_to_all: Option<bool>,
     pub protection: Protection,
 }
 
@@ -53,6 +58,7 @@ impl Facts {
     /// Of the process that this is.
     pub fn of(pool: &Pool) -> Self {
         let genesis = pool.genesis();
+        let rules = pool.network_rules();
         Self {
             pid: std::process::id(),
             class: genesis.class.as_str().to_owned(),
@@ -63,6 +69,8 @@ impl Facts {
             active: Some(pool.is_active()),
             unconfirmed_fingerprint: pool.awaits_confirmation().then(|| pool.domain_fingerprint().to_owned()),
             last_backup: pool.last_backup_at().map(IntDate::unix_seconds),
+            open_to_all: Some(rules.is_open_to_all()),
+            network_rules: Some(rules.to_string()),
             protection: Protection::of_this_process(),
         }
     }
