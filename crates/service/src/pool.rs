@@ -640,6 +640,7 @@ impl Pool {
             let Ok(places) =
                 self.quota.take(added(&change.expectations, &change.puts), |limited| self.left(limited))
             else {
+                drop(open);
                 self.wait_before_trying_again(tried).await;
                 continue;
             };
