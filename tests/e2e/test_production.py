@@ -7,6 +7,7 @@ The issuer is a quickstart's, with its keys and its CA pinned. The certificate i
 import contextlib
 import ctypes
 import datetime
+import hashlib
 import http.client
 import json
 import os
@@ -676,6 +677,14 @@ def test_another_passphrase(tmp_path, issuer, ca):
     pool.passphrase.write_bytes(old.read_bytes())
     with pool:
         assert_error(pool.call("GET", "/keys", token=None), 401)
+        events = json.loads(pool.run("audit", "show", "--json", "--data", pool.data))
+    # Each start says what it opened, so that the log shows the changes; the first was when the pool was made.
+    starts = [event["holdfast"]["detail"] for event in events if event["operationName"] == "PoolStart"]
+    domain = pool.data / "pool" / "domain.sealed"
+    digests = [hashlib.sha256(files[domain]).hexdigest() for files in (before, before, before, between, after)]
+    assert len(starts) == len(digests), starts
+    for start, digest in zip(starts, digests, strict=True):
+        assert f"opened with a credential, SHA-256 of what it opened {digest}" in start, starts
     assert "stays sealed" in pool.run(*request, new, code=1)
     pool.run(*request, old)
     # A copy of when it had the other opens with that for ever.

@@ -11,6 +11,7 @@ use crate::layout::RESOURCE_SUFFIX;
 use crate::outgoing::Outgoing;
 use crate::root_of_trust::RootOfTrust;
 use crypto::certificate::OwnerPublicKey;
+use crypto::digest::{hex, sha256};
 use crypto::domain_secrets::DomainSecrets;
 use crypto_software::SoftwarePartition;
 use domain::guid::Guid;
@@ -21,6 +22,7 @@ use domain::pool::{
 use domain::principal::TenantId;
 use host::{Engine, Log};
 use host_embedded::{EngineOptions, FileLog, LogDurability, LogOptions, RedbEngine};
+use seal::RootKind;
 use serde::{Deserialize, Serialize};
 use service::{
     ActivationRecord, Installation, Installer, Pool, PoolLimits, PoolParts, Random, SystemClock, SystemRandom,
@@ -148,13 +150,13 @@ impl Place {
     ) -> Result<Arc<Pool>, CommandError> {
         files::create_directory(&self.directory)?;
         let node = self.node(&self.directory)?;
-        let secrets = match files::read(&self.sealed_domain())? {
-            Some(sealed) => self.root.open(&self.sealed_domain(), node, &sealed)?,
+        let (secrets, sealed) = match files::read(&self.sealed_domain())? {
+            Some(sealed) => (self.root.open(&self.sealed_domain(), node, &sealed)?, sealed),
             None => {
                 let secrets = DomainSecrets::generate();
                 let sealed = self.root.seal_first(node, &secrets.danger_export())?;
                 files::write(&self.sealed_domain(), &sealed)?;
-                secrets
+                (secrets, Zeroizing::new(sealed))
             }
         };
         let owner = secrets.owner_key().public_key();
@@ -192,6 +194,7 @@ impl Place {
             log,
             partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
             secrets,
+            opened_with: opened_with(&sealed),
             node,
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
@@ -321,6 +324,16 @@ pub fn resource_suffix(genesis: &Genesis) -> Result<String, CommandError> {
 }
 
 /// Takes the mark away, durably.
+/// The root of trust and the file that it opened.
+fn opened_with(sealed: &[u8]) -> String {
+    let root = match RootKind::of(sealed) {
+        Ok(RootKind::Credential) => "a credential",
+        Ok(RootKind::File) => "a key file",
+        Err(_) => "a root of a kind unknown",
+    };
+    format!("{root}, SHA-256 of what it opened {}", hex(&sha256(&[sealed])))
+}
+
 fn unmark(directory: &Path) -> io::Result<()> {
     files::remove(&directory.join(COMPLETE))
 }

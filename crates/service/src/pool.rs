@@ -102,6 +102,8 @@ pub struct PoolParts {
     pub log: Arc<dyn Log>,
     pub partition: Arc<dyn Partition>,
     pub secrets: DomainSecrets,
+    /// How those were opened, for the event of this start: who reads the log finds there when they were sealed anew.
+    pub opened_with: String,
     pub node: Guid,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
@@ -221,6 +223,7 @@ impl Pool {
             log,
             partition,
             secrets,
+            opened_with,
             node,
             clock,
             random,
@@ -356,7 +359,7 @@ impl Pool {
         });
         pool.note_roles();
         pool.forget_unneeded_secrets();
-        pool.record_start(recovered.torn_bytes_dropped).await?;
+        pool.record_start(recovered.torn_bytes_dropped, &opened_with).await?;
         pool.end_interrupted_job().await.map_err(|error| OpenPoolError::Job(Box::new(error)))?;
         Ok(pool)
     }
@@ -799,12 +802,16 @@ impl Pool {
         }
     }
 
-    async fn record_start(&self, torn_bytes_dropped: u64) -> Result<(), audit::AuditError> {
+    async fn record_start(
+        &self,
+        torn_bytes_dropped: u64,
+        opened_with: &str,
+    ) -> Result<(), audit::AuditError> {
         let event = Event {
             operation: "PoolStart".into(),
             result: EventResult::Success,
             detail: format!(
-                "self-tests passed; {torn_bytes_dropped} unacknowledged bytes dropped from the log's end"
+                "self-tests passed; {torn_bytes_dropped} unacknowledged bytes dropped from the log's end; secrets opened with {opened_with}"
             ),
             ..self.blank_event()
         };

@@ -185,6 +185,7 @@ impl Sample {
             log: Arc::new(log),
             partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
             secrets,
+            opened_with: "none".into(),
             node: NODE,
             clock: self.bench.clock.clone(),
             random: Arc::new(SystemRandom),

@@ -24,6 +24,7 @@ async fn a_pool_whose_issuer_has_no_usable_key_stays_closed() {
             log: Arc::new(log),
             partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
             secrets,
+            opened_with: "none".into(),
             node: Guid([3; 16]),
             clock: bench.clock.clone(),
             random: Arc::new(SystemRandom),

@@ -91,6 +91,7 @@ async fn with_activation(
         log: Arc::new(log),
         partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
         secrets,
+        opened_with: "none".into(),
         node: Guid([3; 16]),
         clock: bench.clock.clone(),
         random: Arc::new(SystemRandom),

@@ -138,6 +138,7 @@ impl Surface {
             log: Arc::new(MemoryLog::default()),
             partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
             secrets,
+            opened_with: "none".into(),
             node: Guid([3; 16]),
             clock: Arc::new(StoppedClock),
             random: Arc::new(SystemRandom),

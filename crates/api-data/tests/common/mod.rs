@@ -153,6 +153,7 @@ impl Bench {
             log: Arc::new(log),
             partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
             secrets,
+            opened_with: "none".into(),
             node: Guid([3; 16]),
             clock: clock.clone(),
             random: Arc::new(SystemRandom),

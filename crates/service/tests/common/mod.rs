@@ -125,6 +125,7 @@ impl Bench {
             log,
             partition,
             secrets,
+            opened_with: "none".into(),
             node: Guid([3; 16]),
             clock: self.clock.clone(),
             random: Arc::new(SystemRandom),
