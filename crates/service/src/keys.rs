@@ -651,7 +651,7 @@ impl Pool {
                 let key = held.value.with_version(version, self.limits().versions_per_key)?;
                 Ok((Some(held.stamp), key))
             }
-            None if self.left(&Limited::Keys) == 0 => Err(Error::LimitReached { what: "keys", limit }),
+            None if self.left(&Limited::Keys, 0) == 0 => Err(Error::LimitReached { what: "keys", limit }),
             None => Ok((None, Key::first(name.clone(), version))),
         }
     }

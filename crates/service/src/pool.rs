@@ -629,6 +629,16 @@ impl Pool {
         leaf: Leaf,
         decide: impl Fn() -> Result<Change<T>, Error>,
     ) -> Result<Changed<T>, Error> {
+        self.change_beyond(leaf, 0, decide).await
+    }
+
+    /// Likewise, and with so many places more than the limits have.
+    async fn change_beyond<T: Send + 'static>(
+        self: &Arc<Self>,
+        leaf: Leaf,
+        beyond: usize,
+        decide: impl Fn() -> Result<Change<T>, Error>,
+    ) -> Result<Changed<T>, Error> {
         for tried in 0..COMMIT_TRIES {
             // Held until the commit is made, whatever becomes of the caller: a restore waits for it.
             let changes = self.backups.changes.clone();
@@ -640,9 +650,8 @@ impl Pool {
             };
             let change = decide()?;
             // It decided by what shows. Who finds the last place taken by another that is under way decides again.
-            let Ok(places) =
-                self.quota.take(added(&change.expectations, &change.puts), |limited| self.left(limited))
-            else {
+            let added = added(&change.expectations, &change.puts);
+            let Ok(places) = self.quota.take(added, |limited| self.left(limited, beyond)) else {
                 drop(open);
                 self.wait_before_trying_again(tried).await;
                 continue;
@@ -663,21 +672,18 @@ impl Pool {
         Err(Error::TooManyConflicts)
     }
 
-    /// How many more of it the pool's limits allow.
-    pub(crate) fn left(&self, limited: &Limited) -> usize {
+    /// How many more of it there may be, with so many places beyond what the pool's limits allow.
+    pub(crate) fn left(&self, limited: &Limited, beyond: usize) -> usize {
         let assignments = || {
             let here = |held: &&RoleAssignment| Limited::assignments_at(&held.scope) == *limited;
             self.roles().assignments().filter(here).count()
         };
-        match limited {
-            Limited::Keys => self.limits.keys.saturating_sub(self.index.key_count()),
-            Limited::AssignmentsAtPoolScope => {
-                self.limits.assignments_at_pool_scope.saturating_sub(assignments())
-            }
-            Limited::AssignmentsAtKey(_) => {
-                self.limits.assignments_at_key_scope.saturating_sub(assignments())
-            }
-        }
+        let (limit, held) = match limited {
+            Limited::Keys => (self.limits.keys, self.index.key_count()),
+            Limited::AssignmentsAtPoolScope => (self.limits.assignments_at_pool_scope, assignments()),
+            Limited::AssignmentsAtKey(_) => (self.limits.assignments_at_key_scope, assignments()),
+        };
+        limit.saturating_add(beyond).saturating_sub(held)
     }
 
     async fn wait_before_trying_again(&self, tried: u32) {
@@ -693,7 +699,17 @@ impl Pool {
         ticket: Ticket,
         decide: impl Fn() -> Result<Change<T>, Error>,
     ) -> Recorded<T> {
-        match self.change(ticket.leaf(), decide).await {
+        self.record_change_beyond(ticket, 0, decide).await
+    }
+
+    /// [`Pool::change_beyond`] for a request.
+    pub(crate) async fn record_change_beyond<T: Send + 'static>(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        beyond: usize,
+        decide: impl Fn() -> Result<Change<T>, Error>,
+    ) -> Recorded<T> {
+        match self.change_beyond(ticket.leaf(), beyond, decide).await {
             Ok(changed) => ticket.recorded_with_commit(changed.value, changed.receipt),
             Err(error) => ticket.record(Err(error)).await,
         }

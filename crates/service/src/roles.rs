@@ -17,6 +17,9 @@ use domain::principal::ObjectId;
 use std::sync::Arc;
 use storage::{KeyRecord, Record, RecordId, RoleNamesRecord, Stamp};
 
+/// As many may the break-glass group make where the limit is reached: whoever locks the owner out could have filled it.
+const BREAK_GLASS_PLACES: usize = 5;
+
 /// A wish for an assignment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NewAssignment {
@@ -36,15 +39,17 @@ impl Pool {
     ) -> Recorded<RoleAssignment> {
         ticket.asks::<action::RoleAssignmentWrite>(&new.scope);
         let granted = ticket.authorize::<action::RoleAssignmentWrite>(new.scope.clone()).map(|_| ());
-        let by = match (granted, self.break_glass(&ticket, &new)) {
-            (Ok(()), _) => String::new(),
-            (Err(Error::Denied(_)), Some(group)) => format!(", by the break-glass group {group}"),
+        let (by, beyond) = match (granted, self.break_glass(&ticket, &new)) {
+            (Ok(()), _) => (String::new(), 0),
+            (Err(Error::Denied(_)), Some(group)) => {
+                (format!(", by the break-glass group {group}"), BREAK_GLASS_PLACES)
+            }
             (Err(refused), _) => return ticket.record(Err(refused)).await,
         };
         let NewAssignment { name, scope, role, principal } = new;
         ticket.details(format!("assignment {name}: role {role} for principal {principal}{by}"));
         let assignment = RoleAssignment { name, scope, role, principal };
-        self.record_change(ticket, || self.decide_assignment(&assignment)).await
+        self.record_change_beyond(ticket, beyond, || self.decide_assignment(&assignment, beyond)).await
     }
 
     pub async fn read_assignment(
@@ -198,7 +203,11 @@ impl Pool {
         if assignment.scope == *scope { Ok((assignment, stamp)) } else { Err(not_found()) }
     }
 
-    fn decide_assignment(&self, wanted: &RoleAssignment) -> Result<Change<RoleAssignment>, Error> {
+    fn decide_assignment(
+        &self,
+        wanted: &RoleAssignment,
+        beyond: usize,
+    ) -> Result<Change<RoleAssignment>, Error> {
         let name = wanted.name;
         let role_exists = self.roles().role(wanted.role).is_some();
         let (expected, puts) = match self.index().assignment(name) {
@@ -206,7 +215,7 @@ impl Pool {
             Some(_) => return Err(Error::AssignmentExists { name }),
             None if !role_exists => return Err(Error::RoleNotFound(wanted.role.to_string())),
             None => {
-                self.check_assignment_room(&wanted.scope)?;
+                self.check_assignment_room(&wanted.scope, beyond)?;
                 (None, vec![Record::Assignment(wanted.clone())])
             }
         };
@@ -232,7 +241,7 @@ impl Pool {
         }
     }
 
-    fn check_assignment_room(&self, scope: &Scope) -> Result<(), Error> {
+    fn check_assignment_room(&self, scope: &Scope, beyond: usize) -> Result<(), Error> {
         let (what, limit) = match scope {
             Scope::Root | Scope::Keys => {
                 ("role assignments at its own scope", self.limits().assignments_at_pool_scope)
@@ -241,7 +250,7 @@ impl Pool {
                 ("role assignments at the scope of one key", self.limits().assignments_at_key_scope)
             }
         };
-        match self.left(&Limited::assignments_at(scope)) {
+        match self.left(&Limited::assignments_at(scope), beyond) {
             0 => Err(Error::LimitReached { what, limit }),
             1.. => Ok(()),
         }

@@ -153,6 +153,31 @@ async fn the_key_limit_holds() {
     create(&pool, "two", spec).await;
 }
 
+/// Whoever locks the owner out can have filled what assignments there may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_break_glass_group_has_places_beyond_the_limit_and_few() {
+    const GROUP: Guid = Guid([0xb1; 16]);
+    const MEMBER: Guid = Guid([0xb2; 16]);
+    let mut bench = Bench::new();
+    bench.limits.assignments_at_pool_scope = 3;
+    bench.genesis.break_glass_group = Some(GROUP);
+    let pool = bench.open().await;
+    let wish = |number: u8, role: BuiltInRole| NewAssignment {
+        name: Guid([number; 16]),
+        scope: Scope::Root,
+        role: role.id(),
+        principal: Guid([0xb3; 16]),
+    };
+    let full = |refusal: Error| assert!(matches!(refusal, Error::LimitReached { limit: 3, .. }), "{refusal}");
+    full(refused(pool.create_assignment(ticket(&pool, ADMIN), wish(1, BuiltInRole::Administrator)).await));
+    let member = || ticket_in(&pool, MEMBER, &[GROUP]);
+    for number in 1..=5 {
+        ok(pool.create_assignment(member(), wish(number, BuiltInRole::Administrator)).await);
+    }
+    full(refused(pool.create_assignment(member(), wish(6, BuiltInRole::Administrator)).await));
+    full(refused(pool.create_assignment(ticket(&pool, ADMIN), wish(6, BuiltInRole::CryptoUser)).await));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abandoned_request_leaves_its_event() {
     let bench = Bench::new();
