@@ -827,7 +827,7 @@ impl Pool {
             operation: "PoolStart".into(),
             result: EventResult::Success,
             detail: format!(
-                "self-tests passed; {torn_bytes_dropped} unacknowledged bytes dropped from the log's end; secrets opened with {opened_with}"
+                "self-tests passed; {torn_bytes_dropped} unacknowledged bytes dropped from the log's end; domain opened with {opened_with}"
             ),
             ..self.blank_event()
         };
