@@ -95,10 +95,7 @@ impl Pool {
         match self.index().key(&key.name) {
             Some(held) if held.value.is_deleted() => return Err(KeyRefused::Deleted.into()),
             Some(held) => return Err(Error::KeyExists { name: held.value.name.clone() }),
-            None if self.left(&Limited::Keys, 0) == 0 => {
-                return Err(Error::LimitReached { what: "keys", limit: limits.keys });
-            }
-            None => {}
+            None => self.check_left(&Limited::Keys, 0)?,
         }
         if key.versions().len() > limits.versions_per_key {
             return Err(Error::LimitReached { what: "versions of a key", limit: limits.versions_per_key });

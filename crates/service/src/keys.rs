@@ -645,14 +645,15 @@ impl Pool {
 
     /// The key of that name with `version` as its new current one, and the stamp of what it is made from.
     fn extended(&self, name: &KeyName, version: KeyVersion) -> Result<(Option<Stamp>, Key), Error> {
-        let limit = self.limits().keys;
         match self.index().key(name) {
             Some(held) => {
                 let key = held.value.with_version(version, self.limits().versions_per_key)?;
                 Ok((Some(held.stamp), key))
             }
-            None if self.left(&Limited::Keys, 0) == 0 => Err(Error::LimitReached { what: "keys", limit }),
-            None => Ok((None, Key::first(name.clone(), version))),
+            None => {
+                self.check_left(&Limited::Keys, 0)?;
+                Ok((None, Key::first(name.clone(), version)))
+            }
         }
     }
 

@@ -673,17 +673,34 @@ impl Pool {
     }
 
     /// How many more of it there may be, with so many places beyond what the pool's limits allow.
-    pub(crate) fn left(&self, limited: &Limited, beyond: usize) -> usize {
+    fn left(&self, limited: &Limited, beyond: usize) -> usize {
         let assignments = || {
             let here = |held: &&RoleAssignment| Limited::assignments_at(&held.scope) == *limited;
             self.roles().assignments().filter(here).count()
         };
-        let (limit, held) = match limited {
-            Limited::Keys => (self.limits.keys, self.index.key_count()),
-            Limited::AssignmentsAtPoolScope => (self.limits.assignments_at_pool_scope, assignments()),
-            Limited::AssignmentsAtKey(_) => (self.limits.assignments_at_key_scope, assignments()),
+        let held = match limited {
+            Limited::Keys => self.index.key_count(),
+            Limited::AssignmentsAtPoolScope | Limited::AssignmentsAtKey(_) => assignments(),
         };
-        limit.saturating_add(beyond).saturating_sub(held)
+        self.limit(limited).1.saturating_add(beyond).saturating_sub(held)
+    }
+
+    /// That there may be one more of it.
+    pub(crate) fn check_left(&self, limited: &Limited, beyond: usize) -> Result<(), Error> {
+        let (what, limit) = self.limit(limited);
+        if self.left(limited, beyond) == 0 { Err(Error::LimitReached { what, limit }) } else { Ok(()) }
+    }
+
+    fn limit(&self, limited: &Limited) -> (&'static str, usize) {
+        match limited {
+            Limited::Keys => ("keys", self.limits.keys),
+            Limited::AssignmentsAtPoolScope => {
+                ("role assignments at its own scope", self.limits.assignments_at_pool_scope)
+            }
+            Limited::AssignmentsAtKey(_) => {
+                ("role assignments at the scope of one key", self.limits.assignments_at_key_scope)
+            }
+        }
     }
 
     async fn wait_before_trying_again(&self, tried: u32) {

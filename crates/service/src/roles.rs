@@ -215,7 +215,7 @@ impl Pool {
             Some(_) => return Err(Error::AssignmentExists { name }),
             None if !role_exists => return Err(Error::RoleNotFound(wanted.role.to_string())),
             None => {
-                self.check_assignment_room(&wanted.scope, beyond)?;
+                self.check_left(&Limited::assignments_at(&wanted.scope), beyond)?;
                 (None, vec![Record::Assignment(wanted.clone())])
             }
         };
@@ -238,21 +238,6 @@ impl Pool {
         change.expectations.push((RecordId::Key(name.clone()), held.as_ref().map(|held| held.stamp)));
         if let Some(held) = held {
             change.puts.push(Record::Key(KeyRecord { key: Key::clone(&held.value) }));
-        }
-    }
-
-    fn check_assignment_room(&self, scope: &Scope, beyond: usize) -> Result<(), Error> {
-        let (what, limit) = match scope {
-            Scope::Root | Scope::Keys => {
-                ("role assignments at its own scope", self.limits().assignments_at_pool_scope)
-            }
-            Scope::Key(_) => {
-                ("role assignments at the scope of one key", self.limits().assignments_at_key_scope)
-            }
-        };
-        match self.left(&Limited::assignments_at(scope), beyond) {
-            0 => Err(Error::LimitReached { what, limit }),
-            1.. => Ok(()),
         }
     }
 }
