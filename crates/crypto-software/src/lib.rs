@@ -149,6 +149,7 @@ impl Partition for SoftwarePartition {
         from: &MaterialBinding,
         to: &MaterialBinding,
     ) -> Result<MaskedMaterial, PartitionError> {
+        arena::admit_use()?;
         let material = masking::open(&self.wrapping, spec, from, masked)?;
         Ok(masking::seal(&self.wrapping, spec, to, material.danger_expose()))
     }

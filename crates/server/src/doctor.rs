@@ -23,7 +23,7 @@ use crate::output::line;
 use crate::production::{self, tls::Chain};
 use crate::state::{Principals, Settings};
 use domain::setting::Setting;
-use facts::{Facts, Protection, Unanswered};
+use facts::{Facts, Network, Protection, Unanswered};
 use finding::{Finding, State};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -153,7 +153,7 @@ fn of_production(layout: &Layout) -> Result<Vec<Finding>, CommandError> {
 /// The rules in force, and whether they are those that `pool.toml` has: these come into force at a start or a SIGHUP.
 fn of_network(facts: &Result<Facts, Unanswered>, written: Result<String, String>) -> Finding {
     const NAME: &str = "network rules";
-    let Ok(Facts { network_rules: Some(in_force), open_to_all: Some(open_to_all), .. }) = facts else {
+    let Ok(Facts { network: Some(Network { rules: in_force, open_to_all }), .. }) = facts else {
         return Finding::unknown(NAME, "only the running pool says which are in force");
     };
     match written {
@@ -554,8 +554,7 @@ mod tests {
             active: Some(true),
             unconfirmed_fingerprint: None,
             last_backup: Some(0),
-            network_rules: Some("closed".into()),
-            open_to_all: Some(false),
+            network: Some(Network { rules: "closed".into(), open_to_all: false }),
             protection: Protection {
                 dumpable: Some(false),
                 core_limit: Some(0),
@@ -647,10 +646,11 @@ mod tests {
         assert_eq!(of(facts(), Ok("closed")).state, State::Ok);
         let other = of(facts(), Ok("closed, but for one"));
         assert!(other.state == State::Weak && other.found.contains("but for one"));
-        assert_eq!(of(Facts { open_to_all: Some(true), ..facts() }, Ok("closed")).state, State::Weak);
+        let open = Some(Network { rules: "closed".into(), open_to_all: true });
+        assert_eq!(of(Facts { network: open, ..facts() }, Ok("closed")).state, State::Weak);
         let unreadable = of(facts(), Err("line 3"));
         assert!(unreadable.state == State::Weak && unreadable.found.contains("line 3"));
-        assert_eq!(of(Facts { network_rules: None, ..facts() }, Ok("closed")).state, State::Unknown);
+        assert_eq!(of(Facts { network: None, ..facts() }, Ok("closed")).state, State::Unknown);
         assert_eq!(of_network(&Err(Unanswered::NotRunning), Ok("closed".into())).state, State::Unknown);
     }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::client::Connection;
 use crate::load::{self, Target};
-use crate::server::{Access, Pool, SYNCED, json_of};
+use crate::server::{Access, Pool, SYNCED};
 use crate::{Failure, Options, machine};
 
 const CONNECTIONS: usize = 16;
@@ -69,11 +69,12 @@ async fn soak(options: &Options) -> Result<(), Failure> {
         pool = Pool::start_again(&options.server, &directory, port).await?;
         let ready = restarted.elapsed();
         work = Work::again(&pool.access().await?, work);
-        let (events, named) = (work.next_event().await?, acknowledged.events.load(Ordering::Relaxed));
+        let (events, held) = work.reached().await?;
+        let named = acknowledged.events.load(Ordering::Relaxed);
         if events < named {
             return Err(Failure::new(format!("the log goes on with event {events}; answers named {named}")));
         }
-        let (held, changes) = (work.counter().await?, acknowledged.changes.load(Ordering::Relaxed));
+        let changes = acknowledged.changes.load(Ordering::Relaxed);
         if held < changes {
             return Err(Failure::new(format!(
                 "the last acknowledged change is {changes}; the pool has {held}"
@@ -213,19 +214,14 @@ impl Work {
         Ok(())
     }
 
-    /// The index of the next event, from its receipt.
-    async fn next_event(&self) -> Result<u64, Failure> {
+    /// The index of the next event, and the number of the change that the pool has.
+    async fn reached(&self) -> Result<(u64, u64), Failure> {
         let mut connection = self.access.connect().await?;
         let answer = connection.exchange(&self.access.request("GET", &self.counted, "")).await?;
-        answer.receipt_index.ok_or_else(|| Failure::new("an answer without a receipt"))
-    }
-
-    /// The number of the change that the pool has.
-    async fn counter(&self) -> Result<u64, Failure> {
-        let mut connection = self.access.connect().await?;
-        let bundle: Value = json_of(&mut connection, &self.access.request("GET", &self.counted, "")).await?;
-        let change = &bundle["tags"]["change"];
-        Ok(change.as_str().and_then(|change| change.parse().ok()).unwrap_or(0))
+        let event = answer.receipt_index.ok_or_else(|| Failure::new("an answer without a receipt"))?;
+        let bundle: Value = serde_json::from_slice(answer.body)?;
+        let change = bundle["tags"]["change"].as_str().and_then(|change| change.parse().ok());
+        Ok((event, change.unwrap_or(0)))
     }
 }
 

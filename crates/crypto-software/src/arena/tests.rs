@@ -348,6 +348,9 @@ fn exhausted() {
     for key in &loaded[..3] {
         assert_eq!(use_once(key.as_ref()).err(), no_room);
     }
+    for (spec, masked) in &masked {
+        assert_eq!(partition.rebind(*spec, masked, &binding(), &binding()).err(), no_room);
+    }
     // So does the library, should it come to that.
     assert!(unused.sign(SignatureAlgorithm::Rs256, &[5; 32]).is_err());
     assert!(unused.decrypt(EncryptionAlgorithm::RsaOaep256, &[5; 256]).is_err());

@@ -32,12 +32,18 @@ pub struct Facts {
     /// When this pool completed its last full backup, in Unix seconds.
     #[serde(default)]
     pub last_backup: Option<i64>,
-    /// Which addresses may come, in the words of the log, and whether those are all that there are.
     #[serde(default)]
-    pub network_rules: Option<String>,
-    #[serde(default)]
-    pub open_to_all: Option<bool>,
+    pub network: Option<Network>,
     pub protection: Protection,
+}
+
+/// Which addresses may come.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// In the words of the log.
+    pub rules: String,
+    pub open_to_all: bool,
 }
 
 /// How far the process is from others' reach. `None`: the system did not say.
@@ -69,8 +75,7 @@ impl Facts {
             active: Some(pool.is_active()),
             unconfirmed_fingerprint: pool.awaits_confirmation().then(|| pool.domain_fingerprint().to_owned()),
             last_backup: pool.last_backup_at().map(IntDate::unix_seconds),
-            open_to_all: Some(rules.is_open_to_all()),
-            network_rules: Some(rules.to_string()),
+            network: Some(Network { open_to_all: rules.is_open_to_all(), rules: rules.to_string() }),
             protection: Protection::of_this_process(),
         }
     }
