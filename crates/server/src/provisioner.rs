@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -85,6 +85,60 @@ struct Held {
     input: Option<ChildStdin>,
 }
 
+impl Running {
+    fn new(rules: Reach) -> Self {
+        Self {
+            state: watch::Sender::new(InstanceState::Starting),
+            applied: watch::Sender::new(0),
+            held: Mutex::new(Held {
+                network: Numbered { number: 1, rules },
+                certified: false,
+                heard: Instant::now(),
+                stopping: false,
+                child: None,
+                input: None,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    async fn end(&self) -> Result<(), ProvisionError> {
+        {
+            let mut held = self.held.lock();
+            held.stopping = true;
+            held.input = None;
+            self.changed.notify_all();
+        }
+        let mut state = self.state.subscribe();
+        let stopped = async |state: &mut watch::Receiver<InstanceState>| {
+            let stopped = state.wait_for(|state| *state == InstanceState::Stopped);
+            tokio::time::timeout(STOP_TIME, stopped).await.is_ok()
+        };
+        if !stopped(&mut state).await {
+            if let Some(child) = &mut self.held.lock().child {
+                child.kill().map_err(|error| ProvisionError(error.to_string()))?;
+            }
+            if !stopped(&mut state).await {
+                return Err(ProvisionError("its process does not end".to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Held {
+    /// Never waits: who waited for a child with this locked would keep everybody from stopping it. A child that takes no
+    /// message, though its input has room for hundreds, is ended; the reader notices.
+    fn tell(&mut self, message: &impl serde::Serialize) {
+        let Some(input) = &mut self.input else { return };
+        if tell(input, message).is_err()
+            && let Some(child) = &mut self.child
+        {
+            let _ = child.kill();
+        }
+    }
+}
+
 /// Whether the control plane has a pool of this name, deleted ones included.
 pub fn has_pool(layout: &Layout, name: &PoolName) -> bool {
     layout.place(name.clone()).directory.with_file_name(PORT).exists()
@@ -109,11 +163,8 @@ impl Children {
             let running: Vec<_> = self.running.lock().values().cloned().collect();
             for pool in running {
                 let mut held = pool.held.lock();
-                if held.certified
-                    && let Some(input) = &mut held.input
-                {
-                    // Whoever is gone is noticed by the reader.
-                    let _ = tell(input, &Told::Gateway(gateway));
+                if held.certified {
+                    held.tell(&Told::Gateway(gateway));
                 }
             }
         }
@@ -172,19 +223,7 @@ impl Children {
         if let Some(running) = running.get(&parameters.name) {
             return Ok(running.clone());
         }
-        let new = Arc::new(Running {
-            state: watch::Sender::new(InstanceState::Starting),
-            applied: watch::Sender::new(0),
-            held: Mutex::new(Held {
-                network: Numbered { number: 1, rules: parameters.reach.clone() },
-                certified: false,
-                heard: Instant::now(),
-                stopping: false,
-                child: None,
-                input: None,
-            }),
-            changed: Condvar::new(),
-        });
+        let new = Arc::new(Running::new(parameters.reach.clone()));
         self.ports.send_modify(|ports| {
             ports.insert(parameters.name.clone(), start.port);
         });
@@ -195,6 +234,7 @@ impl Children {
             gateway: self.gateway.clone(),
             start,
             log,
+            command: || child::command("instance"),
         };
         std::thread::Builder::new()
             .name(format!("pool {}", parameters.name))
@@ -205,25 +245,7 @@ impl Children {
 
     async fn end(&self, name: &str) -> Result<(), ProvisionError> {
         let Some(running) = self.running.lock().get(name).cloned() else { return Ok(()) };
-        {
-            let mut held = running.held.lock();
-            held.stopping = true;
-            held.input = None;
-            running.changed.notify_all();
-        }
-        let mut state = running.state.subscribe();
-        let stopped = async |state: &mut watch::Receiver<InstanceState>| {
-            let stopped = state.wait_for(|state| *state == InstanceState::Stopped);
-            tokio::time::timeout(STOP_TIME, stopped).await.is_ok()
-        };
-        if !stopped(&mut state).await {
-            if let Some(child) = &mut running.held.lock().child {
-                child.kill().map_err(|error| ProvisionError(error.to_string()))?;
-            }
-            if !stopped(&mut state).await {
-                return Err(ProvisionError("its process does not end".to_owned()));
-            }
-        }
+        running.end().await?;
         self.running.lock().remove(name);
         self.ports.send_modify(|ports| {
             ports.remove(name);
@@ -311,7 +333,7 @@ impl Provisioner for Children {
             }
             let message = Told::Network(held.network.clone());
             // A child that has just ended is started with them.
-            held.input.as_mut().and_then(|input| tell(input, &message).ok());
+            held.tell(&message);
             held.network.number
         };
         let mut applied = running.applied.subscribe();
@@ -341,6 +363,8 @@ struct Supervisor {
     gateway: watch::Receiver<Option<Gateway>>,
     start: Start,
     log: std::path::PathBuf,
+    /// What a child is started with.
+    command: fn() -> io::Result<Command>,
 }
 
 impl Supervisor {
@@ -385,8 +409,7 @@ impl Supervisor {
     fn run_once(&self) -> Result<(), CommandError> {
         let began = Instant::now();
         let log = files::open_log(&self.log)?;
-        let mut child =
-            child::command("instance")?.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
+        let mut child = (self.command)()?.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let mut input = child.stdin.take().ok_or("the child has no input")?;
         let output = child.stdout.take().ok_or("the child has no output")?;
         {
@@ -398,6 +421,7 @@ impl Supervisor {
             }
         }
         tell(&mut input, &self.start)?;
+        rustix::io::ioctl_fionbio(&input, true)?;
         self.running.held.lock().input = Some(input);
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -422,11 +446,9 @@ impl Supervisor {
                     let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
                     let mut held = self.running.held.lock();
                     let network = held.network.clone();
-                    if let Some(input) = &mut held.input {
-                        // Who it is later is told to those that are certified.
-                        let gateway = *self.gateway.borrow();
-                        tell(input, &Certified { chain, network, gateway })?;
-                    }
+                    // Who it is later is told to those that are certified.
+                    let gateway = *self.gateway.borrow();
+                    held.tell(&Certified { chain, network, gateway });
                     held.certified = true;
                 }
                 Said::Serving { activated } => {
@@ -462,11 +484,8 @@ impl Supervisor {
                 }
                 return;
             }
-            if held.certified
-                && let Some(input) = &mut held.input
-            {
-                // Whoever is gone is noticed by the reader.
-                let _ = tell(input, &Told::Ping);
+            if held.certified {
+                held.tell(&Told::Ping);
             }
         }
     }
@@ -485,4 +504,94 @@ fn hear(output: &mut impl BufRead) -> Result<Option<Said>, CommandError> {
         return Ok(None);
     }
     Ok(Some(serde_json::from_str(&line)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(layout: &Layout) -> Start {
+        let path = layout.data.join("none");
+        let genesis = Genesis {
+            tenant: String::new(),
+            issuer: String::new(),
+            issuer_authority: String::new(),
+            key_set: String::new(),
+            key_source_url: String::new(),
+            key_source_roots: String::new(),
+            administrators: Vec::new(),
+            retention_days: 7,
+            purge_protection: false,
+            audit_written: false,
+        };
+        Start {
+            name: "payroll".to_owned(),
+            user: None,
+            gateway_user: None,
+            port: 0,
+            directory: path.clone(),
+            root_key: path.clone(),
+            limits: path.clone(),
+            gateway_socket: path.clone(),
+            private_socket: path.clone(),
+            admin_socket: path,
+            authority: String::new(),
+            issuer_port: 0,
+            outgoing: outgoing::Given::default(),
+            genesis,
+        }
+    }
+
+    fn supervise(layout: &Layout, command: fn() -> io::Result<Command>) -> Arc<Running> {
+        let reach = Reach { network: Network::default(), private: Vec::new() };
+        let running = Arc::new(Running::new(reach));
+        let supervisor = Supervisor {
+            running: running.clone(),
+            authority: Arc::new(CertificateAuthority::open(layout).unwrap()),
+            gateway: watch::Sender::new(None).subscribe(),
+            start: start(layout),
+            log: layout.data.join("log"),
+            command,
+        };
+        std::thread::spawn(move || supervisor.run());
+        running
+    }
+
+    /// It says that it is there, so silence does not betray it, and lets its input fill up.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_child_that_takes_no_message_holds_nobody_up_and_is_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path().join("data"));
+        layout.directories().iter().for_each(|path| files::create_directory(path).unwrap());
+        let running = supervise(&layout, || {
+            let mut command = Command::new("yes");
+            command.arg("\"pong\"");
+            Ok(command)
+        });
+        let child = || {
+            let held = running.held.lock();
+            held.child.as_ref().filter(|_| held.input.is_some()).map(Child::id)
+        };
+        let first = loop {
+            match child() {
+                Some(first) => break first,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let (told, all_told) = std::sync::mpsc::channel();
+        let teller = running.clone();
+        std::thread::spawn(move || {
+            (0..100_000).for_each(|_| teller.held.lock().tell(&Told::Ping));
+            told.send(())
+        });
+        all_told.recv_timeout(Duration::from_secs(60)).expect("nobody waits for a child");
+        let ended = async {
+            while child() == Some(first) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("it is ended");
+        tokio::time::timeout(2 * STOP_TIME, running.end()).await.unwrap().unwrap();
+        assert_eq!(*running.state.borrow(), InstanceState::Stopped);
+    }
 }
