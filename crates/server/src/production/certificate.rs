@@ -1,6 +1,6 @@
 //! `holdfast pool certificate`: asks for a certificate and takes it.
 
-use super::passphrase::Sealing;
+use super::passphrase::{Sealing, check_user};
 use super::tls;
 use crate::CommandError;
 use crate::hardening;
@@ -36,10 +36,15 @@ pub enum Command {
 
 pub fn run(command: Command) -> Result<ExitCode, CommandError> {
     hardening::harden();
+    carry_out(command)
+}
+
+fn carry_out(command: Command) -> Result<ExitCode, CommandError> {
     match command {
         Command::Request { data, root_credential } => {
             let layout = Layout::new(data);
             let host = tls::requested_host(&layout)?;
+            check_user(&layout)?;
             let _sealing = Sealing::begin(&layout)?;
             let place = layout.production_place(RootOfTrust::credential(&root_credential)?);
             // A key that is sealed under another passphrase would not open at a start.
@@ -49,6 +54,8 @@ pub fn run(command: Command) -> Result<ExitCode, CommandError> {
         }
         Command::Install { data, chain } => {
             let layout = Layout::new(data);
+            tls::requested_host(&layout)?;
+            check_user(&layout)?;
             let pem =
                 std::fs::read(&chain).map_err(|error| format!("cannot read {}: {error}", chain.display()))?;
             tls::install(&layout, &pem, OffsetDateTime::now_utc().unix_timestamp())
@@ -57,4 +64,40 @@ pub fn run(command: Command) -> Result<ExitCode, CommandError> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files;
+    use std::os::unix::fs::chown;
+
+    const NOBODY: u32 = 65534;
+
+    /// The pool's user could not read what root writes, and the pool would not start.
+    #[test]
+    fn another_user_than_the_pools_writes_nothing() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path().join("data"));
+        files::create_directory(&layout.pool()).unwrap();
+        let credential = directory.path().join("passphrase");
+        files::write(&credential, b"correct horse battery").unwrap();
+        let place = layout.production_place(RootOfTrust::credential(&credential).unwrap());
+        tls::request(&layout, &place, "payroll.managedhsm.example").unwrap();
+        chown(layout.tls(), Some(NOBODY), None).unwrap();
+        let count = || std::fs::read_dir(layout.tls()).unwrap().count();
+        let before = count();
+        let data = || layout.data.clone();
+        for command in [
+            Command::Request { data: data(), root_credential: credential.clone() },
+            Command::Install { data: data(), chain: credential.clone() },
+        ] {
+            let refused = carry_out(command).unwrap_err().to_string();
+            assert!(refused.contains("is user 65534's, and this is user 0"), "{refused}");
+        }
+        assert_eq!(count(), before);
+    }
 }

@@ -74,15 +74,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
 }
 
 /// Files that another user makes here are not the pool's to read.
-fn check_user(layout: &Layout) -> Result<(), CommandError> {
-    let owner = std::fs::metadata(layout.tls())?.uid();
+pub(super) fn check_user(layout: &Layout) -> Result<(), CommandError> {
+    let tls = layout.tls();
+    let held =
+        std::fs::metadata(&tls).map_err(|error| format!("cannot look at {}: {error}", tls.display()))?;
+    let owner = held.uid();
     let user = rustix::process::geteuid().as_raw();
     if owner == user {
         return Ok(());
     }
     Err(format!(
         "{} is user {owner}'s, and this is user {user}: what it writes the pool could not read",
-        layout.tls().display()
+        tls.display()
     )
     .into())
 }

@@ -17,8 +17,9 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, ServerName};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// Of a chain in PEM.
 const MAX_CHAIN_BYTES: usize = 256 * 1024;
@@ -61,7 +62,7 @@ pub fn requested_host(layout: &Layout) -> Result<String, CommandError> {
     let path = layout.tls_request();
     let damaged =
         || format!("{} is no certificate request of a pool: put it back from a copy", path.display());
-    let pem = files::read(&path)?.ok_or_else(|| {
+    let pem = read(&path)?.ok_or_else(|| {
         format!("{} is missing: is a pool of class production in {}?", path.display(), layout.data.display())
     })?;
     let der = CertificateSigningRequestDer::from_pem_slice(&pem).map_err(|_| damaged())?;
@@ -89,10 +90,14 @@ pub fn install(layout: &Layout, pem: &[u8], now: i64) -> Result<(), CommandError
     Ok(files::write(&layout.tls_chain(), pem)?)
 }
 
+fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, CommandError> {
+    Ok(files::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?)
+}
+
 /// TLS for the pool at `host`.
 pub fn open(layout: &Layout, place: &Place, host: &str) -> Result<Arc<ServerConfig>, CommandError> {
     let path = layout.tls_chain();
-    let pem = files::read(&path)?.ok_or_else(|| {
+    let pem = read(&path)?.ok_or_else(|| {
         format!(
             "the pool has no certificate yet: have {} signed by your CA, then `holdfast pool certificate install`",
             layout.tls_request().display()
@@ -101,7 +106,7 @@ pub fn open(layout: &Layout, place: &Place, host: &str) -> Result<Arc<ServerConf
     let chain = Chain::parse(&pem).map_err(|error| format!("{}: {error}", path.display()))?;
     chain.check_host(host).map_err(|error| format!("{}: {error}", path.display()))?;
     let sealed_path = layout.tls_key(&chain.public_key);
-    let sealed = files::read(&sealed_path)?
+    let sealed = read(&sealed_path)?
         .ok_or_else(|| format!("{}, the key of {}, is missing", sealed_path.display(), path.display()))?;
     let key = place.root.open_secret(&sealed_path, place.own_node()?, &sealed)?;
     // That the key is another than the certificate's, rustls says.
