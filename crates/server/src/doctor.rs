@@ -397,6 +397,24 @@ fn absent() -> [Finding; 2] {
     ]
 }
 
+fn swap(protection: &Protection, swaps: Option<bool>) -> Finding {
+    let weak = |found, why| {
+        let remedy =
+            "raise RLIMIT_MEMLOCK (ulimit -l unlimited) and start the pool again, or do without swap";
+        Finding::weak("swap", found, why, remedy)
+    };
+    match (protection.memory_locked, protection.arena_locked, swaps) {
+        (Some(true), None | Some(true), _) => Finding::ok("swap", "memory is locked"),
+        (_, _, Some(false)) => Finding::ok("swap", "memory is not locked, and this machine has no swap now"),
+        (None, _, _) => Finding::unknown("swap", "the pool does not say whether memory is locked"),
+        (Some(false), Some(true), _) => weak(
+            "memory of keys is locked, and no other",
+            "Plaintexts and secrets of the pool may reach the swap device, and stay there.",
+        ),
+        (Some(_), _, _) => weak("memory is not locked", "Keys may reach the swap device, and stay there."),
+    }
+}
+
 fn of_process(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
     let Ok(Facts { protection, .. }) = facts else {
         return vec![Finding::unknown(
@@ -404,7 +422,7 @@ fn of_process(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
             "only the running pool says how it is protected",
         )];
     };
-    let Protection { dumpable, core_limit, no_new_privileges, filtered, locked_kib } = protection;
+    let Protection { dumpable, core_limit, no_new_privileges, filtered, .. } = protection;
     let weak = |check, found, why, remedy| Finding::weak(check, found, why, remedy);
     vec![
         match (dumpable, core_limit) {
@@ -419,16 +437,7 @@ fn of_process(facts: &Result<Facts, Unanswered>) -> Vec<Finding> {
                 "allow both where the pool is started; ulimit -c 0",
             ),
         },
-        match (locked_kib, machine::swaps()) {
-            (Some(1..), _) => Finding::ok("swap", "memory is locked"),
-            (_, Some(false)) => Finding::ok("swap", "memory is not locked, and this machine has no swap now"),
-            _ => weak(
-                "swap",
-                "memory is not locked",
-                "Keys may reach the swap device, and stay there.",
-                "raise RLIMIT_MEMLOCK (ulimit -l unlimited) and start the pool again, or do without swap",
-            ),
-        },
+        swap(protection, machine::swaps()),
         match no_new_privileges {
             Some(true) => Finding::ok("gain of rights", "nothing that the process starts can gain any"),
             _ => weak(
@@ -560,7 +569,8 @@ mod tests {
                 core_limit: Some(0),
                 no_new_privileges: Some(true),
                 filtered: Some(true),
-                locked_kib: Some(1),
+                memory_locked: Some(true),
+                arena_locked: Some(true),
             },
         }
     }
@@ -596,6 +606,19 @@ mod tests {
         ] {
             assert_eq!(process(change), ["core files and debuggers"]);
         }
+        let swap = |memory_locked, arena_locked, swaps| {
+            let held = Protection { memory_locked, arena_locked, ..facts().protection };
+            super::swap(&held, swaps).state
+        };
+        for swaps in [Some(true), None] {
+            assert_eq!(swap(Some(true), Some(true), swaps), State::Ok);
+            // The first of the arena is locked where the limit is far too low for the rest.
+            assert_eq!(swap(Some(false), Some(true), swaps), State::Weak);
+            assert_eq!(swap(Some(false), None, swaps), State::Weak);
+            assert_eq!(swap(Some(true), Some(false), swaps), State::Weak);
+            assert_eq!(swap(None, None, swaps), State::Unknown);
+        }
+        assert_eq!(swap(Some(false), Some(false), Some(false)), State::Ok);
         assert_eq!(process(|protection| protection.no_new_privileges = None), ["gain of rights"]);
         assert_eq!(process(|protection| protection.filtered = Some(false)), ["system calls"]);
     }

@@ -6,12 +6,15 @@
 use crypto_software::arena;
 use domain::pool::PoolClass;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Memory that must be lockable before all of it is locked: with less, later allocations would fail.
 const ENOUGH_LOCKABLE_BYTES: u64 = 4 << 30;
 
 /// Locked before the first request, so that it need not wait.
 const EARLY_BYTES: usize = 4 << 20;
+
+static MEMORY_LOCKED: AtomicBool = AtomicBool::new(false);
 
 /// What was reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -131,13 +134,20 @@ fn refuse_dumps() -> bool {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok() && no_core
 }
 
+/// Whether [`harden`] locked all memory of this process. The kernel does not tell it from a part that is locked.
+pub fn memory_is_locked() -> bool {
+    MEMORY_LOCKED.load(Ordering::Relaxed)
+}
+
 fn lock_memory() -> bool {
     use rustix::mm::{MlockAllFlags, mlockall};
     if lockable_bytes() < ENOUGH_LOCKABLE_BYTES {
         return false;
     }
     // As pages are touched: thread stacks are mostly never used.
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).is_ok()
+    let locked = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).is_ok();
+    MEMORY_LOCKED.store(locked, Ordering::Relaxed);
+    locked
 }
 
 fn lockable_bytes() -> u64 {

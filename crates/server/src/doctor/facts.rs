@@ -1,5 +1,7 @@
 //! What only the running pool can say of itself, over its administration socket. Nothing of it is secret.
 
+use crate::hardening;
+use crypto_software::arena;
 use domain::time::IntDate;
 use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
 use serde::{Deserialize, Serialize};
@@ -57,7 +59,12 @@ pub struct Protection {
     pub no_new_privileges: Option<bool>,
     /// Whether system calls are filtered.
     pub filtered: Option<bool>,
-    pub locked_kib: Option<u64>,
+    /// All of it, so that nothing reaches swap.
+    #[serde(default)]
+    pub memory_locked: Option<bool>,
+    /// That of keys.
+    #[serde(default)]
+    pub arena_locked: Option<bool>,
 }
 
 impl Facts {
@@ -117,7 +124,8 @@ impl Protection {
             core_limit: getrlimit(Resource::Core).current,
             no_new_privileges: rustix::thread::no_new_privs().ok(),
             filtered: number(&status, "Seccomp").map(|mode| mode != 0),
-            locked_kib: number(&status, "VmLck"),
+            memory_locked: Some(hardening::memory_is_locked()),
+            arena_locked: arena::status().map(|status| status.is_locked()),
         }
     }
 }
