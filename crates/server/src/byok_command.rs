@@ -5,6 +5,7 @@ use crate::CommandError;
 use crate::ceremony_command::{in_file, print, printable, refuse_existing, write_new};
 use crate::client::{input, public_key, usage};
 use crate::hardening::harden;
+use crate::output::verdict;
 use crate::private_key_file;
 use api_data::byok::{Examined, examine};
 use clap::Subcommand;
@@ -139,8 +140,8 @@ fn check(path: &Path, kek: Option<&Path>, kid: Option<String>) -> Result<ExitCod
                 .to_owned(),
         );
     }
-    print(&lines)?;
-    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let code = if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    verdict(print(&lines).map(drop), code)
 }
 
 fn describe(examined: &Examined) -> Vec<String> {

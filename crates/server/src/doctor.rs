@@ -19,7 +19,7 @@ use crate::environment::word;
 use crate::holders;
 use crate::layout::{self, Layout};
 use crate::limits;
-use crate::output::line;
+use crate::output::{line, verdict};
 use crate::production::{self, tls::Chain};
 use crate::state::{Principals, Settings};
 use domain::setting::Setting;
@@ -59,17 +59,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, CommandError> {
     crate::hardening::harden();
     let layout = Layout::new(arguments.data.clone());
     let findings = examine(&layout, &arguments.principal)?;
-    match arguments.output.format() {
-        Format::Json => {
-            line(format_args!(
-                "{}",
-                json!({ "data": layout.data.display().to_string(), "findings": findings })
-            ))?;
-        }
-        Format::Table => print(&findings)?,
-    }
+    let printed = match arguments.output.format() {
+        Format::Json => line(format_args!(
+            "{}",
+            json!({ "data": layout.data.display().to_string(), "findings": findings })
+        )),
+        Format::Table => print(&findings),
+    };
     let short = findings.iter().any(|finding| finding.state.falls_short());
-    Ok(if arguments.strict && short { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let code = if arguments.strict && short { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    verdict(printed.map_err(Into::into), code)
 }
 
 fn print(findings: &[Finding]) -> std::io::Result<()> {

@@ -7,7 +7,7 @@ use super::verdict::{Document, Expectations, Trust, Verdict, verify};
 use super::{Arguments, run as run_client, usage};
 use crate::CommandError;
 use crate::layout::{self, Layout};
-use crate::output::line;
+use crate::output::{line, verdict};
 use ceremony::DomainFile;
 use clap::Subcommand;
 use crypto::certificate::OwnerPublicKey;
@@ -121,23 +121,11 @@ impl Verify {
         let (trust, expected, note) = self.resolve(layout)?;
         let verdicts = verify(&document, &trust, &expected, IntDate::from_unix_seconds(now()));
         let failed = verdicts.iter().any(Verdict::is_failure);
-        match format {
-            Format::Json => print_json(&verdicts, failed)?,
-            Format::Table => {
-                let mut table = Table::new(&["CLAIM", "VERDICT", "VALUE"]);
-                for verdict in &verdicts {
-                    let reason = verdict.reason().map(|reason| format!(" ({reason})")).unwrap_or_default();
-                    let word = verdict.outcome.as_str().to_owned();
-                    table.row([verdict.claim.to_owned(), word, format!("{}{reason}", verdict.value)]);
-                }
-                table.print()?;
-                if let Some(note) = note {
-                    line(format_args!("{note}"))?;
-                }
-                line(format_args!("{}", if failed { "NOT VERIFIED" } else { "verified" }))?;
-            }
-        }
-        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        let printed = match format {
+            Format::Json => print_json(&verdicts, failed),
+            Format::Table => print_table(&verdicts, note, failed),
+        };
+        verdict(printed, if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
     /// Reads what the arguments name.
@@ -185,6 +173,20 @@ fn agreed<T: PartialEq>(option: &str, given: Option<T>, held: T) -> Result<T, Co
         return Err(usage(format!("{option} says something else than the security domain file")));
     }
     Ok(held)
+}
+
+fn print_table(verdicts: &[Verdict], note: Option<&str>, failed: bool) -> Result<(), CommandError> {
+    let mut table = Table::new(&["CLAIM", "VERDICT", "VALUE"]);
+    for verdict in verdicts {
+        let reason = verdict.reason().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let word = verdict.outcome.as_str().to_owned();
+        table.row([verdict.claim.to_owned(), word, format!("{}{reason}", verdict.value)]);
+    }
+    table.print()?;
+    if let Some(note) = note {
+        line(format_args!("{note}"))?;
+    }
+    Ok(line(format_args!("{}", if failed { "NOT VERIFIED" } else { "verified" }))?)
 }
 
 fn print_json(verdicts: &[Verdict], failed: bool) -> Result<(), CommandError> {

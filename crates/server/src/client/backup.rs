@@ -5,7 +5,7 @@ use super::moment;
 use super::output::{self, Format};
 use super::{Arguments, Refused, run as run_client, usage};
 use crate::CommandError;
-use crate::output::line;
+use crate::output::{line, verdict};
 use clap::Subcommand;
 use http::Method;
 use serde::Deserialize;
@@ -192,8 +192,9 @@ fn job(body: &[u8]) -> Result<Job, CommandError> {
 
 fn show(body: &[u8], format: Format) -> Result<ExitCode, CommandError> {
     let job = job(body)?;
-    if format == Format::Json {
-        output::print_body(body)?;
+    let code = if job.status == "Failed" { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    let printed = if format == Format::Json {
+        output::print_body(body)
     } else {
         let mut fields = vec![("job", job.job_id), ("status", job.status.clone())];
         fields.extend(job.status_details.map(|details| ("details", details)));
@@ -201,9 +202,9 @@ fn show(body: &[u8], format: Format) -> Result<ExitCode, CommandError> {
         if let Some(end) = job.end_time {
             fields.push(("seconds", (end - job.start_time).to_string()));
         }
-        output::print_fields(&fields)?;
-    }
-    Ok(if job.status == "Failed" { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        output::print_fields(&fields)
+    };
+    verdict(printed.map_err(Into::into), code)
 }
 
 async fn preview(client: &mut Client, body: Value, format: Format) -> Result<ExitCode, CommandError> {

@@ -9,7 +9,7 @@ use super::output::{self, Format, Table};
 use super::release::{PolicyArguments, Release, described, held_policy};
 use super::{Arguments, input, list, public_key, run as run_client, usage};
 use crate::CommandError;
-use crate::output::line;
+use crate::output::{line, verdict};
 use bytes::Bytes;
 use clap::Subcommand;
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
@@ -429,12 +429,12 @@ impl Verify {
         let answer = client.call(Method::POST, &path, Some(body.to_bytes()?)).await?;
         let valid = parse::<Value>(&answer)?["value"].as_bool();
         let valid = valid.ok_or("the service's answer does not say whether the signature is valid")?;
-        if json {
-            output::print_body(&answer.body)?;
+        let printed = if json {
+            output::print_body(&answer.body)
         } else {
-            line(format_args!("{}", if valid { "valid" } else { "not valid" }))?;
-        }
-        Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            line(format_args!("{}", if valid { "valid" } else { "not valid" }))
+        };
+        verdict(printed.map_err(Into::into), if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 

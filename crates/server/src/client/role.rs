@@ -7,7 +7,7 @@ use super::output::{self, Format, Table};
 use super::{Arguments, Refused, list, run as run_client, usage};
 use crate::CommandError;
 use crate::environment::word;
-use crate::output::line;
+use crate::output::{line, verdict};
 use clap::Subcommand;
 use domain::access::{
     BuiltInRole, CustomRole, DataAction, Permission, Role, RoleAssignment, RoleTable, Scope,
@@ -368,12 +368,12 @@ async fn answer(
     for scope in explain::scopes_above(question.scope) {
         table.insert_all(assignments(client, &scope).await?);
     }
-    let verdict = question.answer(&table);
-    match format {
-        Format::Json => line(format_args!("{}", verdict_json(question, &verdict)))?,
-        Format::Table => print_verdict(client, question, &verdict)?,
-    }
-    Ok(if verdict.allowing.is_empty() { ExitCode::from(3) } else { ExitCode::SUCCESS })
+    let found = question.answer(&table);
+    let printed = match format {
+        Format::Json => line(format_args!("{}", verdict_json(question, &found))).map_err(Into::into),
+        Format::Table => print_verdict(client, question, &found),
+    };
+    verdict(printed, if found.allowing.is_empty() { ExitCode::from(3) } else { ExitCode::SUCCESS })
 }
 
 fn verdict_json(question: &Question<'_>, verdict: &Verdict<'_>) -> Value {

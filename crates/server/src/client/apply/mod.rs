@@ -11,7 +11,7 @@ use super::output::{self, Format};
 use super::{run as run_client, usage};
 use crate::CommandError;
 use crate::layout::Layout;
-use crate::output::line;
+use crate::output::{line, verdict};
 use domain::release::MAX_POLICY_BYTES;
 use plan::{Change, Who, plan};
 use serde_json::{Value, json};
@@ -107,9 +107,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         if !arguments.dry_run {
             make_all(&mut clients, &changes).await?;
         }
-        print(&changes, arguments.dry_run, format)?;
+        let printed = print(&changes, arguments.dry_run, format);
         let would = arguments.dry_run && !changes.is_empty();
-        Ok(if would { ExitCode::from(WOULD_CHANGE) } else { ExitCode::SUCCESS })
+        verdict(printed, if would { ExitCode::from(WOULD_CHANGE) } else { ExitCode::SUCCESS })
     })
 }
 
