@@ -3,7 +3,8 @@
 use crate::CommandError;
 use crate::output::line;
 use clap::ValueEnum;
-use std::fs::OpenOptions;
+use service::{Random, SystemRandom};
+use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -78,22 +79,43 @@ pub fn print_body(body: &[u8]) -> io::Result<()> {
     output.write_all(b"\n")
 }
 
-/// Bytes that were asked for, as they are: to `path`, `-` or none for standard output. A file is nobody else's to read.
+/// Bytes that were asked for, as they are: to `path`, `-` or none for standard output. A file is nobody else's to read, also
+/// where one was there before that others could.
 pub fn write_bytes(path: Option<&Path>, bytes: &[u8]) -> Result<(), CommandError> {
     let Some(path) = path.filter(|path| *path != Path::new("-")) else {
         let mut output = io::stdout().lock();
         output.write_all(bytes)?;
         return Ok(output.flush()?);
     };
-    // Written in place: it may be a pipe or a device.
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(bytes));
+    let written = match fs::symlink_metadata(path) {
+        Ok(held) if !held.is_file() => write_in_place(path, bytes),
+        Ok(_) | Err(_) => replace(path, bytes),
+    };
     written.map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+}
+
+/// To a pipe or a device, or what a link leads to, if that is one. Whoever put a link there may not be who runs this.
+fn write_in_place(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    if file.metadata()?.is_file() {
+        return Err(io::Error::other(
+            "it is a link to a file: name the file itself, or `-` for standard output",
+        ));
+    }
+    file.write_all(bytes)
+}
+
+/// A new file in the place of one that may be open to others, and that somebody may have open.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", SystemRandom.guid()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let written =
+        file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }
 
 /// Text that others wrote, such as tags and messages, without what would move a terminal's cursor or turn its lines
@@ -131,9 +153,26 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("plain");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         write_bytes(Some(&path), b"one two").unwrap();
+        assert_eq!(mode(), 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let reader = fs::File::open(&path).unwrap();
         write_bytes(Some(&path), b"three").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"three");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!((fs::read(&path).unwrap().as_slice(), mode()), (&b"three"[..], 0o600));
+        assert_eq!(io::read_to_string(reader).unwrap(), "one two", "who had it open reads what was there");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn links_to_files_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let [link, file] = ["link", "file"].map(|name| directory.path().join(name));
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(write_bytes(Some(&link), b"one").is_err() && !file.exists());
+        fs::write(&file, b"theirs").unwrap();
+        assert!(write_bytes(Some(&link), b"one").unwrap_err().to_string().contains("a link to a file"));
+        assert_eq!(fs::read(&file).unwrap(), b"theirs");
+        write_bytes(Some(Path::new("/dev/null")), b"one").unwrap();
     }
 }
