@@ -489,6 +489,17 @@ def test_the_pool_follows_its_issuer_to_a_new_key(own_pool):
     own_pool.stop()
 
 
+def test_a_blank_pool_follows_its_issuer_to_a_new_key(tmp_path):
+    """Nobody could bring a domain into it, and it would stay blank for ever."""
+    with Pool(tmp_path, "--blank-pool", "vault") as own:
+        own.stop()
+        own.flags = (*own.flags, "--rotate-issuer-key")
+        own.start()
+        vault = own.blank("vault")
+        answer = vault.call("GET", "/securitydomain/upload/pending", token="admin", version="7.5")
+        assert answer.status == 200, answer
+
+
 def test_with_another_ca_the_key_is_not_rotated(own_pool):
     """The pool could not ask for it: it would refuse every token, for ever."""
     own_pool.start()

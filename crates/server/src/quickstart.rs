@@ -255,8 +255,8 @@ async fn serve(
     let issuer = Arc::new(issuer.with_cloud(cloud(&settings, pool.genesis()))?);
 
     let issuer_port = settings.issuer_port();
-    pool.connect_key_source(|source| issuer_key_source::connect(source, issuer_port))?;
     for pool in std::iter::once(&pool).chain(&blank_pools) {
+        pool.connect_key_source(|source| issuer_key_source::connect(source, issuer_port))?;
         pool.connect_authorities(authority_source::of(pool, &outgoing));
     }
     if arguments.rotate_issuer_key {
@@ -379,7 +379,6 @@ async fn serve(
         async move { children.introduce().await }
     });
     services.spawn(control::keep(control.fabric.clone(), closing.clone()));
-    services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
     if let Some(listener) = listeners.managed_identity {
         let identity = open_managed_identity(layout, &issuer, &principals)?;
         let router = TowerToHyperService::new(identity.router());
@@ -387,6 +386,7 @@ async fn serve(
     }
     services.spawn(proxy::serve(listeners.proxy, proxied, ports, capacity.tunnels, closing.clone()));
     for pool in std::iter::once(&pool).chain(&blank_pools) {
+        services.spawn(issuer_key_source::keep_fresh(pool.clone(), closing.clone()));
         services.spawn(schedule::run(pool.clone(), closing.clone()));
     }
     if pool.domain_was_not_handed_out() || holders::were_cut_short(&layout.ceremony()) {
