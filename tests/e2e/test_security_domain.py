@@ -350,6 +350,19 @@ def test_a_pool_that_took_a_domain_in_is_of_that_domain_and_still_itself(pools, 
     pool.create("ec")
 
 
+def test_the_issuers_key_is_replaced_once_in_a_start_though_the_pools_open_anew(holders, file, tmp_path):
+    with Pool(tmp_path, "--blank-pool", "target") as own:
+        before = own.token()
+        own.stop()
+        own.flags = (*own.flags, "--rotate-issuer-key")
+        own.start()
+        target = own.blank("target")
+        upload(target, blob_for(target, file, [holders["ada"], holders["ben"]], tmp_path))
+        wait_until_active(target)
+        answer = own.call("GET", "/keys", token=before)
+        assert answer.status == 200, answer
+
+
 def test_an_exchange_key_does_not_outlive_its_process(pools, holders, file, tmp_path):
     pool = pools.blank("late")
     blob = blob_for(pool, file, [holders["ada"], holders["ben"]], tmp_path)

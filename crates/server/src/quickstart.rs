@@ -180,9 +180,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         );
     }
     let mut first = true;
+    let mut rotate = arguments.rotate_issuer_key;
     loop {
         let capacity = Capacity::within(hardening.descriptors);
-        let ended = match runtime.block_on(serve(&layout, &arguments, capacity, first)) {
+        let ended = match runtime.block_on(serve(&layout, &arguments, capacity, first, &mut rotate)) {
             Err(error) if error.is::<Sealed>() => {
                 runtime.block_on(sealed::serve(&layout, &error, capacity.pool, arguments.detached))?
             }
@@ -210,6 +211,7 @@ async fn serve(
     arguments: &Arguments,
     capacity: Capacity,
     first: bool,
+    rotate: &mut bool,
 ) -> Result<Ended, CommandError> {
     layout.first_place().finish_switch()?;
     for directory in layout.directories() {
@@ -259,7 +261,8 @@ async fn serve(
         pool.connect_key_source(|source| issuer_key_source::connect(source, issuer_port))?;
         pool.connect_authorities(authority_source::of(pool, &outgoing));
     }
-    if arguments.rotate_issuer_key {
+    // Once, though pools may open anew: another rotation is the end of the tokens from before this start.
+    if std::mem::take(rotate) {
         rotate_issuer_key(layout, &issuer, &pool)?;
     }
 
