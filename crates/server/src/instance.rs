@@ -45,6 +45,7 @@ pub struct Place {
     pub root: RootOfTrust,
     /// What this process was hardened for. A pool of the other class does not open here.
     pub class: PoolClass,
+    pub clock_is_right: bool,
 }
 
 /// What a pool is founded with, where there is none.
@@ -197,6 +198,7 @@ impl Place {
             opened_with: opened_with(&sealed),
             node,
             clock: Arc::new(SystemClock),
+            clock_is_right: self.clock_is_right,
             random: Arc::new(SystemRandom),
             limits,
             resource_suffixes: vec![resource_suffix(&genesis)?],
@@ -373,6 +375,7 @@ mod tests {
             directory: directory.join("pool"),
             root: RootOfTrust::KeyFile(directory.join("root.key")),
             class: PoolClass::Test,
+            clock_is_right: false,
         }
     }
 
@@ -547,7 +550,12 @@ mod tests {
         let key_file = RootOfTrust::KeyFile(directory.path().join("root.key"));
         let outgoing = Outgoing::read(&directory.path().join("pool.toml"), &Given::default()).unwrap();
         let open = async |name: &str, served: PoolClass, root: &RootOfTrust, founded: PoolClass| {
-            let place = Place { directory: directory.path().join(name), root: root.clone(), class: served };
+            let place = Place {
+                directory: directory.path().join(name),
+                root: root.clone(),
+                class: served,
+                clock_is_right: false,
+            };
             let founding = || {
                 let mut genesis = Genesis { class: founded, ..installation().genesis };
                 genesis.issuer.key_set = include_bytes!("../../service/tests/issuer-key-set.json").to_vec();

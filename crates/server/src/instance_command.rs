@@ -128,6 +128,7 @@ impl Opened {
             directory: start.directory.clone(),
             root: RootOfTrust::KeyFile(start.root_key.clone()),
             class: PoolClass::Test,
+            clock_is_right: false,
         };
         if start.user.is_some() {
             let is_new = !place.is_sealed();

@@ -53,7 +53,12 @@ impl Layout {
 
     /// The pool that every quickstart has.
     pub fn first_place(&self) -> Place {
-        Place { directory: self.pool(), root: self.root(self.root_key()), class: PoolClass::Test }
+        Place {
+            directory: self.pool(),
+            root: self.root(self.root_key()),
+            class: PoolClass::Test,
+            clock_is_right: false,
+        }
     }
 
     /// A pool beside it.
@@ -63,12 +68,13 @@ impl Layout {
             directory: pools.join(name.as_str()).join("pool"),
             root: self.root(root.join(format!("{name}.key"))),
             class: PoolClass::Test,
+            clock_is_right: false,
         }
     }
 
     /// The one pool of class production, under the credential that `root` is.
     pub fn production_place(&self, root: RootOfTrust) -> Place {
-        Place { directory: self.pool(), root, class: PoolClass::Production }
+        Place { directory: self.pool(), root, class: PoolClass::Production, clock_is_right: false }
     }
 
     /// TLS keys of a pool of class production, sealed, what its CA is asked and what the CA answered. Only there.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 const PERIOD: Duration = Duration::from_secs(60);
 
 pub async fn run(pool: Arc<Pool>, mut closing: watch::Receiver<bool>) {
-    let mut schedule = Schedule::new(&pool);
+    let mut schedule = Schedule::default();
     loop {
         match schedule.tick(&pool).await {
             Ok(Tick::Done { purged: 0, rotated: 0 } | Tick::Stopped) => {}

@@ -2,7 +2,7 @@
 
 use crate::attestation::Attestations;
 use crate::backup::{BackupTargets, Backups};
-use crate::clock::{Clock, Random};
+use crate::clock::{Clock, Random, SteadyClock};
 use crate::error::Error;
 use crate::failures::FailureLimiter;
 use crate::index::Index;
@@ -106,6 +106,8 @@ pub struct PoolParts {
     pub opened_with: String,
     pub node: Guid,
     pub clock: Arc<dyn Clock>,
+    /// Said by who has looked: where the clock is behind the log, it is the log that was ahead.
+    pub clock_is_right: bool,
     pub random: Arc<dyn Random>,
     pub limits: PoolLimits,
     /// Names of the pool's hosts minus their first label, such as `managedhsm.localhost`: `https://` and one of them,
@@ -125,6 +127,11 @@ pub enum OpenPoolError {
     Store(#[from] storage::OpenError),
     #[error("the audit log does not open")]
     Audit(#[from] audit::OpenError),
+    #[error(
+        "the clock is {} s behind the last entry of the audit log, and would revive what has expired; where the clock is right and was ahead before, say so with --clock-is-right",
+        .0.as_secs()
+    )]
+    ClockBehind(Duration),
     #[error("events of earlier commits cannot be brought into the audit log")]
     Outbox(#[from] audit::AuditError),
     #[error("the issuer's pinned key set is unusable")]
@@ -171,7 +178,7 @@ pub struct Pool {
     recorded_keys: AtomicU64,
     node: Guid,
     incarnation: Guid,
-    clock: Arc<dyn Clock>,
+    clock: Arc<SteadyClock>,
     random: Arc<dyn Random>,
     limits: PoolLimits,
     quota: Quota,
@@ -226,6 +233,7 @@ impl Pool {
             opened_with,
             node,
             clock,
+            clock_is_right,
             random,
             limits,
             resource_suffixes,
@@ -242,6 +250,7 @@ impl Pool {
         let (store, contents) =
             Store::open(engine, &secrets, checkpoint_source(opened.clone()), observer).await?;
         let genesis = store.genesis().genesis().clone();
+        let clock = Arc::new(SteadyClock::new(clock, genesis.class));
         let incarnation = random.guid();
         let now = clock.now().int_date();
         let checkpoint_key = InstanceKey::generate();
@@ -291,6 +300,10 @@ impl Pool {
             Arc::new(move || audit_clock.now()),
         )
         .await?;
+        let behind = recovered.last_checkpoint.and_then(|last| clock.behind(last));
+        if let (Some(behind), PoolClass::Production, false) = (behind, genesis.class, clock_is_right) {
+            return Err(OpenPoolError::ClockBehind(behind));
+        }
         let audit = recovered.log;
         // Set once, here: the store was opened a moment ago and nothing was committed in between.
         let _ = opened.set(audit.clone());
@@ -360,6 +373,10 @@ impl Pool {
         pool.note_roles();
         pool.forget_unneeded_secrets();
         pool.record_start(recovered.torn_bytes_dropped, &opened_with).await?;
+        if let Some(behind) = behind.map(|behind| behind.as_secs()) {
+            pool.record_clock_alarm(format!("wall time is {behind} s behind the last entry of this log"))
+                .await?;
+        }
         pool.end_interrupted_job().await.map_err(|error| OpenPoolError::Job(Box::new(error)))?;
         Ok(pool)
     }
@@ -434,13 +451,17 @@ impl Pool {
         self.store.genesis().genesis()
     }
 
-    /// The machine's time. What time it is for keys, `key_time` says.
+    /// The machine's time, or somewhat less where it was set back. What time it is for keys, `key_time` says.
     pub fn now(&self) -> Time {
         self.clock.now()
     }
 
     pub(crate) fn simulation(&self) -> &Simulation {
         &self.simulation
+    }
+
+    pub(crate) fn clock(&self) -> &SteadyClock {
+        &self.clock
     }
 
     pub(crate) fn monotonic(&self) -> Duration {
@@ -846,6 +867,17 @@ impl Pool {
             detail: format!(
                 "self-tests passed; {torn_bytes_dropped} unacknowledged bytes dropped from the log's end; domain opened with {opened_with}"
             ),
+            ..self.blank_event()
+        };
+        self.audit.append(self.seal_event(&event)).await.map(|_| ())
+    }
+
+    pub(crate) async fn record_clock_alarm(&self, detail: String) -> Result<(), audit::AuditError> {
+        tracing::error!("{detail}");
+        let event = Event {
+            operation: "ClockJumpAlarm".into(),
+            result: EventResult::Success,
+            detail,
             ..self.blank_event()
         };
         self.audit.append(self.seal_event(&event)).await.map(|_| ())

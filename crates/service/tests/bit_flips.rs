@@ -188,6 +188,7 @@ impl Sample {
             opened_with: "none".into(),
             node: NODE,
             clock: self.bench.clock.clone(),
+            clock_is_right: false,
             random: Arc::new(SystemRandom),
             limits: self.bench.limits,
             resource_suffixes: vec![],

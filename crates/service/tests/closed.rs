@@ -3,37 +3,49 @@
 mod common;
 
 use common::*;
-use crypto::domain_secrets::DomainSecrets;
-use crypto_software::SoftwarePartition;
-use domain::guid::Guid;
-use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
-use service::{OpenPoolError, Pool, PoolParts, SecretBytes, SystemRandom};
-use std::sync::Arc;
+use domain::pool::{Genesis, PoolClass};
+use service::OpenPoolError;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_whose_issuer_has_no_usable_key_stays_closed() {
     for key_set in ["", "{}", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","kid":"1","k":"AAAA"}]}"#] {
         let mut bench = Bench::new();
         bench.genesis.issuer.key_set = key_set.as_bytes().to_vec();
-        let engine = RedbEngine::open(bench.path().join("store"), EngineOptions::default()).unwrap();
-        let log = FileLog::open(bench.path().join("audit"), LogOptions::default()).unwrap();
-        let secrets = DomainSecrets::import(&SecretBytes::new(bench.secrets.clone())).unwrap();
-        Pool::found(&engine, &secrets, bench.genesis.clone(), Some(active())).await.unwrap();
-        let parts = PoolParts {
-            engine: Arc::new(engine),
-            log: Arc::new(log),
-            partition: Arc::new(SoftwarePartition::new(secrets.partition_wrapping_key())),
-            secrets,
-            opened_with: "none".into(),
-            node: Guid([3; 16]),
-            clock: bench.clock.clone(),
-            random: Arc::new(SystemRandom),
-            limits: bench.limits,
-            resource_suffixes: vec![],
-            installer: None,
-            backup_targets: None,
-        };
-        let opened = Pool::open(parts).await.map(drop);
-        assert!(matches!(opened, Err(OpenPoolError::KeySet(_))), "{key_set}: {opened:?}");
+        let refusal = bench.refusal().await;
+        assert!(matches!(refusal, OpenPoolError::KeySet(_)), "{key_set}: {refusal:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_behind_the_log_keeps_a_production_pool_closed_until_somebody_vouches_for_it() {
+    let mut bench = Bench::new();
+    bench.genesis = Genesis { class: PoolClass::Production, ..genesis() };
+    bench.open().await.close().await;
+    bench.clock.set_ahead(-3_600_000);
+    bench.open().await.close().await;
+    bench.clock.set_ahead(-1);
+    let refusal = bench.refusal().await;
+    assert!(matches!(refusal, OpenPoolError::ClockBehind(_)), "{refusal:?}");
+    assert!(
+        refusal.to_string().contains("3600 s behind") && refusal.to_string().contains("--clock-is-right")
+    );
+    bench.clock_is_right = true;
+    assert_eq!(alarms(&bench).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_behind_the_log_is_told_where_it_keeps_nothing_closed() {
+    let bench = Bench::new();
+    bench.open().await.close().await;
+    assert_eq!(alarms(&bench).await, 0);
+    bench.clock.set_ahead(-3_600_001);
+    assert_eq!(alarms(&bench).await, 1);
+}
+
+/// How many a start leaves in the log.
+async fn alarms(bench: &Bench) -> usize {
+    let pool = bench.open().await;
+    let events = pool.audit_page(0, 100).await.unwrap();
+    pool.close().await;
+    events.iter().filter(|event| event["operationName"] == "ClockJumpAlarm").count()
 }

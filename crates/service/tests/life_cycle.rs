@@ -112,7 +112,7 @@ async fn retention_ends_in_a_purge_and_purge_protection_lets_nobody_be_earlier()
     bench.genesis =
         Genesis { retention: RetentionDays::new(7).unwrap(), purge_protection: true, ..genesis() };
     let pool = bench.open().await;
-    let mut schedule = Schedule::new(&pool);
+    let mut schedule = Schedule::default();
     create(&pool, "k", EC).await;
     create(&pool, "stays", EC).await;
     delete(&pool, "k").await;
@@ -132,7 +132,7 @@ async fn retention_ends_in_a_purge_and_purge_protection_lets_nobody_be_earlier()
 async fn a_clock_that_is_set_ahead_purges_nothing() {
     let bench = Bench::new();
     let pool = bench.open().await;
-    let mut schedule = Schedule::new(&pool);
+    let mut schedule = Schedule::default();
     create(&pool, "k", EC).await;
     delete(&pool, "k").await;
     bench.clock.set_ahead(91 * DAY);
@@ -143,6 +143,31 @@ async fn a_clock_that_is_set_ahead_purges_nothing() {
     ok(pool.recover_key(ticket(&pool, OFFICER), name("k")).await);
     let events = pool.audit_page(0, 100).await.unwrap();
     assert_eq!(events.iter().filter(|event| event["operationName"] == "ClockJumpAlarm").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_production_pool_that_starts_with_a_clock_that_is_ahead_purges_nothing_for_a_day() {
+    let mut bench = Bench::new();
+    bench.genesis = Genesis { class: PoolClass::Production, purge_protection: true, ..genesis() };
+    let pool = bench.open().await;
+    assign(&pool, "/", BuiltInRole::CryptoUser.id(), APP).await;
+    create(&pool, "k", EC).await;
+    delete(&pool, "k").await;
+    pool.close().await;
+
+    bench.clock.set_ahead(91 * DAY);
+    let pool = bench.open().await;
+    let mut schedule = Schedule::default();
+    assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Done { purged: 0, rotated: 0 });
+    bench.clock.pass(DAY - 1);
+    assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Done { purged: 0, rotated: 0 });
+    // Put right within the day: from here on it is a clock that jumps.
+    bench.clock.set_ahead(-91 * DAY);
+    bench.clock.pass(1);
+    assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Stopped);
+    bench.clock.set_ahead(91 * DAY);
+    let mut schedule = Schedule::default();
+    assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Done { purged: 1, rotated: 0 });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,7 +150,7 @@ impl Run {
         bench.limits = PoolLimits { keys, versions_per_key, ..PoolLimits::default() };
         let disk = SimDisk::new();
         let pool = open(&bench, &disk).await;
-        let schedule = Schedule::new(&pool);
+        let schedule = Schedule::default();
         Self { bench, disk, pool, schedule, model: Model::default(), random: Random::new(seed) }
     }
 
@@ -420,7 +420,7 @@ impl Run {
         self.pool.clone().close().await;
         self.disk = disk;
         self.pool = open(&self.bench, &self.disk).await;
-        self.schedule = Schedule::new(&self.pool);
+        self.schedule = Schedule::default();
         self.compare().await;
     }
 

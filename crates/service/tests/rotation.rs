@@ -110,7 +110,7 @@ async fn who_may_rotate_may_not_enable() {
     assert!(!rotated.version.attributes.enabled);
     error(pool.sign(ticket(&pool, APP), current("k"), SignatureAlgorithm::Es256, vec![7; 32]).await);
     // Nor does the pool go on with a key that its owner has taken out of use.
-    let mut schedule = Schedule::new(&pool);
+    let mut schedule = Schedule::default();
     bench.clock.pass(400 * DAY);
     assert_eq!(tick(&mut schedule, &pool).await, 0);
 }
@@ -163,7 +163,7 @@ async fn twenty_years_make_a_version_for_each_time_that_was_due() {
     for _ in 0..20 {
         pool.close().await;
         pool = bench.open().await;
-        let mut schedule = Schedule::new(&pool);
+        let mut schedule = Schedule::default();
         for _ in 0..73 {
             bench.clock.pass(5 * DAY);
             rotated += tick(&mut schedule, &pool).await;
@@ -189,7 +189,7 @@ async fn what_was_missed_is_made_up_for_once() {
     pool.close().await;
     bench.clock.pass(2_000 * DAY);
     let pool = bench.open().await;
-    let mut schedule = Schedule::new(&pool);
+    let mut schedule = Schedule::default();
     assert_eq!((tick(&mut schedule, &pool).await, tick(&mut schedule, &pool).await), (1, 0));
     bench.clock.pass(28 * DAY - 1_000);
     assert_eq!(tick(&mut schedule, &pool).await, 0);
@@ -204,7 +204,7 @@ async fn a_clock_that_jumps_rotates_nothing() {
         let pool = bench.open().await;
         create(&pool, "k", EC).await;
         set(&pool, "k", after("P28D", "P1Y")).await;
-        let mut schedule = Schedule::new(&pool);
+        let mut schedule = Schedule::default();
         bench.clock.set_ahead(jump);
         assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Stopped);
         bench.clock.set_ahead(-jump);
@@ -221,7 +221,7 @@ async fn versions_that_expire_at_once_are_still_weeks_apart() {
     let pool = bench.open().await;
     create(&pool, "k", EC).await;
     set(&pool, "k", before("P28D", "P56D")).await;
-    let mut schedule = Schedule::new(&pool);
+    let mut schedule = Schedule::default();
     bench.clock.pass(28 * DAY);
     assert_eq!(tick(&mut schedule, &pool).await, 0, "a version without exp is never due");
     let past = VersionChange { expires: Some(IntDate::from_unix_seconds(1)), ..VersionChange::default() };
@@ -246,7 +246,7 @@ async fn a_key_with_all_its_versions_keeps_no_other_from_its_own() {
     ok(pool.rotate_key(ticket(&pool, APP), name("full")).await);
     let refused = error(pool.rotate_key(ticket(&pool, APP), name("full")).await);
     assert!(matches!(refused, Error::Key(domain::key::KeyRefused::TooManyVersions { limit: 2 })));
-    let mut schedule = Schedule::new(&pool);
+    let mut schedule = Schedule::default();
     bench.clock.pass(28 * DAY);
     assert_eq!(tick(&mut schedule, &pool).await, 1);
     assert_eq!((versions(&pool, "full").await, versions(&pool, "other").await), (2, 2));

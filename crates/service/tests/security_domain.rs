@@ -94,6 +94,7 @@ async fn with_activation(
         opened_with: "none".into(),
         node: Guid([3; 16]),
         clock: bench.clock.clone(),
+        clock_is_right: false,
         random: Arc::new(SystemRandom),
         limits: bench.limits,
         resource_suffixes: vec!["managedhsm.localhost".into()],

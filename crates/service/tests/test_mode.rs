@@ -58,7 +58,7 @@ async fn keys_rotate_over_twenty_years_of_virtual_time() {
     let created = versions(&pool, "k").await;
     assert!(created.windows(2).all(|pair| pair[1] - pair[0] == 91 * DAY_SECONDS as i64), "{created:?}");
     // The clock has not jumped: it is another clock.
-    let mut schedule = Schedule::new(&pool);
+    let mut schedule = Schedule::default();
     change(&pool, advance(1)).await;
     assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Done { purged: 0, rotated: 0 });
     bench.clock.set_ahead(2 * 3_600_000);

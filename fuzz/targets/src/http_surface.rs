@@ -141,6 +141,7 @@ impl Surface {
             opened_with: "none".into(),
             node: Guid([3; 16]),
             clock: Arc::new(StoppedClock),
+            clock_is_right: false,
             random: Arc::new(SystemRandom),
             limits: PoolLimits { keys: 20, versions_per_key: 5, custom_roles: 3, ..PoolLimits::default() },
             resource_suffixes: vec![suffix.into()],

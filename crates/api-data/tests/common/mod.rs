@@ -156,6 +156,7 @@ impl Bench {
             opened_with: "none".into(),
             node: Guid([3; 16]),
             clock: clock.clone(),
+            clock_is_right: false,
             random: Arc::new(SystemRandom),
             limits,
             resource_suffixes: vec!["managedhsm.localhost".into()],

@@ -4,7 +4,7 @@ use super::passphrase::Sealing;
 use super::{check_production, create, tls};
 use crate::CommandError;
 use crate::files;
-use crate::instance::resource_suffix;
+use crate::instance::{Place, resource_suffix};
 use crate::layout::Layout;
 use crate::listener::{self, Peer, Shared};
 use crate::outgoing::{Given, Outgoing};
@@ -45,6 +45,10 @@ pub struct Arguments {
     /// request is answered 503.
     #[arg(long, value_name = "FILE")]
     root_credential: Option<PathBuf>,
+    /// Start although the clock is behind the pool's own log, because it was ahead when that was written. Once: the log
+    /// says so, and whoever sets a clock back revives what has expired.
+    #[arg(long)]
+    clock_is_right: bool,
     #[command(flatten)]
     outgoing: Given,
 }
@@ -96,7 +100,7 @@ async fn serve(
     capacity: Capacity,
     hangups: &mut Signal,
 ) -> Result<Ended, CommandError> {
-    let place = layout.production_place(root);
+    let place = Place { clock_is_right: arguments.clock_is_right, ..layout.production_place(root) };
     drop(Sealing::begin(layout)?);
     place.finish_switch()?;
     // Secrets made anew beside an old store would open nothing, and lie in the way of those that do.

@@ -17,8 +17,8 @@ use host::{Engine, Log};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use service::backup::BackupTargets;
 use service::{
-    ActivationRecord, Clock, Error, KeyReference, KeyView, NewKey, Pool, PoolLimits, PoolParts, Random,
-    Recorded, RequestFacts, SecretBytes, Shown, SystemRandom, Ticket,
+    ActivationRecord, Clock, Error, KeyReference, KeyView, NewKey, OpenPoolError, Pool, PoolLimits,
+    PoolParts, Random, Recorded, RequestFacts, SecretBytes, Shown, SystemRandom, Ticket,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -59,6 +59,7 @@ pub struct Bench {
     pub directory: tempfile::TempDir,
     pub secrets: Vec<u8>,
     pub clock: Arc<TestClock>,
+    pub clock_is_right: bool,
     pub limits: PoolLimits,
     pub genesis: Genesis,
     pub targets: targets::MemoryTargets,
@@ -70,6 +71,7 @@ impl Bench {
             directory: tempfile::tempdir().unwrap(),
             secrets: DomainSecrets::generate().danger_export().danger_expose().to_vec(),
             clock: Arc::new(TestClock(AtomicI64::new(1_800_000_000_000), AtomicI64::new(0))),
+            clock_is_right: false,
             limits: PoolLimits::default(),
             genesis: genesis(),
             targets: targets::MemoryTargets::default(),
@@ -118,6 +120,28 @@ impl Bench {
         partition: Arc<dyn Partition>,
         targets: Arc<dyn BackupTargets>,
     ) -> Arc<Pool> {
+        self.try_open(engine, log, partition, targets).await.unwrap()
+    }
+
+    /// What keeps it closed.
+    pub async fn refusal(&self) -> OpenPoolError {
+        let engine = RedbEngine::open(self.path().join("store"), EngineOptions::default()).unwrap();
+        let log = FileLog::open(self.path().join("audit"), LogOptions::default()).unwrap();
+        let partition = SoftwarePartition::new(self.secrets().partition_wrapping_key());
+        let targets = Arc::new(self.targets.clone());
+        self.try_open(Arc::new(engine), Arc::new(log), Arc::new(partition), targets)
+            .await
+            .map(drop)
+            .unwrap_err()
+    }
+
+    async fn try_open(
+        &self,
+        engine: Arc<dyn Engine>,
+        log: Arc<dyn Log>,
+        partition: Arc<dyn Partition>,
+        targets: Arc<dyn BackupTargets>,
+    ) -> Result<Arc<Pool>, OpenPoolError> {
         let secrets = self.secrets();
         Pool::found(engine.as_ref(), &secrets, self.genesis.clone(), Some(active())).await.unwrap();
         let parts = PoolParts {
@@ -128,19 +152,20 @@ impl Bench {
             opened_with: "none".into(),
             node: Guid([3; 16]),
             clock: self.clock.clone(),
+            clock_is_right: self.clock_is_right,
             random: Arc::new(SystemRandom),
             limits: self.limits,
             resource_suffixes: vec!["managedhsm.localhost".into()],
             installer: None,
             backup_targets: Some(targets),
         };
-        let pool = Pool::open(parts).await.unwrap();
+        let pool = Pool::open(parts).await?;
         if self.genesis.class == PoolClass::Test {
             let roles = [(APP, BuiltInRole::CryptoUser), (OFFICER, BuiltInRole::CryptoOfficer)];
             let everywhere = roles.map(|(principal, role)| (principal, role, Scope::Root));
             pool.bootstrap_assignments(everywhere.to_vec()).await.unwrap();
         }
-        pool
+        Ok(pool)
     }
 }
 
