@@ -21,22 +21,25 @@ const KNOWN: [&str; 12] = [
     "2026-07-01",
 ];
 
+/// Those of which there are previews alone.
+const PREVIEWS: [&str; 3] = ["2025-06-01", "2026-03-01", "2026-05-01"];
+
 impl ApiVersion {
     /// Any known version and any preview of one: `7.6-preview.2`, `2026-01-01-preview`.
     pub fn parse(text: &str) -> Option<Self> {
-        let stable = match text.split_once("-preview") {
-            None => text,
-            Some((stable, number)) => {
+        let is_known = match text.split_once("-preview") {
+            None => KNOWN.contains(&text),
+            Some((version, number)) => {
                 let numbered = number
                     .strip_prefix('.')
                     .is_some_and(|n| !n.is_empty() && n.len() <= 3 && n.bytes().all(|b| b.is_ascii_digit()));
                 if !(number.is_empty() || numbered) {
                     return None;
                 }
-                stable
+                KNOWN.contains(&version) || PREVIEWS.contains(&version)
             }
         };
-        KNOWN.contains(&stable).then(|| Self(text.to_owned()))
+        is_known.then(|| Self(text.to_owned()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -54,9 +57,18 @@ mod tests {
 
     #[test]
     fn takes_what_clients_send_and_nothing_else() {
-        for text in
-            ["7.0", "7.4", "7.5-preview.1", "7.6-preview.2", "2025-07-01", "2026-01-01-preview", "2016-10-01"]
-        {
+        for text in [
+            "7.0",
+            "7.4",
+            "7.5-preview.1",
+            "7.6-preview.2",
+            "2025-06-01-preview",
+            "2025-07-01",
+            "2026-01-01-preview",
+            "2026-03-01-preview",
+            "2026-05-01-preview",
+            "2016-10-01",
+        ] {
             assert!(ApiVersion::parse(text).is_some(), "{text}");
         }
         for text in [
@@ -68,6 +80,7 @@ mod tests {
             "7.4-preview.x",
             "7.4 ",
             "2025-07-02",
+            "2025-06-01",
             "7.4-previewed",
             "-preview",
         ] {

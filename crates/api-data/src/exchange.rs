@@ -185,7 +185,14 @@ impl Exchange<'_> {
                 Answer::recorded(recorded, self.full_receipt, |held| wire::assignment(&held))
             }
             Route::ListAssignments(scope) => {
-                let recorded = pool.list_assignments(self.ticket, scope).await;
+                let filter = query(self.uri, "$filter");
+                let filter = match wire::assignment_filter(filter.as_deref().unwrap_or_default()) {
+                    Ok(filter) => filter,
+                    Err(error) => {
+                        return Box::pin(Answer::refused(self.ticket, error, self.full_receipt)).await;
+                    }
+                };
+                let recorded = pool.list_assignments(self.ticket, scope, filter).await;
                 let list = |held: Vec<_>| wire::list(held.iter().map(wire::assignment).collect());
                 Answer::recorded(recorded, self.full_receipt, list)
             }
@@ -209,8 +216,7 @@ impl Exchange<'_> {
             }
             Route::ListSettings => {
                 let recorded = pool.list_settings(self.ticket).await;
-                let list = |held: Vec<_>| serde_json::json!({ "settings": held.iter().map(wire::setting).collect::<Vec<_>>() });
-                Answer::recorded(recorded, self.full_receipt, list)
+                Answer::recorded(recorded, self.full_receipt, |held| wire::settings(&held))
             }
             Route::ReadSetting(name) => {
                 let recorded = pool.read_setting(self.ticket, name).await;

@@ -3,7 +3,7 @@
 
 use crate::byok;
 use crate::release::{self, PolicyBody};
-use crate::wire::{AttributesBody, BASE64URL, bad, operations, required, shorten};
+use crate::wire::{AttributesBody, BASE64URL, bad, first_operations, required, shorten};
 use base64::Engine as _;
 use domain::algorithm::Curve;
 use domain::key::Tags;
@@ -98,7 +98,7 @@ pub(crate) fn parse(name: KeyName, body: &[u8]) -> Result<Import, Error> {
     let attributes = body.attributes.unwrap_or_default();
     let exportable = attributes.exportable.unwrap_or(false);
     let release = release::policy(body.release_policy)?;
-    let operations = operations(body.key.key_ops.clone())?;
+    let operations = first_operations(body.key.key_ops.clone())?;
     if let Some(file) = &body.key.key_hsm {
         let (kek, ciphertext) = byok::parse(file)?;
         return Ok(Import::Wrapped(WrappedKey {

@@ -16,8 +16,9 @@ use domain::time::IntDate;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use service::{
-    AttestedKey, DecryptInput, DeletedKeyView, DomainStatus, DomainView, DownloadRequest, EncryptInput,
-    Error, KeyAttestation, KeyView, NewAssignment, NewKey, NotBefore, SecretBytes, SettingView, TransferKey,
+    AssignmentFilter, AttestedKey, DecryptInput, DeletedKeyView, DomainStatus, DomainView, DownloadRequest,
+    EncryptInput, Error, KeyAttestation, KeyView, NewAssignment, NewKey, NotBefore, SecretBytes, SettingView,
+    TransferKey,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ pub(crate) fn parse_create(name: KeyName, body: &[u8]) -> Result<NewKey, Error> 
         name,
         spec: parse_spec(body.kty.as_deref(), body.key_size, body.crv.as_deref())?,
         public_exponent: body.public_exponent,
-        operations: operations(body.key_ops)?,
+        operations: first_operations(body.key_ops)?,
         enabled: attributes.enabled.unwrap_or(true),
         not_before: attributes.nbf.map(IntDate::from_unix_seconds),
         expires: attributes.exp.map(IntDate::from_unix_seconds),
@@ -81,12 +82,18 @@ pub(crate) fn parse_create(name: KeyName, body: &[u8]) -> Result<NewKey, Error> 
     })
 }
 
-pub(crate) fn operations(named: Option<Vec<String>>) -> Result<Option<KeyOperations>, Error> {
+fn operations(named: Option<Vec<String>>) -> Result<Option<KeyOperations>, Error> {
     let parse = |text: &String| {
         KeyOperation::parse(text)
             .ok_or_else(|| bad(format!("key_ops value `{}` is not known", shorten(text))))
     };
     named.map(|named| named.iter().map(parse).collect::<Result<_, _>>()).transpose()
+}
+
+/// Of a new key. Some clients write an empty list where nothing was said (Java's `importKey`): the defaults are meant, as a
+/// key that may do nothing can be made by an update alone.
+pub(crate) fn first_operations(named: Option<Vec<String>>) -> Result<Option<KeyOperations>, Error> {
+    operations(named.filter(|named| !named.is_empty()))
 }
 
 #[derive(Deserialize)]
@@ -220,13 +227,29 @@ struct PermissionBody {
 
 pub(crate) fn parse_role(id: Guid, body: &[u8]) -> Result<CustomRole, Error> {
     let RoleBody { properties } = parse(body)?;
-    let name = properties.role_name.ok_or_else(|| bad("properties.roleName is missing".into()))?;
+    // Some clients leave the name to the service (Terraform): one that is nobody else's.
+    let name = properties.role_name.filter(|name| !name.is_empty()).unwrap_or_else(|| id.to_string());
     if properties.assignable_scopes.is_some_and(|scopes| scopes.iter().any(|scope| scope != "/")) {
         return Err(Error::RoleScope);
     }
     let permissions = properties.permissions.unwrap_or_default();
     let permissions = permissions.into_iter().map(permission).collect::<Result<_, _>>()?;
     Ok(CustomRole::new(id, name, properties.description.unwrap_or_default(), permissions)?)
+}
+
+/// Of a list of role assignments. Another one is refused: an answer that passes over it would name too many.
+pub(crate) fn assignment_filter(text: &str) -> Result<AssignmentFilter, Error> {
+    let principal = |text: &str| {
+        let id = text.strip_prefix("principalId eq ")?.trim();
+        id.strip_prefix('\'').and_then(|id| id.strip_suffix('\'')).unwrap_or(id).parse().ok()
+    };
+    match text.trim() {
+        "" => Ok(AssignmentFilter::Here),
+        "atScope()" => Ok(AssignmentFilter::Counting),
+        text => principal(text)
+            .map(AssignmentFilter::Of)
+            .ok_or_else(|| bad("$filter must be atScope() or principalId eq 'ID'".into())),
+    }
 }
 
 fn permission(body: PermissionBody) -> Result<Permission, Error> {
@@ -387,6 +410,13 @@ pub(crate) fn setting(view: &SettingView) -> Value {
         SettingValue::Text(text) => (text.clone(), "string"),
     };
     json!({ "name": view.setting.name(), "value": value, "type": kind })
+}
+
+/// Booleans alone, which the service's all are: Java's client throws away the whole list for one that is not. The others are
+/// read by name.
+pub(crate) fn settings(views: &[SettingView]) -> Value {
+    let booleans = views.iter().filter(|view| matches!(view.value, SettingValue::Boolean(_)));
+    json!({ "settings": booleans.map(setting).collect::<Vec<_>>() })
 }
 
 pub(crate) fn domain_status(status: DomainStatus) -> Value {
@@ -568,6 +598,7 @@ pub(crate) fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key_import::{self, Import};
     use proptest::prelude::*;
 
     fn message(result: Result<impl Sized, Error>) -> String {
@@ -645,15 +676,41 @@ mod tests {
             parse_role(Guid::NIL, &body).map(|role| role.name().to_owned()).map_err(|e| e.to_string())
         };
         let sign = "microsoft.keyvault/managedHSM/keys/SIGN/action";
+        for unnamed in [json!({}), json!({"roleName": ""})] {
+            assert_eq!(role(unnamed), Ok(Guid::NIL.to_string()));
+        }
         assert_eq!(role(json!({"roleName": "r", "permissions": [{"dataActions": [sign]}]})), Ok("r".into()));
         for (properties, expected) in [
-            (json!({}), "roleName is missing"),
-            (json!({"roleName": ""}), "1 to 128 characters"),
+            (json!({"roleName": "r".repeat(129)}), "1 to 128 characters"),
             (json!({"roleName": "r", "permissions": [{"actions": ["*"]}]}), "must be empty"),
             (json!({"roleName": "r", "permissions": [{"dataActions": ["*"]}]}), "`*` is not known"),
             (json!({"roleName": "r", "assignableScopes": ["/keys"]}), "their scope is `/`"),
         ] {
             assert!(role(properties.clone()).unwrap_err().contains(expected), "{properties}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_of_operations_is_the_default_of_a_new_key_and_takes_all_from_an_old_one() {
+        let name: KeyName = "k".parse().unwrap();
+        let created = parse_create(name.clone(), br#"{"kty":"EC-HSM","crv":"P-256","key_ops":[]}"#).unwrap();
+        assert_eq!(created.operations, None);
+        let oct = br#"{"key":{"kty":"oct-HSM","k":"AAAAAAAAAAAAAAAAAAAAAA","key_ops":[]}}"#;
+        let Ok(Import::Parts(imported)) = key_import::parse(name, oct) else { unreachable!() };
+        assert_eq!(imported.new.operations, None);
+        assert_eq!(parse_update(br#"{"key_ops":[]}"#).unwrap().operations, Some(KeyOperations::NONE));
+    }
+
+    #[test]
+    fn filters_are_those_of_the_service_or_refused() {
+        let id: Guid = "11111111-2222-3333-4444-555555555555".parse().unwrap();
+        assert_eq!(assignment_filter("").unwrap(), AssignmentFilter::Here);
+        assert_eq!(assignment_filter("atScope()").unwrap(), AssignmentFilter::Counting);
+        for text in [format!("principalId eq '{id}'"), format!("principalId eq {id}")] {
+            assert_eq!(assignment_filter(&text).unwrap(), AssignmentFilter::Of(id), "{text}");
+        }
+        for text in ["principalId eq ''", "principalId eq 'x'", "principalId ne 'x'", "atScope", "true"] {
+            assert!(assignment_filter(text).unwrap_err().to_string().contains("$filter"), "{text}");
         }
     }
 

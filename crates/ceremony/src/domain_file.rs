@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 
 /// Bytes of a file that are read at all; ten holders with keys of 8192 bits take a fifth of it.
 pub const MAX_FILE_BYTES: usize = 256 * 1024;
+/// The service's: version 1 had its shares elsewhere.
+const FRAME_VERSION: u64 = 2;
 const SHAMIR: &str = "shamir_share";
 
 #[derive(Serialize, Deserialize)]
@@ -24,6 +26,8 @@ struct FileWire {
     encrypted_data: EncryptedDataWire,
     #[serde(rename = "SharedKeys")]
     shared_keys: SharedKeysWire,
+    /// Of the frame. PowerShell takes no file without it; our own first ones have none.
+    version: Option<u64>,
     /// Ours; clients ignore it.
     holdfast: DescriptionWire,
 }
@@ -118,6 +122,7 @@ pub fn write(
     let file = FileWire {
         encrypted_data: content.seal(&master, random),
         shared_keys,
+        version: Some(FRAME_VERSION),
         holdfast: DescriptionWire::new(description),
     };
     Ok(serde_json::to_string(&file).expect("texts and numbers can be written"))
@@ -128,6 +133,9 @@ impl DomainFile {
         let malformed = |what: String| UnreadableFile::Malformed(what);
         let file: FileWire =
             strict_json::read(text, MAX_FILE_BYTES).map_err(|error| malformed(error.to_string()))?;
+        if file.version.is_some_and(|version| version != FRAME_VERSION) {
+            return Err(malformed(format!("version is not {FRAME_VERSION}")));
+        }
         let description = file.holdfast.read()?;
         let keys = &file.shared_keys;
         if keys.key_algorithm != SHAMIR {

@@ -55,6 +55,20 @@ fn the_golden_file_opens_with_each_quorum_for_ever() {
     }
 }
 
+/// Azure PowerShell takes no file without it; our first ones, of which the golden file is one, have none.
+#[test]
+fn a_file_has_the_version_of_its_frame_or_none() {
+    assert!(!FILE.contains("version"));
+    let set = holder_set(&[1, 2, 3], 2);
+    let file = domain_file::write(&description(), &secrets(), &set, &LibraryTransport, &random).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&file).unwrap()["version"], 2);
+    assert_eq!(open(&file, &[1, 2]), Ok(()));
+    for other in [1, 3] {
+        let refusal = DomainFile::parse(&changed(|file| file["version"] = json!(other))).unwrap_err();
+        assert!(refusal.to_string().contains("version is not 2"), "{refusal}");
+    }
+}
+
 /// The members, and their order, are those of the clients' format.
 #[test]
 fn a_file_has_the_members_that_clients_read() {

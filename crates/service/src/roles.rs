@@ -29,6 +29,29 @@ pub struct NewAssignment {
     pub principal: ObjectId,
 }
 
+/// Which assignments a list is to have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AssignmentFilter {
+    /// Those made at the scope itself.
+    Here,
+    /// `atScope()`: those that count at the scope, made there or above.
+    Counting,
+    /// `principalId eq ID`: a principal's, at the scope, above and below.
+    Of(ObjectId),
+}
+
+impl AssignmentFilter {
+    fn admits(self, held: &RoleAssignment, scope: &Scope) -> bool {
+        match self {
+            Self::Here => held.scope == *scope,
+            Self::Counting => held.scope.covers(scope),
+            Self::Of(principal) => {
+                held.principal == principal && (held.scope.covers(scope) || scope.covers(&held.scope))
+            }
+        }
+    }
+}
+
 impl Pool {
     /// Gives a principal a role at a scope. The same assignment again changes nothing. A member of the break-glass group may
     /// make an Administrator, as a tenant's Global Administrators may in the service (behaviour section 11.1).
@@ -65,17 +88,17 @@ impl Pool {
         ticket.record(found).await
     }
 
-    /// Assignments made at `scope` itself.
     pub async fn list_assignments(
         self: &Arc<Self>,
         mut ticket: Ticket,
         scope: Scope,
+        filter: AssignmentFilter,
     ) -> Recorded<Vec<RoleAssignment>> {
         ticket.asks::<action::RoleAssignmentRead>(&scope);
         let result = ticket.authorize::<action::RoleAssignmentRead>(scope).map(|grant| {
             let roles = self.roles();
             let mut held: Vec<_> =
-                roles.assignments().filter(|held| held.scope == *grant.scope()).cloned().collect();
+                roles.assignments().filter(|held| filter.admits(held, grant.scope())).cloned().collect();
             held.sort_by_key(|held| held.name);
             held
         });

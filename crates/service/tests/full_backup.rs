@@ -20,8 +20,8 @@ use host::{Commit, CommitOutcome, Engine, EngineError, Entry, Log, OperationId, 
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use service::backup::{JobView, RestoreSource, SasToken, StorageAccess, StorageLocation};
 use service::{
-    DeletedKeyView, EncryptInput, Error, FullBackupRefused, JobKind, KeyReference, KeyView, NewAssignment,
-    NewKey, PageRequest, Pool, PoolLimits, SecretBytes,
+    AssignmentFilter, DeletedKeyView, EncryptInput, Error, FullBackupRefused, JobKind, KeyReference, KeyView,
+    NewAssignment, NewKey, PageRequest, Pool, PoolLimits, SecretBytes,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -117,7 +117,8 @@ async fn state(pool: &Arc<Pool>) -> State {
     let mut assignments = Vec::new();
     for scope in ["/", "/keys", "/keys/a", "/keys/b", "/keys/c", "/keys/d"] {
         let scope = Scope::parse(scope).unwrap();
-        assignments.extend(ok(pool.list_assignments(ticket(pool, ADMIN), scope).await));
+        assignments
+            .extend(ok(pool.list_assignments(ticket(pool, ADMIN), scope, AssignmentFilter::Here).await));
     }
     let roles = ok(pool.list_roles(ticket(pool, ADMIN), Scope::Root).await);
     let roles = roles.iter().map(|role| format!("{role:?}")).collect();

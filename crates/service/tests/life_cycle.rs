@@ -17,8 +17,8 @@ use domain::setting::SettingValue;
 use domain::time::IntDate;
 use serde_json::json;
 use service::{
-    DecryptInput, EncryptInput, Error, KeyReference, NewAssignment, NotAuthenticated, Page, PageRequest,
-    Pool, PoolLimits, Recorded, Schedule, SecretBytes, Tick, UsedKey,
+    AssignmentFilter, DecryptInput, EncryptInput, Error, KeyReference, NewAssignment, NotAuthenticated, Page,
+    PageRequest, Pool, PoolLimits, Recorded, Schedule, SecretBytes, Tick, UsedKey,
 };
 use std::sync::Arc;
 
@@ -103,7 +103,36 @@ async fn a_purged_key_leaves_nothing_to_a_later_one_of_its_name() {
     let error = refused(pool.read_key(ticket(&pool, APP), old).await);
     assert!(matches!(error, Error::VersionNotFound { .. }));
     let scope = Scope::parse("/keys/k").unwrap();
-    assert!(ok(pool.list_assignments(ticket(&pool, ADMIN), scope).await).is_empty());
+    assert!(ok(pool.list_assignments(ticket(&pool, ADMIN), scope, AssignmentFilter::Here).await).is_empty());
+}
+
+/// As the service's specification has them.
+#[tokio::test(flavor = "multi_thread")]
+async fn assignments_are_listed_as_they_count_and_as_they_are_somebodys() {
+    let bench = Bench::new();
+    let pool = bench.open().await;
+    let somebody = Guid([9; 16]);
+    create(&pool, "k", EC).await;
+    for scope in ["/", "/keys", "/keys/k", "/keys/other"] {
+        assign(&pool, scope, BuiltInRole::CryptoUser.id(), somebody).await;
+    }
+    let list = async |scope: &str, filter: AssignmentFilter| -> Vec<(Guid, String)> {
+        let scope = Scope::parse(scope).unwrap();
+        let held = ok(pool.list_assignments(ticket(&pool, ADMIN), scope, filter).await);
+        let mut held: Vec<_> =
+            held.into_iter().map(|held| (held.principal, held.scope.to_string())).collect();
+        held.sort();
+        held
+    };
+    let of = |scopes: &[&str]| scopes.iter().map(|scope| (somebody, (*scope).to_owned())).collect::<Vec<_>>();
+    assert_eq!(list("/keys/k", AssignmentFilter::Here).await, of(&["/keys/k"]));
+    assert_eq!(list("/keys/k", AssignmentFilter::Of(somebody)).await, of(&["/", "/keys", "/keys/k"]));
+    let everywhere = ["/", "/keys", "/keys/k", "/keys/other"];
+    assert_eq!(list("/", AssignmentFilter::Of(somebody)).await, of(&everywhere));
+    assert_eq!(list("/", AssignmentFilter::Of(Guid([8; 16]))).await, []);
+    let counting = list("/keys/k", AssignmentFilter::Counting).await;
+    assert_eq!(counting.iter().filter(|held| held.0 == somebody).count(), 3);
+    assert!(counting.contains(&(ADMIN, "/".to_owned())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,7 +318,7 @@ async fn an_assignment_made_while_its_key_is_purged_does_not_outlive_it() {
     );
     ok(assigned);
     ok(purged);
-    assert!(ok(pool.list_assignments(ticket(&pool, ADMIN), scope).await).is_empty());
+    assert!(ok(pool.list_assignments(ticket(&pool, ADMIN), scope, AssignmentFilter::Here).await).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

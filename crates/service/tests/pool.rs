@@ -13,7 +13,8 @@ use domain::pool::{Genesis, PoolClass};
 use domain::time::IntDate;
 use host_embedded::{EngineOptions, RedbEngine};
 use service::{
-    DecryptInput, EncryptInput, Error, KeyReference, NewAssignment, Pool, PoolLimits, SecretBytes,
+    AssignmentFilter, DecryptInput, EncryptInput, Error, KeyReference, NewAssignment, Pool, PoolLimits,
+    SecretBytes,
 };
 use std::sync::Arc;
 
@@ -228,7 +229,7 @@ async fn a_member_of_the_break_glass_group_makes_an_administrator_and_does_nothi
         denied(refused(pool.create_assignment(member(), wish(2, role, scope)).await));
     }
     denied(refused(pool.create_key(member(), new_key("k", KeySpec::Ec(Curve::P256))).await));
-    denied(refused(pool.list_assignments(member(), Scope::Root).await));
+    denied(refused(pool.list_assignments(member(), Scope::Root, AssignmentFilter::Here).await));
 
     ok(pool.create_assignment(member(), administrator()).await);
     let event = pool.audit_page(0, 10_000).await.unwrap().pop().unwrap().to_string();

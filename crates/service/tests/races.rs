@@ -18,8 +18,8 @@ use domain::name::KeyName;
 use domain::time::IntDate;
 use serde_json::json;
 use service::{
-    Error, KeyReference, NewAssignment, NotAuthenticated, PageRequest, Pool, PoolLimits, Random, Recorded,
-    SystemRandom,
+    AssignmentFilter, Error, KeyReference, NewAssignment, NotAuthenticated, PageRequest, Pool, PoolLimits,
+    Random, Recorded, SystemRandom,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -446,7 +446,8 @@ async fn limits_hold_for_those_who_come_at_one_moment() {
         }
     };
     assert_eq!(within_limit(create).await, 5);
-    let before = ok(pool.list_assignments(ticket(&pool, ADMIN), Scope::Root).await).len();
+    let before =
+        ok(pool.list_assignments(ticket(&pool, ADMIN), Scope::Root, AssignmentFilter::Here).await).len();
     // Of a key that is not there nothing is written, by which one would meet another.
     for (scope, left) in [("/", 8 - before), ("/keys/not-there", 3)] {
         let assign = |_| {

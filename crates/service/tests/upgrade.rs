@@ -16,8 +16,8 @@ use domain::rotation::{LifetimeAction, Period, Trigger};
 use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use service::backup::{RestoreSource, SasToken, StorageAccess, StorageLocation};
 use service::{
-    DecryptInput, EncryptInput, KeyReference, KeyView, NewAssignment, NewKey, NewRotationPolicy, PageRequest,
-    Pool, SecretBytes,
+    AssignmentFilter, DecryptInput, EncryptInput, KeyReference, KeyView, NewAssignment, NewKey,
+    NewRotationPolicy, PageRequest, Pool, SecretBytes,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -85,7 +85,9 @@ async fn state(pool: &Arc<Pool>) -> String {
     let expiry = rotation.policy.and_then(|policy| policy.expiry());
     lines.push(format!("rotation, expiry {:?}", expiry.map(|period| period.to_string())));
     for scope in ["/", "/keys/ec"] {
-        let held = ok(pool.list_assignments(ticket(pool, ADMIN), Scope::parse(scope).unwrap()).await);
+        let held = ok(pool
+            .list_assignments(ticket(pool, ADMIN), Scope::parse(scope).unwrap(), AssignmentFilter::Here)
+            .await);
         lines.extend(
             held.iter().map(|held| format!("{} has {} at {}", held.principal, held.role, held.scope)),
         );

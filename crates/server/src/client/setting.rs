@@ -2,12 +2,12 @@
 
 use super::login::{Client, Target};
 use super::output::{self, Format, Table};
-use super::{Arguments, run as run_client};
+use super::{Arguments, Refused, run as run_client};
 use crate::CommandError;
 use clap::Subcommand;
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -22,13 +22,15 @@ pub enum Command {
 }
 
 /// A setting as the service writes it. Its value is a word, whatever its type.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 pub struct Setting {
     pub name: String,
     pub value: String,
+    #[serde(rename = "type")]
+    kind: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 struct Settings {
     settings: Vec<Setting>,
 }
@@ -45,29 +47,53 @@ pub fn run(arguments: Arguments<Command>) -> Result<ExitCode, CommandError> {
                 (Method::PATCH, path(&name), Some(body.into()))
             }
         };
+        if path == "/settings" {
+            return list(&mut client, format).await;
+        }
         let answer = client.call(method, &path, body).await?;
         if format == Format::Json {
             output::print_body(&answer.body)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let listed = path == "/settings";
-        let settings =
-            if listed { parse(&answer.body)? } else { vec![serde_json::from_slice(&answer.body)?] };
-        let mut table = Table::new(&["NAME", "VALUE"]);
-        settings.into_iter().for_each(|Setting { name, value }| table.row([name, value]));
-        table.print()?;
-        Ok(ExitCode::SUCCESS)
+        print(vec![serde_json::from_slice(&answer.body)?])
     })
 }
 
-/// Every setting of a pool, for whoever may read them.
-pub async fn all(client: &mut Client) -> Result<Vec<Setting>, CommandError> {
-    parse(&client.call(Method::GET, "/settings", None).await?.body)
+async fn list(client: &mut Client, format: Format) -> Result<ExitCode, CommandError> {
+    let settings = all(client).await?;
+    match format {
+        Format::Json => {
+            output::print_body(&serde_json::to_vec(&Settings { settings })?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Format::Table => print(settings),
+    }
 }
 
-fn parse(body: &[u8]) -> Result<Vec<Setting>, CommandError> {
-    let parsed = serde_json::from_slice::<Settings>(body);
-    Ok(parsed.map_err(|_| "the service's answer holds no settings")?.settings)
+fn print(settings: Vec<Setting>) -> Result<ExitCode, CommandError> {
+    let mut table = Table::new(&["NAME", "VALUE"]);
+    settings.into_iter().for_each(|Setting { name, value, .. }| table.row([name, value]));
+    table.print()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every setting of a pool, for whoever may read them: those that the service lists, and ours that it gives by name alone.
+pub async fn all(client: &mut Client) -> Result<Vec<Setting>, CommandError> {
+    let answer = client.call(Method::GET, "/settings", None).await?;
+    let listed = serde_json::from_slice::<Settings>(&answer.body);
+    let mut settings = listed.map_err(|_| "the service's answer holds no settings")?.settings;
+    for setting in domain::setting::Setting::ALL {
+        if settings.iter().any(|held| held.name == setting.name()) {
+            continue;
+        }
+        match client.call(Method::GET, &path(setting.name()), None).await {
+            Ok(answer) => settings.push(serde_json::from_slice(&answer.body)?),
+            // A service that does not have it.
+            Err(error) if error.downcast_ref::<Refused>().is_some_and(Refused::is_not_found) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(settings)
 }
 
 fn path(name: &str) -> String {
