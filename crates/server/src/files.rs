@@ -33,7 +33,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     rename(Path::new(&temporary), path)?;
-    sync_directory(parent(path))
+    sync_parent(path)
 }
 
 /// Not yet durable; [`sync_directory`] makes it so.
@@ -62,7 +62,7 @@ pub fn overwrite(path: &Path) -> io::Result<()> {
 pub fn remove(path: &Path) -> io::Result<()> {
     step()?;
     match fs::remove_file(path) {
-        Ok(()) => sync_directory(parent(path)),
+        Ok(()) => sync_parent(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
@@ -159,6 +159,11 @@ pub fn read_or_make<E: From<io::Error>>(
     Ok(content)
 }
 
+/// Of a path that may be relative, where its directory has no name.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    sync_directory(parent(path))
+}
+
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -170,6 +175,12 @@ fn parent(path: &Path) -> &Path {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    /// A pool with a user of its own is a name in the directory it was started in.
+    #[test]
+    fn the_directory_of_a_bare_name_is_synced() {
+        sync_parent(Path::new("pool")).unwrap();
+    }
 
     #[test]
     fn files_and_directories_are_private() {

@@ -123,9 +123,7 @@ impl Place {
                 files::rename(&self.directory, &self.unused("replaced"))?;
             }
             files::rename(&next, &self.directory)?;
-            if let Some(parent) = self.directory.parent() {
-                files::sync_directory(parent)?;
-            }
+            files::sync_parent(&self.directory)?;
         } else {
             discard(&next)?;
         }

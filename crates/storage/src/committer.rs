@@ -593,7 +593,8 @@ impl Group {
     fn has_room_for(&self, transaction: &Transaction) -> bool {
         let more = mutations(transaction);
         let shares = more <= MAX_SHARED_MUTATIONS && !self.alone;
-        let fits = self.mutations.len() + more <= MAX_MUTATIONS && self.bytes < MAX_BYTES;
+        let bytes: usize = transaction.puts.iter().map(Record::approximate_bytes).sum();
+        let fits = self.mutations.len() + more <= MAX_MUTATIONS && self.bytes + bytes <= MAX_BYTES;
         self.answers.is_empty() || (shares && fits)
     }
 }

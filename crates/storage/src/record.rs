@@ -149,6 +149,35 @@ pub enum Record {
     Outbox(OutboxRecord),
 }
 
+/// About what a record has beside material, texts and lists.
+const RECORD_BYTES: usize = 1024;
+
+impl Record {
+    /// Of its value in the engine, to plan with.
+    pub fn approximate_bytes(&self) -> usize {
+        let text = |length: usize| length + 16;
+        RECORD_BYTES
+            + match self {
+                Record::Version(record) => {
+                    let tags = record.version.tags.iter();
+                    let tags: usize = tags.map(|(name, value)| text(name.len()) + text(value.len())).sum();
+                    let policy =
+                        record.version.release.as_ref().map_or(0, |policy| text(policy.document().len()));
+                    record.material.0.len() + tags + policy
+                }
+                Record::Key(record) => record.key.versions().len() * 16,
+                Record::Role(role) => {
+                    let permissions = role.permissions().iter();
+                    let actions =
+                        permissions.map(|held| held.data_actions.len() + held.not_data_actions.len());
+                    role.description().len() + actions.sum::<usize>() * 100
+                }
+                Record::Invocations(record) => record.leased.len() * 32,
+                _ => 0,
+            }
+    }
+}
+
 /// Names a record within its pool.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum RecordId {

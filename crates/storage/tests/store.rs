@@ -320,6 +320,20 @@ async fn large_transactions_that_wait_at_once_are_all_committed() {
     }
 }
 
+/// As two restores of keys with long policies at one moment: few mutations, and too many bytes together.
+#[tokio::test]
+async fn few_large_records_that_wait_at_once_do_not_share_a_commit_that_is_too_large() {
+    let disk = SimDisk::new();
+    let secrets = DomainSecrets::generate();
+    let (store, _) = open(engine(&disk), &secrets).await.unwrap();
+    let large = |name: &str| store.commit(put_versions(name, 9, 95_000));
+    let (first, second, small, third) =
+        tokio::join!(large("a"), large("b"), store.commit(put(1, None)), large("c"));
+    for outcome in [first, second, small, third] {
+        outcome.unwrap();
+    }
+}
+
 /// Refused, and nothing else is.
 #[tokio::test]
 async fn a_transaction_over_the_engines_limit_does_not_end_the_store() {

@@ -33,8 +33,6 @@ use tokio::sync::OwnedRwLockWriteGuard;
 /// Staged in one commit, at most: an engine takes 128 mutations of 1.5 MiB in all.
 const BATCH_RECORDS: usize = 100;
 const BATCH_BYTES: usize = 900 * 1024;
-/// About what a record has beside material and tags.
-const RECORD_BYTES: usize = 1024;
 
 /// The pool does nothing else while this lives.
 struct Closed {
@@ -380,7 +378,7 @@ impl<'s> Stager<'s> {
     }
 
     async fn add(&mut self, record: Record) -> Result<(), Error> {
-        let bytes = size(&record);
+        let bytes = record.approximate_bytes();
         if self.batch.len() >= BATCH_RECORDS || self.bytes + bytes > BATCH_BYTES {
             self.flush().await?;
         }
@@ -430,26 +428,4 @@ impl<'s> Stager<'s> {
         }
         self.add(Record::Invocations(InvocationsRecord { name, leased })).await
     }
-}
-
-fn size(record: &Record) -> usize {
-    let text = |length: usize| length + 16;
-    RECORD_BYTES
-        + match record {
-            Record::Version(record) => {
-                let tags = record.version.tags.iter();
-                let tags: usize = tags.map(|(name, value)| text(name.len()) + text(value.len())).sum();
-                let policy =
-                    record.version.release.as_ref().map_or(0, |policy| text(policy.document().len()));
-                record.material.0.len() + tags + policy
-            }
-            Record::Key(record) => record.key.versions().len() * 16,
-            Record::Role(role) => {
-                let permissions = role.permissions().iter();
-                let actions = permissions.map(|held| held.data_actions.len() + held.not_data_actions.len());
-                role.description().len() + actions.sum::<usize>() * 100
-            }
-            Record::Invocations(record) => record.leased.len() * 32,
-            _ => 0,
-        }
 }
