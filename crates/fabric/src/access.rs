@@ -1,6 +1,7 @@
 //! Azure RBAC, as far as the control plane needs it: five built-in roles, assigned at a subscription, a resource group or
 //! a resource, and inherited downwards. Denied by default.
 
+use crate::store::Change;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -127,6 +128,13 @@ impl fmt::Display for Scope {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
+}
+
+/// The end of those made at `scope` and below: they are not to hold over the next thing of its name.
+pub(crate) fn given_within<'a>(held: impl Iterator<Item = &'a Assignment>, scope: &Scope) -> Vec<Change> {
+    held.filter(|held| scope.covers(&held.scope))
+        .map(|held| Change::DeleteAssignment(held.id.clone()))
+        .collect()
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -254,18 +254,18 @@ impl Fabric {
 
     /// Starts what should run and finishes what was begun. A pool that cannot be served is logged, and the others serve.
     pub async fn reconcile(&self) {
-        let records: Vec<PoolRecord> = self.store.read().await.pools.values().cloned().collect();
-        for record in records {
+        let names: Vec<String> = self.store.read().await.pools.keys().cloned().collect();
+        for name in names {
+            let _changing = self.changes.lock().await;
+            // As it is by now: requests come in meanwhile, and what they were answered holds.
+            let held = self.store.read().await.pools.get(&name).cloned();
+            let Some(record) = held else { continue };
             let done = match record.life {
                 Life::Creating | Life::Present => {
-                    let _changing = self.changes.lock().await;
                     let parameters = self.parameters(&record).await;
                     self.provisioner.start(&parameters).await.map_err(FabricError::from)
                 }
-                Life::Purging => {
-                    let _changing = self.changes.lock().await;
-                    self.destroy(&record, "holdfast").await
-                }
+                Life::Purging => self.destroy(&record, "holdfast").await,
                 Life::Deleted { .. } => Ok(()),
             };
             if let Err(error) = done {
@@ -412,6 +412,7 @@ impl Fabric {
         let name = record.name.clone();
         // First what lasts: stopped and not deleted, it would be started again.
         let mut changes = private_link::disconnected(&*self.store.read().await, &name);
+        changes.extend(access::given_within(self.store.read().await.assignments.values(), &scope));
         changes.push(Change::PutPool(record));
         self.commit(changes, caller, DELETE, &scope, true).await?;
         Ok(self.provisioner.stop(&name).await?)
@@ -516,8 +517,9 @@ impl Fabric {
     async fn recover(&self, caller: &str, mut record: PoolRecord) -> Result<PoolResource, FabricError> {
         record.life = Life::Present;
         let scope = self.config.pool_scope(&record.name);
-        self.provisioner.start(&self.parameters(&record).await).await?;
+        // First what lasts: one that serves is never one that is to be destroyed.
         self.commit(vec![Change::PutPool(record.clone())], caller, WRITE, &scope, true).await?;
+        self.provisioner.start(&self.parameters(&record).await).await?;
         Ok(self.shown(&*self.store.read().await, &record))
     }
 

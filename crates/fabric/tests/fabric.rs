@@ -24,6 +24,8 @@ static NOW: AtomicI64 = AtomicI64::new(1_700_000_000);
 struct Recorder {
     calls: Mutex<Vec<String>>,
     fails: AtomicBool,
+    /// Who holds it holds up every start.
+    slow: tokio::sync::Mutex<()>,
 }
 
 impl Recorder {
@@ -42,7 +44,9 @@ impl Provisioner for Recorder {
     async fn start(&self, parameters: &Parameters) -> Result<(), ProvisionError> {
         let private = &parameters.reach.private;
         let with = if private.is_empty() { String::new() } else { format!("with {private:?} ") };
-        self.note(&format!("{with}start"), &parameters.name)
+        self.note(&format!("{with}start"), &parameters.name)?;
+        let _slow = self.slow.lock().await;
+        Ok(())
     }
     async fn stop(&self, name: &str) -> Result<(), ProvisionError> {
         self.note("stop", name)
@@ -214,6 +218,83 @@ async fn a_deleted_pool_is_purged_when_its_retention_has_passed() {
     fabric.purge_due().await;
     assert!(fabric.deleted_pool(OWNER, "payroll").await.is_err());
     assert_eq!(recorder.take().last().unwrap(), "remove payroll");
+}
+
+/// It is the record that lasts: a pool that serves is not one that is destroyed when its retention has passed.
+#[tokio::test]
+async fn a_recovery_whose_start_fails_is_gone_on_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let fabric = open(engine(directory.path()), &recorder).await.unwrap();
+    fabric.put_pool(OWNER, "payroll", asked()).await.unwrap();
+    fabric.delete_pool(OWNER, "payroll").await.unwrap();
+    recorder.fails.store(true, Ordering::Relaxed);
+    let recovery = CreatePool { mode: CreateMode::Recover, ..asked() };
+    fabric.put_pool(OWNER, "payroll", recovery).await.unwrap_err();
+    assert!(fabric.deleted_pool(OWNER, "payroll").await.is_err());
+    recorder.fails.store(false, Ordering::Relaxed);
+    recorder.take();
+    fabric.reconcile().await;
+    assert_eq!(recorder.take(), ["start payroll"]);
+}
+
+/// While a pool takes its time to start, others are deleted, and purged, and made anew.
+#[tokio::test]
+async fn a_start_of_all_pools_goes_by_what_holds_when_it_comes_to_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let fabric = Arc::new(open(engine(directory.path()), &recorder).await.unwrap());
+    for name in ["aaa", "bbb", "ccc"] {
+        fabric.put_pool(OWNER, name, asked()).await.unwrap();
+    }
+    fabric.delete_pool(OWNER, "ccc").await.unwrap();
+    recorder.fails.store(true, Ordering::Relaxed);
+    fabric.purge_pool(OWNER, "ccc").await.unwrap_err();
+    recorder.fails.store(false, Ordering::Relaxed);
+    recorder.take();
+    let hold = recorder.slow.lock().await;
+    let reconciling = tokio::spawn({
+        let fabric = fabric.clone();
+        async move { fabric.reconcile().await }
+    });
+    while recorder.calls.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let changing = tokio::spawn({
+        let fabric = fabric.clone();
+        async move {
+            fabric.delete_pool(OWNER, "bbb").await.unwrap();
+            fabric.purge_pool(OWNER, "ccc").await.unwrap();
+            fabric.put_pool(OWNER, "ccc", asked()).await.unwrap();
+        }
+    });
+    // They wait for the lock by now, and get it before the reconciliation does again.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    drop(hold);
+    reconciling.await.unwrap();
+    changing.await.unwrap();
+    let calls = recorder.take();
+    assert_eq!(calls[0], "start aaa");
+    assert!(!calls.contains(&"start bbb".to_owned()), "{calls:?}");
+    let made = calls.iter().rposition(|call| call == "start ccc").unwrap();
+    assert!(!calls[made..].contains(&"remove ccc".to_owned()), "{calls:?}");
+}
+
+#[tokio::test]
+async fn a_right_at_a_pool_ends_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let fabric = open(engine(directory.path()), &Arc::default()).await.unwrap();
+    fabric.put_pool(OWNER, "payroll", asked()).await.unwrap();
+    let scope = fabric.config.pool_scope("payroll");
+    fabric.put_assignment(OWNER, &scope, "a1", "eve", Role::Owner).await.unwrap();
+    fabric.delete_pool(OWNER, "payroll").await.unwrap();
+    assert!(!fabric.is_known("eve").await);
+    fabric.purge_pool(OWNER, "payroll").await.unwrap();
+    fabric.put_pool(OWNER, "payroll", asked()).await.unwrap();
+    assert!(matches!(fabric.delete_pool("eve", "payroll").await, Err(FabricError::Denied(_))));
+    assert!(fabric.is_known(OWNER).await);
 }
 
 /// A right at one pool is one there, and none over what was given above it.

@@ -10,6 +10,7 @@ use api_control::{Control, ControlConfig};
 use domain::guid::Guid;
 use domain::pool::RetentionDays;
 use domain::principal::TenantId;
+use domain::time::Time;
 use fabric::pools::{Life, PoolRecord};
 use fabric::{Fabric, FabricConfig, Role};
 use host_embedded::{EngineOptions, RedbEngine};
@@ -24,6 +25,9 @@ use tokio::sync::watch;
 
 const CACHED_TOKENS: usize = 100;
 const PURGE_PERIOD: Duration = Duration::from_secs(60);
+const MAX_JUMP: Duration = Duration::from_secs(60 * 60);
+/// How long the clock is watched before anything is destroyed by it.
+const WATCHED: Duration = Duration::from_secs(60 * 60);
 pub const RESOURCE_GROUP: &str = "quickstart";
 pub const LOCATION: &str = "local";
 
@@ -110,18 +114,46 @@ pub async fn open(
     }))
 }
 
-/// Starts the pools that should run, then purges what is due, until it is time to close.
+/// Starts the pools that should run, then purges what is due, until it is time to close. What is destroyed is gone, so the
+/// clock is watched first, as by the pools themselves (`service::Schedule`): whoever sets it ahead destroys nothing.
 pub async fn keep(fabric: Arc<Fabric>, mut closing: watch::Receiver<bool>) {
+    let mut watched = WatchedClock::new(&SystemClock);
     tokio::select! {
         () = fabric.reconcile() => {}
         _ = closing.wait_for(|closing| *closing) => return,
     }
     loop {
-        fabric.purge_due().await;
+        if watched.is_trusted(&SystemClock) {
+            fabric.purge_due().await;
+        }
         tokio::select! {
             () = tokio::time::sleep(PURGE_PERIOD) => {}
             _ = closing.wait_for(|closing| *closing) => return,
         }
+    }
+}
+
+/// A clock since it was first looked at.
+struct WatchedClock {
+    began: (Time, Duration),
+    jumped: bool,
+}
+
+impl WatchedClock {
+    fn new(clock: &dyn Clock) -> Self {
+        Self { began: (clock.now(), clock.monotonic()), jumped: false }
+    }
+
+    /// Whether it has been watched for long enough and was never set.
+    fn is_trusted(&mut self, clock: &dyn Clock) -> bool {
+        let passed = clock.monotonic().saturating_sub(self.began.1);
+        let by_wall = clock.now().unix_milliseconds() - self.began.0.unix_milliseconds();
+        let jump = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX).abs_diff(by_wall);
+        if u128::from(jump) > MAX_JUMP.as_millis() && !self.jumped {
+            self.jumped = true;
+            tracing::error!("the clock was set: no deleted pool is destroyed until the next start");
+        }
+        !self.jumped && passed >= WATCHED
     }
 }
 
@@ -138,5 +170,42 @@ fn shown(pool: &Pool) -> PoolRecord {
         created_at: 0,
         created_by: "holdfast quickstart".to_owned(),
         life: Life::Present,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    const HOUR: i64 = 60 * 60 * 1000;
+
+    /// Milliseconds on the wall, and since the start of the machine.
+    #[derive(Default)]
+    struct Hands(AtomicI64, AtomicI64);
+
+    impl Clock for Hands {
+        fn now(&self) -> Time {
+            Time::from_unix_milliseconds(self.0.load(Ordering::Relaxed))
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.1.load(Ordering::Relaxed).unsigned_abs())
+        }
+    }
+
+    #[test]
+    fn a_clock_is_trusted_after_an_hour_and_never_again_once_it_was_set() {
+        let clock = Hands::default();
+        let mut watched = WatchedClock::new(&clock);
+        let mut at = |wall: i64, monotonic: i64| {
+            clock.0.store(wall, Ordering::Relaxed);
+            clock.1.store(monotonic, Ordering::Relaxed);
+            watched.is_trusted(&clock)
+        };
+        assert!(!at(0, 0) && !at(HOUR - 1, HOUR - 1));
+        assert!(at(HOUR, HOUR) && at(200 * HOUR, 201 * HOUR));
+        assert!(!at(24 * 8 * HOUR, HOUR), "set ahead by a week");
+        assert!(!at(300 * HOUR, 300 * HOUR), "and set back");
     }
 }
