@@ -41,6 +41,8 @@ pub struct Event {
     pub pool: String,
     pub node: Guid,
     pub incarnation: Guid,
+    /// It was committed to the store, with what it tells: a store that does not have it is older than the log.
+    pub committed: bool,
 }
 
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -121,6 +123,9 @@ struct EventV1<'a> {
     node: [u8; 16],
     #[cbor(n(25), with = "minicbor::bytes")]
     incarnation: [u8; 16],
+    /// Absent but where it is true.
+    #[n(26)]
+    committed: Option<bool>,
 }
 
 impl Event {
@@ -158,6 +163,7 @@ impl Event {
             pool: cut(&self.pool, MAX_SHORT_BYTES),
             node: self.node.0,
             incarnation: self.incarnation.0,
+            committed: self.committed.then_some(true),
         };
         let mut encoded = Vec::with_capacity(1024);
         minicbor::encode(&wire, &mut encoded).expect("writing to memory does not fail");
@@ -209,6 +215,7 @@ impl Event {
             pool: wire.pool.to_owned(),
             node: Guid(wire.node),
             incarnation: Guid(wire.incarnation),
+            committed: wire.committed == Some(true),
         })
     }
 
@@ -336,6 +343,7 @@ mod tests {
             pool: "hsm1".into(),
             node: Guid([1; 16]),
             incarnation: Guid([2; 16]),
+            committed: false,
         }
     }
 
@@ -346,6 +354,16 @@ mod tests {
         assert_eq!(Event::decode(golden), Ok(sample()));
         let internal = Event { operation: "PoolStart".into(), ..Event::default() };
         assert_eq!(Event::decode(&internal.encode()), Ok(internal));
+    }
+
+    /// One more element; all others are as they were before there was one.
+    #[test]
+    fn a_committed_event_says_so_behind_everything_else() {
+        let golden = include_bytes!("../tests/golden/audit-event-v1.cbor");
+        let committed = Event { committed: true, ..sample() };
+        assert_eq!(golden[..2], [0x98, 26]);
+        assert_eq!(committed.encode(), [&[0x98, 27], &golden[2..], &[0xf5]].concat());
+        assert_eq!(Event::decode(&committed.encode()), Ok(committed));
     }
 
     /// A client chooses some of the text; it never chooses whether it is recorded.

@@ -113,7 +113,7 @@ impl Pool {
                 ..self.blank_event()
             };
             // Recovered meanwhile, or purged by somebody else, it is not due any more.
-            match self.change(self.seal_event(&event), || self.decide_purge(name, now)).await {
+            match self.change(self.seal_committed(event), || self.decide_purge(name, now)).await {
                 Ok(changed) => {
                     changed.receipt?;
                 }

@@ -144,7 +144,7 @@ impl Pool {
             change.puts.push(Record::Invocations(InvocationsRecord { name: name.clone(), leased }));
             Ok(change)
         };
-        self.change(self.seal_event(&event), decide).await?.receipt.map(|_| ())
+        self.change(self.seal_committed(event), decide).await?.receipt.map(|_| ())
     }
 }
 

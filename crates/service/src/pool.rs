@@ -47,6 +47,8 @@ use storage::{
 
 /// The audit key of a pool's first years; a later one comes with key rotation.
 const AUDIT_EPOCH: u32 = 1;
+/// Of the log that are read at once at a start.
+const PAGE_EVENTS: usize = 1000;
 /// How long an incarnation's certificates hold: longer than a process is expected to run without a restart.
 const CERTIFICATE_DAYS: i64 = 400;
 /// Read, decide, compare-and-commit: tried this often. Whoever loses waits a random while, longer each time, so that
@@ -132,6 +134,12 @@ pub enum OpenPoolError {
         .0.as_secs()
     )]
     ClockBehind(Duration),
+    #[error(
+        "the store is older than the log: event {index}, {operation}, was committed to a later one; put that back, or restore a backup into a new pool"
+    )]
+    StoreIsOlder { index: u64, operation: String },
+    #[error("event {index} of the log cannot be read: {error}")]
+    UnreadableEvent { index: u64, error: audit::EventUnreadable },
     #[error("events of earlier commits cannot be brought into the audit log")]
     Outbox(#[from] audit::AuditError),
     #[error("the issuer's pinned key set is unusable")]
@@ -311,7 +319,17 @@ impl Pool {
         let Contents { records, .. } = contents;
         let (outbox, records): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| matches!(record.value, Record::Outbox(_)));
-        drain_outbox(&store, &audit, outbox.into_iter().map(|record| record.value)).await?;
+        let outbox: Vec<OutboxRecord> = outbox
+            .into_iter()
+            .filter_map(|record| match record.value {
+                Record::Outbox(record) => Some(record),
+                _ => None,
+            })
+            .collect();
+        let sealer = secrets.audit_sealer(&genesis, AUDIT_EPOCH);
+        let ids = outbox.iter().map(|record| record.event_id).collect();
+        check_store_is_not_older(&audit, &sealer, expected.size, &ids).await?;
+        drain_outbox(&store, &audit, outbox, &ids).await?;
         index.fill(records);
         let held = index.all_invocations();
         let invocations = Arc::new(Invocations::new(limits.gcm_encryptions, &held));
@@ -337,7 +355,6 @@ impl Pool {
             Idle { after: limits.ready_keys_after, work: Box::new(move || ready_keys.make_one()) }
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let sealer = secrets.audit_sealer(&genesis, AUDIT_EPOCH);
         let rsa15_failures = match genesis.class {
             PoolClass::Production => Some(FailureLimiter::new(limits.rsa15_failures_per_hour)),
             PoolClass::Test => None,
@@ -519,7 +536,7 @@ impl Pool {
                 detail: format!("set up from the start: {} for principal {principal}", role.name()),
                 ..self.blank_event()
             };
-            let leaf = self.seal_event(&event);
+            let leaf = self.seal_committed(event);
             let change = || {
                 Ok(Change {
                     expectations: vec![(RecordId::Assignment(assignment.name), None)],
@@ -630,6 +647,10 @@ impl Pool {
         Leaf::seal(EventSeed::fresh(), event, &self.sealer)
     }
 
+    pub(crate) fn seal_committed(&self, event: Event) -> CommittedLeaf {
+        CommittedLeaf(self.seal_event(&Event { committed: true, ..event }))
+    }
+
     /// An event of this pool, node and incarnation, now, with nothing else filled in.
     pub(crate) fn blank_event(&self) -> Event {
         Event {
@@ -647,7 +668,7 @@ impl Pool {
     /// `decide` sees the index as it is at each try. The event is the same at each: it says what was asked.
     pub(crate) async fn change<T: Send + 'static>(
         self: &Arc<Self>,
-        leaf: Leaf,
+        leaf: CommittedLeaf,
         decide: impl Fn() -> Result<Change<T>, Error>,
     ) -> Result<Changed<T>, Error> {
         self.change_beyond(leaf, 0, decide).await
@@ -656,7 +677,7 @@ impl Pool {
     /// Likewise, and with so many places more than the limits have.
     async fn change_beyond<T: Send + 'static>(
         self: &Arc<Self>,
-        leaf: Leaf,
+        leaf: CommittedLeaf,
         beyond: usize,
         decide: impl Fn() -> Result<Change<T>, Error>,
     ) -> Result<Changed<T>, Error> {
@@ -757,7 +778,7 @@ impl Pool {
         &self,
         change: Change<T>,
         places: Places,
-        leaf: Leaf,
+        leaf: CommittedLeaf,
     ) -> Result<Changed<T>, storage::CommitError> {
         let Change { expectations, puts, deletes, value } = change;
         let transaction = Transaction { expectations, puts, deletes, event: self.outbox(&leaf) };
@@ -775,7 +796,7 @@ impl Pool {
         staging: Staging<'_>,
         expectations: Vec<(RecordId, Option<storage::Stamp>)>,
         puts: Vec<Record>,
-        leaf: Leaf,
+        leaf: CommittedLeaf,
     ) -> Result<(), Error> {
         let transaction = Transaction { expectations, puts, deletes: vec![], event: self.outbox(&leaf) };
         let (index, loaded, invocations) =
@@ -835,7 +856,12 @@ impl Pool {
         Ok(())
     }
 
-    fn outbox(&self, leaf: &Leaf) -> OutboxRecord {
+    /// A pool that only uses its keys commits nothing: without this, nobody would miss their events.
+    pub(crate) async fn mark_log(&self) {
+        self.store.mark().await;
+    }
+
+    fn outbox(&self, CommittedLeaf(leaf): &CommittedLeaf) -> OutboxRecord {
         OutboxRecord {
             event_id: leaf.event_id(),
             not_before_index: self.audit.latest().size,
@@ -843,7 +869,7 @@ impl Pool {
         }
     }
 
-    async fn log_committed(&self, leaf: Leaf) -> Result<Receipt, Error> {
+    async fn log_committed(&self, CommittedLeaf(leaf): CommittedLeaf) -> Result<Receipt, Error> {
         let event_id = leaf.event_id();
         match self.audit.append(leaf).await {
             Ok(receipt) => {
@@ -951,21 +977,42 @@ fn checkpoint_source(opened: Arc<OnceLock<AuditLog>>) -> Arc<dyn Fn() -> Checkpo
     })
 }
 
+/// A sealed event that goes with a commit, and into the log only after it.
+#[derive(Clone)]
+pub(crate) struct CommittedLeaf(Leaf);
+
+/// Every committed event from the mark on is in the outbox: a record leaves it with a later commit, whose mark is behind its
+/// event. One that is not there was committed to a store that this one is older than.
+async fn check_store_is_not_older(
+    audit: &AuditLog,
+    sealer: &AuditSealer,
+    mark: u64,
+    outbox: &HashSet<[u8; 16]>,
+) -> Result<(), OpenPoolError> {
+    let mut next = mark;
+    loop {
+        let page = audit.read(next, PAGE_EVENTS).await?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        next = last + 1;
+        for (index, leaf) in page.iter().filter(|(_, leaf)| !outbox.contains(&leaf.event_id())) {
+            let event = audit::open_event(leaf, sealer)
+                .map_err(|error| OpenPoolError::UnreadableEvent { index: *index, error })?;
+            if event.committed {
+                return Err(OpenPoolError::StoreIsOlder { index: *index, operation: event.operation });
+            }
+        }
+    }
+}
+
 /// Brings events of committed changes into the log that a crash kept out of it; those that it has are not doubled.
 async fn drain_outbox(
     store: &Store,
     audit: &AuditLog,
-    outbox: impl Iterator<Item = Record>,
+    waiting: Vec<OutboxRecord>,
+    ids: &HashSet<[u8; 16]>,
 ) -> Result<(), audit::AuditError> {
-    let waiting: Vec<OutboxRecord> = outbox
-        .filter_map(|record| match record {
-            Record::Outbox(record) => Some(record),
-            _ => None,
-        })
-        .collect();
     let Some(from) = waiting.iter().map(|record| record.not_before_index).min() else { return Ok(()) };
-    let ids: HashSet<[u8; 16]> = waiting.iter().map(|record| record.event_id).collect();
-    let logged = audit.contains(&ids, from).await?;
+    let logged = audit.contains(ids, from).await?;
     for record in waiting {
         if !logged.contains(&record.event_id) {
             let leaf = Leaf::from_bytes(record.leaf).map_err(|_| audit::AuditError::MalformedLeaf)?;

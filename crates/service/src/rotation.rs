@@ -145,7 +145,7 @@ impl Pool {
             }
             self.decide_rotation(&made)
         };
-        match self.change(self.seal_event(&event), decide).await {
+        match self.change(self.seal_committed(event), decide).await {
             Ok(changed) => changed.receipt.map(|_| true),
             Err(Error::TooManyConflicts) => Ok(false),
             Err(error) => Err(error),

@@ -34,6 +34,7 @@ pub enum Tick {
 
 impl Schedule {
     pub async fn tick(&mut self, pool: &Arc<Pool>) -> Result<Tick, Error> {
+        pool.mark_log().await;
         if self.stopped {
             return Ok(Tick::Stopped);
         }

@@ -341,7 +341,7 @@ impl Pool {
                 value: (),
             })
         };
-        self.change(self.seal_event(&event), decide).await?.receipt.map(|_| ())
+        self.change(self.seal_committed(event), decide).await?.receipt.map(|_| ())
     }
 
     /// Hands the domain out without a caller, for a pool of class test that was active from the start.
@@ -357,7 +357,7 @@ impl Pool {
             detail: format!("set up from the start: {}", describe(&record)),
             ..self.blank_event()
         };
-        let changed = self.change(self.seal_event(&event), || self.decide_download(&record)).await?;
+        let changed = self.change(self.seal_committed(event), || self.decide_download(&record)).await?;
         changed.receipt?;
         self.forget_unneeded_secrets();
         Ok(changed.value)

@@ -4,9 +4,9 @@
 //! ticket. One that is dropped instead (the caller went away) still leaves its event.
 
 use crate::error::Error;
-use crate::pool::Pool;
+use crate::pool::{CommittedLeaf, Pool};
 use audit::event::{CallerIdentity, Event, EventResult};
-use audit::{Announced, Leaf, Receipt};
+use audit::{Announced, Receipt};
 use domain::access::{Action, DataAction, Grant, Scope, Sight};
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
@@ -205,8 +205,8 @@ impl Ticket {
     }
 
     /// The sealed event of a success, to go with a commit. The ticket is not spent: there may be no commit.
-    pub(crate) fn leaf(&self) -> Leaf {
-        self.pool.seal_event(&self.event(self.request().clone(), None))
+    pub(crate) fn leaf(&self) -> CommittedLeaf {
+        self.pool.seal_committed(self.event(self.request().clone(), None))
     }
 
     /// Of success or of `error`.

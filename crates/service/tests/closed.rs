@@ -3,8 +3,10 @@
 mod common;
 
 use common::*;
+use domain::algorithm::{Curve, KeySpec};
 use domain::pool::{Genesis, PoolClass};
 use service::OpenPoolError;
+use std::path::Path;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_whose_issuer_has_no_usable_key_stays_closed() {
@@ -13,6 +15,38 @@ async fn a_pool_whose_issuer_has_no_usable_key_stays_closed() {
         bench.genesis.issuer.key_set = key_set.as_bytes().to_vec();
         let refusal = bench.refusal().await;
         assert!(matches!(refusal, OpenPoolError::KeySet(_)), "{key_set}: {refusal:?}");
+    }
+}
+
+/// What was revoked, deleted or activated since would be undone, and nothing in the store tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_older_than_its_log_keeps_the_pool_closed() {
+    let bench = Bench::new();
+    let pool = bench.open().await;
+    create(&pool, "k", KeySpec::Ec(Curve::P256)).await;
+    let (store, kept) = (bench.path().join("store"), bench.path().join("kept"));
+    // While it runs, as after a kill, and after a close.
+    copy(&store, &kept.join("running"));
+    pool.close().await;
+    copy(&store, &kept.join("closed"));
+    let pool = bench.open().await;
+    ok(pool.delete_key(ticket(&pool, APP), "k".parse().unwrap()).await);
+    pool.close().await;
+    copy(&store, &kept.join("last"));
+    for older in ["running", "closed"] {
+        copy(&kept.join(older), &store);
+        let refusal = bench.refusal().await;
+        assert!(matches!(refusal, OpenPoolError::StoreIsOlder { .. }), "{older}: {refusal:?}");
+    }
+    copy(&kept.join("last"), &store);
+    bench.open().await.close().await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 

@@ -29,6 +29,7 @@ const SETTLE_TRIES: u32 = 5;
 pub(crate) enum Request {
     Commit { transaction: Transaction, answer: oneshot::Sender<Result<Committed, CommitError>> },
     Drained { event_id: [u8; 16] },
+    Mark,
     Special(Special),
 }
 
@@ -66,6 +67,8 @@ pub(crate) struct Committer {
     waiting: VecDeque<Waiting>,
     drained: Vec<[u8; 16]>,
     specials: VecDeque<Special>,
+    /// How far the log has come is to be written down, though nothing else is.
+    marking: bool,
     /// What may be staged in: how many records there are in each space, and their digest. They are in no table, which would
     /// hold them beside what is in use.
     staged: HashMap<u32, PoolState>,
@@ -123,6 +126,7 @@ impl Committer {
             waiting: VecDeque::new(),
             drained: Vec::new(),
             specials: VecDeque::new(),
+            marking: false,
             staged: HashMap::new(),
             sweep: has_garbage.then(Sweep::default),
             space,
@@ -132,7 +136,7 @@ impl Committer {
 
     pub async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         loop {
-            if self.waiting.is_empty() && self.specials.is_empty() {
+            if self.waiting.is_empty() && self.specials.is_empty() && !self.marking {
                 let swept = self.sweep.is_some() && self.failed.is_none();
                 let next = if swept {
                     queue.try_recv()
@@ -157,6 +161,8 @@ impl Committer {
             }
             if let Some(special) = self.specials.pop_front() {
                 self.serve(special).await;
+            } else if self.waiting.is_empty() {
+                self.mark().await;
             } else {
                 self.commit_group().await;
             }
@@ -171,12 +177,22 @@ impl Committer {
         }
     }
 
+    /// Where the log has grown since the last commit.
+    async fn mark(&mut self) {
+        self.marking = false;
+        if self.failed.is_none() && (self.checkpoint)() != self.state.checkpoint {
+            let group = self.cleanup_only();
+            self.write(group).await;
+        }
+    }
+
     fn take(&mut self, request: Request) {
         match request {
             Request::Commit { transaction, answer } => {
                 self.waiting.push_back(Waiting { transaction, answer })
             }
             Request::Drained { event_id } => self.drained.push(event_id),
+            Request::Mark => self.marking = true,
             Request::Special(special) => self.specials.push_back(special),
         }
     }

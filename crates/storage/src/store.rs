@@ -249,6 +249,12 @@ impl Store {
         let _ = self.requests.send(Request::Drained { event_id }).await;
     }
 
+    /// Writes down how far the log has come, if it has since the last commit: from there on, what is cut off it is missed at
+    /// the next start.
+    pub async fn mark(&self) {
+        let _ = self.requests.send(Request::Mark).await;
+    }
+
     /// All records as they are at this moment, page by page. Nothing is staged or switched meanwhile: the caller sees to
     /// that.
     pub async fn snapshot(&self) -> Result<Snapshot, OpenError> {
@@ -269,8 +275,10 @@ impl Store {
         self.requests.send(Request::Special(special)).await.map_err(|_| closing())
     }
 
-    /// Writes what is still to be cleaned up, and stops.
+    /// Writes what is still to be cleaned up, and how far the log came, and stops. A store that is dropped writes no mark: it
+    /// may be one that did not go with its log.
     pub async fn close(self) {
+        self.mark().await;
         drop(self.requests);
         let _ = self.committer.await;
     }

@@ -374,7 +374,7 @@ impl Pool {
         let end = JobEnd { at: self.now().int_date(), failure, detail: bounded(detail) };
         for _ in 0..END_TRIES {
             let decide = || self.decide_end(id, end.clone());
-            match self.change(self.seal_event(&event), decide).await {
+            match self.change(self.seal_committed(event.clone()), decide).await {
                 Ok(_) => return,
                 Err(error) => tracing::error!(%error, "how a job ended is not written down yet"),
             }
@@ -430,7 +430,7 @@ impl Pool {
         let failure = Some((code.to_owned(), message));
         let end = JobEnd { at: self.now().int_date(), failure, detail: String::new() };
         let decide = || self.decide_end(job.id, end.clone());
-        self.change(self.seal_event(&event), decide).await?.receipt.map(|_| ())
+        self.change(self.seal_committed(event), decide).await?.receipt.map(|_| ())
     }
 
     /// Stops the job that is under way, and waits until that is written down.

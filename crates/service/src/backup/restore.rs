@@ -284,7 +284,7 @@ impl Pool {
             puts.push(Record::RoleNames(RoleNamesRecord { definitions }));
         }
         let event = self.job_event(job.id, job.kind, EventResult::Success, &said);
-        self.commit_switch(stager.staging, expectations, puts, self.seal_event(&event)).await?;
+        self.commit_switch(stager.staging, expectations, puts, self.seal_committed(event)).await?;
         Ok(Done::Recorded)
     }
 
@@ -347,7 +347,7 @@ impl Pool {
             Ok(change)
         };
         // Where the log fails after the commit the key is there and the event comes at the next start.
-        self.change(self.seal_event(&event), decide).await?;
+        self.change(self.seal_committed(event), decide).await?;
         Ok(Done::Recorded)
     }
 

@@ -129,10 +129,15 @@ impl Bench {
         let log = FileLog::open(self.path().join("audit"), LogOptions::default()).unwrap();
         let partition = SoftwarePartition::new(self.secrets().partition_wrapping_key());
         let targets = Arc::new(self.targets.clone());
-        self.try_open(Arc::new(engine), Arc::new(log), Arc::new(partition), targets)
-            .await
-            .map(drop)
-            .unwrap_err()
+        let opened = self.try_open(Arc::new(engine), Arc::new(log), Arc::new(partition), targets).await;
+        let refusal = opened.map(drop).unwrap_err();
+        // What holds them ends on its own.
+        while RedbEngine::open(self.path().join("store"), EngineOptions::default()).is_err()
+            || FileLog::open(self.path().join("audit"), LogOptions::default()).is_err()
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        refusal
     }
 
     async fn try_open(
