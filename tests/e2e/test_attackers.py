@@ -177,7 +177,13 @@ def test_a_right_to_read_changes_nothing(pool, key, stranger, with_rights):
         ("PATCH", key_path(key), {"key_ops": ["sign", "verify"]}),
         ("DELETE", f"/keys/{name}", None),
         ("POST", f"/keys/{name}/create", {"kty": "EC-HSM"}),
+        ("PUT", f"/keys/{name}", GOOD_BODIES["ImportKey"]),
         ("POST", key_path(key) + "/sign", SIGN),
+        ("POST", f"/keys/{name}/rotate", None),
+        ("PUT", f"/keys/{name}/rotationpolicy", {"lifetimeActions": []}),
+        ("POST", f"/keys/{name}/backup", None),
+        ("POST", "/securitydomain/download", {"certificates": []}),
+        ("GET", "/securitydomain/upload", None),
     ]:
         assert_error(pool.call(method, path, body, token=stranger[1]), 403, "Forbidden")
     assert pool.call("GET", key_path(key)).json == key
@@ -185,13 +191,15 @@ def test_a_right_to_read_changes_nothing(pool, key, stranger, with_rights):
 
 def test_a_right_for_one_key_is_none_for_another(pool, key, stranger, with_rights):
     mine = fresh_name("mine")
-    with_rights(f"/keys/{mine}", "keys/create", "keys/write/action", "keys/delete", "keys/sign/action")
+    rights = ["keys/create", "keys/import/action", "keys/write/action", "keys/delete", "keys/sign/action"]
+    with_rights(f"/keys/{mine}", *rights)
     made = pool.call("POST", f"/keys/{mine}/create", {"kty": "EC-HSM"}, token=stranger[1])
     assert made.status == 200, made
     theirs = key_path(key).split("/")[2]
     for method, path, body in [
         # To replace what is there, under its own name or as another's new version.
         ("POST", f"/keys/{theirs}/create", {"kty": "EC-HSM"}),
+        ("PUT", f"/keys/{theirs}", GOOD_BODIES["ImportKey"]),
         ("PATCH", key_path(key), {"tags": {}}),
         ("DELETE", f"/keys/{theirs}", None),
         ("POST", key_path(key) + "/sign", SIGN),

@@ -31,20 +31,33 @@ def needed(what, there):
     pytest.skip(f"{what} is missing: the packaging was not tried")
 
 
-def test_systemd_takes_the_unit_and_finds_it_tight(repository, tmp_path):
+@pytest.mark.parametrize("template, name", [("holdfast", "holdfast"), ("holdfast-pool@", "holdfast-pool@payroll")])
+def test_systemd_takes_the_unit_and_finds_it_tight(repository, tmp_path, template, name):
     needed("systemd-analyze", shutil.which("systemd-analyze"))
-    unit = tmp_path / "holdfast.service"
-    text = (repository / "packaging" / "systemd" / "holdfast.service").read_text()
+    unit = tmp_path / f"{name}.service"
+    text = (repository / "packaging" / "systemd" / f"{template}.service").read_text()
     # Neither the program, the page nor the user is installed here.
     unit.write_text(re.sub(r"(?m)^Documentation=.*\n", "", text).replace("/usr/bin/holdfast", holdfast.binary()))
+    if name != "holdfast":
+        assert_verifies(unit)
+        assert_is_tight(unit)
+        return
     dropped = tmp_path / "holdfast.service.d"
     dropped.mkdir()
     network = (repository / "packaging" / "systemd" / "holdfast-network.conf").read_text()
     for drop_in in ("", network.replace("/usr/bin/holdfast", holdfast.binary())):
         (dropped / "network.conf").write_text(drop_in)
-        done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "holdfast" in line]
-        assert done.returncode == 0 and said == [], (said, done.stderr)
+        assert_verifies(unit)
+    assert_is_tight(unit)
+
+
+def assert_verifies(unit):
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "holdfast" in line]
+    assert done.returncode == 0 and said == [], (said, done.stderr)
+
+
+def assert_is_tight(unit):
     words = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSED}", "--no-pager", unit]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     print(done.stdout.splitlines()[-1] if done.stdout else done.stderr)

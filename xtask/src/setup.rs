@@ -30,9 +30,12 @@ const TOOLS: &[Tool] = &[
         packages: &["cmake"],
     },
     Tool {
-        name: "python3 with venv",
+        name: "python3, 3.11 or later, with venv",
         used_for: "the end-to-end tests",
-        works: |workspace| answers(workspace, "python3", &["-c", "import ensurepip, ssl, venv"]),
+        works: |workspace| {
+            let words = "import ensurepip, ssl, sys, venv; sys.exit(sys.version_info < (3, 11))";
+            answers(workspace, "python3", &["-c", words])
+        },
         packages: &["python3", "python3-venv"],
     },
     Tool {
