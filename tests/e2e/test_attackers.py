@@ -182,7 +182,6 @@ def test_a_right_to_read_changes_nothing(pool, key, stranger, with_rights):
         ("POST", f"/keys/{name}/rotate", None),
         ("PUT", f"/keys/{name}/rotationpolicy", {"lifetimeActions": []}),
         ("POST", f"/keys/{name}/backup", None),
-        ("POST", "/securitydomain/download", {"certificates": []}),
         ("GET", "/securitydomain/upload", None),
     ]:
         assert_error(pool.call(method, path, body, token=stranger[1]), 403, "Forbidden")

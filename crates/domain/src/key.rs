@@ -114,6 +114,10 @@ pub enum KeyOperationsRefused {
     ImportWithOthers,
     #[error("key_ops value `{}` does not go with a key of type {spec}", operation.as_str())]
     NotForType { operation: KeyOperation, spec: KeySpec },
+    #[error(
+        "key_ops value `import` can neither be given to a key nor taken from it: what is wrapped for it opens nowhere else"
+    )]
+    ImportFixed,
 }
 
 impl KeyOperations {
@@ -375,6 +379,10 @@ impl Version {
             Some(operations) => operations.check(self.spec)?,
             None => self.operations,
         };
+        // A key-exchange key that could become one that decrypts would give out what was wrapped for it.
+        if operations.contains(KeyOperation::Import) != self.operations.contains(KeyOperation::Import) {
+            return Err(KeyOperationsRefused::ImportFixed.into());
+        }
         let tags = change.tags.clone().unwrap_or_else(|| self.tags.clone());
         let release = self.changed_release(change)?;
         check_exportable(attributes.exportable, release.as_ref(), operations)?;
@@ -521,6 +529,12 @@ impl Key {
         Ok(Self { deleted_at: Some(now), ..self.clone() })
     }
 
+    /// Likewise, kept for its retention from `now` on if it is deleted: as a restore brings it.
+    #[must_use]
+    pub fn kept_from(&self, now: IntDate) -> Self {
+        Self { deleted_at: self.deleted_at.map(|at| at.max(now)), ..self.clone() }
+    }
+
     pub fn recover(&self) -> Result<Self, KeyRefused> {
         if !self.is_deleted() {
             return Err(KeyRefused::NotDeleted);
@@ -626,6 +640,25 @@ mod tests {
             encrypt.check(ec),
             Err(KeyOperationsRefused::NotForType { operation: KeyOperation::Encrypt, spec: ec })
         );
+    }
+
+    /// Whoever could turn one into the other would read what others wrapped for it.
+    #[test]
+    fn a_key_exchange_key_stays_one_and_no_other_becomes_one() {
+        let of = |operation| [operation].into_iter().collect::<KeyOperations>();
+        let change =
+            |to: KeyOperation| VersionChange { operations: Some(of(to)), ..VersionChange::default() };
+        let of_rsa =
+            |operation| version(|v| (v.spec, v.operations) = (KeySpec::Rsa(RsaSize::Rsa2048), of(operation)));
+        let (exchange, other) = (of_rsa(KeyOperation::Import), of_rsa(KeyOperation::Decrypt));
+        let fixed = Err(ChangeRefused::Operations(KeyOperationsRefused::ImportFixed));
+        let now = IntDate::from_unix_seconds(1_000);
+        assert_eq!(exchange.changed(&change(KeyOperation::Decrypt), now), fixed);
+        assert_eq!(other.changed(&change(KeyOperation::Import), now), fixed);
+        let nothing = VersionChange { operations: Some(KeyOperations::NONE), ..VersionChange::default() };
+        assert_eq!(exchange.changed(&nothing, now), fixed);
+        assert!(exchange.changed(&change(KeyOperation::Import), now).is_ok());
+        assert!(other.changed(&nothing, now).is_ok());
     }
 
     #[test]

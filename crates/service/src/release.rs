@@ -22,7 +22,7 @@ use domain::pool::PoolClass;
 use domain::principal::ObjectId;
 use domain::release::{Authority, ReleasePolicy};
 use domain::time::Time;
-use identity::attestation::{Assertion, AssertionError, Attested, AuthorityKeyCache, AuthoritySource};
+use identity::attestation::{Assertion, AssertionError, AuthorityKeyCache, AuthoritySource};
 use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::HashMap;
@@ -64,20 +64,24 @@ pub(crate) struct Releases {
 pub(crate) struct UsedAssertions(Mutex<HashMap<[u8; 32], (ObjectId, Time)>>);
 
 impl UsedAssertions {
-    fn admit(&self, attested: &Attested, caller: ObjectId, now: Time) -> Result<(), Error> {
+    fn admit(&self, hash: [u8; 32], expires: Time, caller: ObjectId, now: Time) -> Result<(), Error> {
         let mut used = self.0.lock();
-        match used.get(&attested.hash) {
+        match used.get(&hash) {
             Some((first, _)) if *first == caller => return Ok(()),
             Some(_) => return Err(Error::AssertionReplayed),
             None => {}
         }
         if used.len() >= MAX_USED_ASSERTIONS {
             used.retain(|_, (_, expires)| *expires > now);
-            if used.len() >= MAX_USED_ASSERTIONS {
-                return Err(Error::Busy("key releases"));
-            }
         }
-        used.insert(attested.hash, (caller, attested.expires));
+        // Forgotten early rather than nobody served: that it can be used again by whoever overheard it is a key wrapped once
+        // more for the same environment.
+        if used.len() >= MAX_USED_ASSERTIONS
+            && let Some(first) = used.iter().min_by_key(|(_, (_, expires))| *expires).map(|(hash, _)| *hash)
+        {
+            used.remove(&first);
+        }
+        used.insert(hash, (caller, expires));
         Ok(())
     }
 }
@@ -144,7 +148,7 @@ impl Pool {
         let to = &attested.release_key;
         let release_key = ReleaseKey::new(&to.modulus, &to.exponent)
             .map_err(|error| Error::ReleaseKey(shown(&to.kid), error.to_string()))?;
-        self.releases().used.admit(&attested, grant.caller().object_id, now)?;
+        self.releases().used.admit(attested.hash, attested.expires, grant.caller().object_id, now)?;
 
         // Fetching keys may have taken seconds: what was withdrawn meanwhile counts.
         let held = self.stored(grant, key.version)?.version.value;
@@ -224,4 +228,26 @@ pub fn is_malformed(error: &AssertionError) -> bool {
             | AssertionError::WrongType(_)
             | AssertionError::UnsupportedAlgorithm(_)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_with_many_assertions_keeps_nobody_from_theirs() {
+        let used = UsedAssertions::default();
+        let (greedy, other) = (ObjectId::NIL, domain::guid::Guid([7; 16]));
+        let at = Time::from_unix_milliseconds;
+        let hash = |number: usize| crypto::digest::sha256(&[&number.to_be_bytes()]);
+        for number in 0..=MAX_USED_ASSERTIONS {
+            let expires = at(1_000 + number as i64);
+            used.admit(hash(number), expires, greedy, at(0)).unwrap();
+        }
+        assert_eq!(used.0.lock().len(), MAX_USED_ASSERTIONS);
+        used.admit([9; 32], at(5_000), other, at(0)).unwrap();
+        // What expires first was forgotten; the rest is not.
+        assert!(matches!(used.admit(hash(2), at(1_002), other, at(0)), Err(Error::AssertionReplayed)));
+        assert!(matches!(used.admit([9; 32], at(5_000), greedy, at(0)), Err(Error::AssertionReplayed)));
+    }
 }

@@ -14,7 +14,7 @@ use domain::name::KeyName;
 use domain::rotation::{LifetimeAction, Period, RotationPolicy, RotationRefused, Trigger};
 use domain::time::IntDate;
 use std::sync::Arc;
-use storage::VersionRecord;
+use storage::{RecordId, VersionRecord};
 
 /// What an owner asks for; checked where the time of its making is known.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -139,8 +139,12 @@ impl Pool {
             ..self.blank_event()
         };
         let decide = || {
-            // Whoever else made a version meanwhile has done what was due.
-            if self.live(name, None)?.key.value.current() != before {
+            // Whoever else made a version meanwhile has done what was due, or set another policy.
+            let held = self.live(name, None)?;
+            let now = self.key_time().int_date();
+            if held.key.value.current() != before
+                || !is_due(&held.key.value, &held.version.value.version, now)
+            {
                 return Err(Error::TooManyConflicts);
             }
             self.decide_rotation(&made)
@@ -171,16 +175,27 @@ impl Pool {
         })
     }
 
-    /// Decided with the key as it is now: what became current meanwhile must be of the same kind, and the policy be there.
+    /// Decided with the key as it is now, since a version can take seconds to make: it may have been disabled meanwhile, or
+    /// been given another policy, which the new version has as well. What became current must be of the same kind.
     fn decide_rotation(&self, made: &VersionRecord) -> Result<Change<KeyView>, Error> {
         let held = self.live(&made.version.name, None)?;
-        if held.key.value.rotation().is_none() {
-            return Err(RotationRefused::NoPolicy.into());
-        }
-        if held.version.value.version.spec != made.version.spec {
+        let new = self.next_of(&held)?;
+        let current = &held.version.value.version;
+        if current.spec != made.version.spec {
             return Err(Error::TooManyConflicts);
         }
-        self.decide_create(made)
+        let mut made = made.clone();
+        let version = &mut made.version;
+        version.operations = current.operations;
+        version.attributes.enabled = new.enabled;
+        version.attributes.expires = new.expires;
+        version.attributes.exportable = new.exportable;
+        version.release = new.release;
+        version.tags = new.tags;
+        let mut change = self.decide_create(&made)?;
+        let place = RecordId::Version(held.key.value.name.clone(), current.version);
+        change.expectations.push((place, Some(held.version.stamp)));
+        Ok(change)
     }
 }
 

@@ -471,7 +471,7 @@ impl Pool {
 }
 
 /// Whether or not the caller stays: what has begun to change what the pool is must not stop half way.
-async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+pub(crate) async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     match tokio::spawn(work).await {
         Ok(done) => done,
         // Nobody cancels it, so it has panicked.

@@ -13,7 +13,7 @@ use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, SignatureA
 use domain::guid::Guid;
 use domain::key::{Tags, VersionChange};
 use domain::name::KeyName;
-use domain::pool::{Genesis, PoolClass};
+use domain::pool::{Genesis, PoolClass, RetentionDays};
 use domain::principal::ObjectId;
 use domain::time::IntDate;
 use host::{Commit, CommitOutcome, Engine, EngineError, Entry, Log, OperationId, Revision, Scan, Watch};
@@ -21,7 +21,7 @@ use host_embedded::{EngineOptions, FileLog, LogOptions, RedbEngine};
 use service::backup::{JobView, RestoreSource, SasToken, StorageAccess, StorageLocation};
 use service::{
     AssignmentFilter, DeletedKeyView, EncryptInput, Error, FullBackupRefused, JobKind, KeyReference, KeyView,
-    NewAssignment, NewKey, PageRequest, Pool, PoolLimits, SecretBytes,
+    NewAssignment, NewKey, PageRequest, Pool, PoolLimits, Schedule, SecretBytes, Tick,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -451,6 +451,55 @@ async fn purge_protection_outlasts_a_restore() {
     create(&pool, "e", EC).await;
     let message = restore_as(&pool, ADMIN, &folder).await.unwrap();
     assert!(message.contains("would destroy e,"), "{message}");
+}
+
+/// A backup's date of deletion would otherwise be one by which the key is long due.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restore_brings_back_deleted_is_kept_from_then_on() {
+    let retention = RetentionDays::new(7).unwrap();
+    let bench = Bench { genesis: Genesis { retention, purge_protection: true, ..genesis() }, ..Bench::new() };
+    let pool = bench.open().await;
+    create(&pool, "a", EC).await;
+    ok(pool.delete_key(ticket(&pool, APP), name("a")).await);
+    let folder = backup(&pool).await;
+    ok(pool.recover_key(ticket(&pool, OFFICER), name("a")).await);
+    bench.clock.pass(8 * 86_400_000);
+    restore(&pool, &folder).await;
+    let mut schedule = Schedule::default();
+    assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Done { purged: 0, rotated: 0 });
+    bench.clock.pass(7 * 86_400_000 - 1_000);
+    assert_eq!(schedule.tick(&pool).await.unwrap(), Tick::Done { purged: 0, rotated: 0 });
+    ok(pool.recover_key(ticket(&pool, OFFICER), name("a")).await);
+}
+
+/// A job that nobody does would refuse all others until a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_hangs_up_leaves_no_job_behind_that_nobody_does() {
+    let bench = Bench::new();
+    let pool = bench.open().await;
+    create(&pool, "a", EC).await;
+    for wait in 0..40 {
+        // Folders are named by the second.
+        bench.clock.pass(1000);
+        let beginning = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.start_backup(ticket(&pool, ADMIN), location()).await }
+        });
+        tokio::time::sleep(std::time::Duration::from_micros(wait * 100)).await;
+        beginning.abort();
+        bench.clock.pass(1000);
+        let _ = beginning.await;
+        let give_up = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let begun = loop {
+            let begun = pool.start_backup(ticket(&pool, ADMIN), location()).await;
+            match begun.into_parts().0 {
+                Ok(begun) => break begun,
+                Err(refusal) => assert!(std::time::Instant::now() < give_up, "{wait}: {refusal}"),
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        };
+        assert_eq!(failure(ended(&pool, begun).await), None);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

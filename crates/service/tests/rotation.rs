@@ -4,9 +4,9 @@ mod common;
 
 use common::*;
 use domain::access::{BuiltInRole, Scope};
-use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, SignatureAlgorithm};
+use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use domain::guid::Guid;
-use domain::key::VersionChange;
+use domain::key::{KeyOperation, VersionChange};
 use domain::name::KeyName;
 use domain::rotation::{LifetimeAction, Period, RotationRefused, Trigger};
 use domain::time::IntDate;
@@ -96,6 +96,35 @@ async fn a_rotated_key_is_of_its_kind_and_its_old_versions_still_open() {
     let opened = ok(pool.decrypt(ticket(&pool, APP), old, gcm, input.clone()).await);
     assert_eq!(opened.result.danger_expose(), b"text");
     error(pool.decrypt(ticket(&pool, APP), current("k"), gcm, input).await);
+}
+
+/// The key of 4096 bits takes longer to make than the owner to disable the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_was_long_in_the_making_is_as_the_key_is_by_then() {
+    let limits = PoolLimits { ready_keys: 0, ..PoolLimits::default() };
+    let pool = Bench { limits, ..Bench::new() }.open().await;
+    create(&pool, "k", KeySpec::Rsa(RsaSize::Rsa4096)).await;
+    set(&pool, "k", after("P28D", "P1Y")).await;
+    let rotating = tokio::spawn({
+        let pool = pool.clone();
+        async move { ok(pool.rotate_key(ticket(&pool, APP), name("k")).await) }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    let tags = domain::key::Tags::new([("team".into(), "pay".into())].into()).unwrap();
+    let signing = [KeyOperation::Sign].into_iter().collect();
+    let change = VersionChange {
+        enabled: Some(false),
+        tags: Some(tags.clone()),
+        operations: Some(signing),
+        ..VersionChange::default()
+    };
+    ok(pool.update_key(ticket(&pool, APP), current("k"), change).await);
+    set(&pool, "k", after("P28D", "P2Y")).await;
+    let made = rotating.await.unwrap().version;
+    assert!(!made.attributes.enabled);
+    assert_eq!((made.operations, made.tags), (signing, tags));
+    let life = made.attributes.expires.unwrap().unix_seconds() - made.attributes.created.unix_seconds();
+    assert!((730..=731).contains(&(life / 86_400)), "{life}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

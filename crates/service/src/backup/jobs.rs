@@ -5,6 +5,7 @@ use super::target::{BackupTarget, BackupTargets, StorageLocation};
 use super::{RestoreSource, stream};
 use crate::error::Error;
 use crate::pool::{Change, Pool};
+use crate::security_domain::to_its_end;
 use crate::ticket::{Recorded, Shown, Ticket};
 use audit::event::{Event, EventResult};
 use crypto::certificate::{InstanceKey, OwnerPublicKey};
@@ -203,12 +204,17 @@ impl Pool {
         let job = Job { id: self.random().guid(), kind, container, folder, key, started, end: None };
         ticket.details(describe(&job));
         let (caller, show) = (ticket.caller().clone(), ticket.show());
-        let recorded = self.record_change(ticket, || self.decide_begin(&job)).await;
-        // By the record and not by the answer: the log may have failed after the commit.
-        if self.job(job.id, |_| true).is_ok() {
-            self.run(job, target, caller, show);
-        }
-        recorded
+        let pool = self.clone();
+        // A caller that hangs up leaves no job behind that nobody does.
+        to_its_end(async move {
+            let recorded = pool.record_change(ticket, || pool.decide_begin(&job)).await;
+            // By the record and not by the answer: the log may have failed after the commit.
+            if pool.job(job.id, |_| true).is_ok() {
+                pool.run(job, target, caller, show);
+            }
+            recorded
+        })
+        .await
     }
 
     pub(super) async fn open_target(

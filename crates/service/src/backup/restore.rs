@@ -20,13 +20,15 @@ use bytes::Bytes;
 use crypto::full_backup::{FullBackupHeader, FullBackupRefused};
 use domain::access::{Scope, action};
 use domain::guid::Guid;
+use domain::key::Key;
 use domain::principal::Caller;
+use domain::time::IntDate;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use storage::{
-    CommitError, InvocationsRecord, Job, JobEnd, KeyBackup, Manifest, Record, RecordId, RoleNamesRecord,
-    Staging, VersionRecord,
+    CommitError, InvocationsRecord, Job, JobEnd, KeyBackup, KeyRecord, Manifest, Record, RecordId,
+    RoleNamesRecord, Staging, VersionRecord,
 };
 use tokio::sync::OwnedRwLockWriteGuard;
 
@@ -174,6 +176,7 @@ impl Pool {
     ) -> Result<Survey, Error> {
         let mut reader = self.same_reader(target, folder, header).await?;
         let from = reader.header().pool;
+        let now = self.key_time().int_date();
         let mut surveying = Surveying::new(self, caller);
         let survey = loop {
             match reader.next().await? {
@@ -186,7 +189,10 @@ impl Pool {
                                 None
                             }
                             Record::Role(_) if !surveying.comparison.replaces_roles() => None,
-                            Record::Key(_) | Record::Assignment(_) | Record::Role(_) => Some(record),
+                            Record::Key(KeyRecord { key }) => {
+                                Some(Record::Key(KeyRecord { key: self.kept(key, now) }))
+                            }
+                            Record::Assignment(_) | Record::Role(_) => Some(record),
                             _ => None,
                         };
                         if let Some(record) = staged {
@@ -264,6 +270,13 @@ impl Pool {
         let (from, to) = (place(from), place(self.genesis().pool));
         let material = self.partition().rebind(version.spec, &record.material, &from, &to)?;
         Ok(VersionRecord { version: version.clone(), material })
+    }
+
+    /// A key that a backup has as deleted, and this pool not since the same moment, is kept for its retention from `now` on: by
+    /// the backup's date it could be purged at once.
+    fn kept(&self, key: Key, now: IntDate) -> Key {
+        let here = self.index().key(&key.name).and_then(|held| held.value.deleted_at());
+        if here == key.deleted_at() { key } else { key.kept_from(now) }
     }
 
     async fn switch(
