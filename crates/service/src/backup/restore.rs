@@ -272,11 +272,13 @@ impl Pool {
         Ok(VersionRecord { version: version.clone(), material })
     }
 
-    /// A key that a backup has as deleted, and this pool not since the same moment, is kept for its retention from `now` on: by
-    /// the backup's date it could be purged at once.
+    /// A key that a backup has as deleted, and that this pool has and not as deleted since the same moment, is kept for its
+    /// retention from `now` on: by the backup's date it could be purged at once.
     fn kept(&self, key: Key, now: IntDate) -> Key {
-        let here = self.index().key(&key.name).and_then(|held| held.value.deleted_at());
-        if here == key.deleted_at() { key } else { key.kept_from(now) }
+        match self.index().key(&key.name) {
+            Some(here) if here.value.deleted_at() != key.deleted_at() => key.kept_from(now),
+            Some(_) | None => key,
+        }
     }
 
     async fn switch(
