@@ -9,10 +9,11 @@ import sys
 
 
 def call(address, port, ca, *, name=None, host=None, method="GET", path="/", token=None, body=None, before_hex=""):
-    """`name`: of the server, in TLS; `None`: none is sent. `before_hex`: what is sent first, ahead of TLS."""
+    """`address`: with a slash it is the path of a Unix socket. `name`: of the server, in TLS; `None`: none is sent.
+    `before_hex`: what is sent first, ahead of TLS."""
     context = ssl.create_default_context(cafile=ca)
     context.check_hostname = name is not None
-    with socket.create_connection((address, port), timeout=20) as plain:
+    with connected(address, port) as plain:
         plain.sendall(bytes.fromhex(before_hex))
         with context.wrap_socket(plain, server_hostname=name) as stream:
             connection = http.client.HTTPSConnection(address, port)
@@ -24,6 +25,15 @@ def call(address, port, ca, *, name=None, host=None, method="GET", path="/", tok
             connection.request(method, path, text, headers)
             answer = connection.getresponse()
             return {"status": answer.status, "headers": dict(answer.headers), "body": json.loads(answer.read() or "null")}
+
+
+def connected(address, port):
+    if "/" not in address:
+        return socket.create_connection((address, port), timeout=20)
+    stream = socket.socket(socket.AF_UNIX)
+    stream.settimeout(20)
+    stream.connect(address)
+    return stream
 
 
 if __name__ == "__main__":

@@ -90,13 +90,20 @@ def test_nobody_but_the_gateway_says_who_a_client_is(own, payroll):
     for port in listeners:
         with pytest.raises((OSError, ssl.SSLError)):
             call(own, None, port=port, before_hex=header.hex())
-    for port in (own.port, own.port + 1, own.port + 2, own.port + 3, direct):
-        with socket.socket(socket.AF_UNIX) as stream:
-            stream.settimeout(20)
-            stream.connect(str(own.data / "run" / f"{port}.sock"))
-            # The same user, and not the gateway's process.
-            assert heard(stream, header) == b""
+    for port in listeners:
+        request = {"name": None, "port": port, "token": None, "path": "/healthstatus"}
+        refused_as_stranger(own, own.data / "run" / f"{port}.sock", header, **request)
     assert call(own, "payroll")["status"] == 200
+
+
+def refused_as_stranger(own, way, header, **request):
+    """Says at the gateway's own `way` in who the client is, as the same user and not as the gateway's process."""
+    request = {"port": own.port + 1, "ca": own.ca_file, "before_hex": header.hex(), **request}
+    began = time.monotonic()
+    with pytest.raises((ConnectionError, ssl.SSLEOFError)):
+        by_address.call(str(way), **request)
+    # Whoever is listened to and says nothing is closed as well, after the ten seconds of a handshake.
+    assert time.monotonic() - began < 5
 
 
 def heard(stream, sent):

@@ -1,7 +1,6 @@
 """Network rules: set by the Azure CLI, unmodified, kept from start to start, and enforced on the client's own address, in
 namespaces with addresses of their own where the tests may make some."""
 
-import contextlib
 import http.client
 import json
 import os
@@ -15,6 +14,7 @@ import holdfast
 import pytest
 from test_az import CLOUD, Az
 from test_control_plane import GROUP, Arm, wanted
+from test_gateway import refused_as_stranger
 
 KEYS = "/keys?api-version=7.4"
 ROLES = "/providers/Microsoft.Authorization/roleDefinitions?api-version=7.4"
@@ -277,12 +277,7 @@ def test_a_private_way_leads_to_one_pool_and_only_while_it_is_approved(own, owne
             with pytest.raises((AssertionError, OSError)):
                 by_address.call(address, **asked(own), before_hex=(header + b"\x9c\x40\x20\xfc").hex())
         direct = int((own.data / "pools" / "walled" / "port").read_text())
-        with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.settimeout(20)
-            stranger.connect(str(own.data / "run" / f"{direct}.priv"))
-            with contextlib.suppress(ConnectionError):
-                stranger.sendall(header + b"\x9c\x40\x20\xfc")
-                assert stranger.recv(1) == b""
+        refused_as_stranger(own, own.data / "run" / f"{direct}.priv", header + b"\x9c\x40\x20\xfc", **asked(own))
         # Over a restart, and not without the network.
         own.kill()
         flags, own.flags = own.flags, [flag for flag in own.flags if flag != "--private-listen" and "office=" not in flag]

@@ -4,6 +4,7 @@ use super::*;
 use crate::certificates::CertificateAuthority;
 use crate::files;
 use crate::layout::Layout;
+use crate::own_user::User;
 use bytes::Bytes;
 use http_body_util::Full;
 use rustls::pki_types::pem::PemObject;
@@ -257,4 +258,39 @@ async fn what_does_not_finish_is_cut_off_at_the_end() {
     listening.close.send_replace(true);
     tokio::time::timeout(Duration::from_secs(20), listening.server).await.expect("it did not end").unwrap();
     assert!(!read_to_end(&mut stream).await.starts_with(b"HTTP/1.1 200"));
+}
+
+/// Comes to the gateway's socket while `gateway` is who that is. `true`: it is listened to.
+async fn is_listened_to(gateway: Option<Gateway>) -> bool {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let (_sender, watched) = watch::channel(gateway);
+    let source = FromGateway { listener: UnixListener::bind(&path).unwrap(), gateway: watched };
+    let mut client = UnixStream::connect(&path).await.unwrap();
+    tokio::select! {
+        accepted = source.accept() => {
+            accepted.unwrap();
+            true
+        }
+        read = read_to_end(&mut client) => {
+            assert!(read.is_empty());
+            false
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_but_the_gateway_is_listened_to_at_its_socket() {
+    let own = i32::try_from(std::process::id()).unwrap();
+    let gateway = Gateway { pid: own, user: None };
+    assert!(is_listened_to(Some(gateway)).await);
+    let another_user = User::try_from(1_900_000_000).unwrap();
+    for stranger in [
+        None,
+        Some(Gateway { pid: own + 1, ..gateway }),
+        // The number of a process that ended is given again.
+        Some(Gateway { user: Some(another_user), ..gateway }),
+    ] {
+        assert!(!is_listened_to(stranger).await, "{stranger:?}");
+    }
 }
