@@ -344,11 +344,13 @@ fn body(choices: &mut Unstructured<'_>) -> arbitrary::Result<Value> {
     Ok(Value::Object(body))
 }
 
+/// One of `known`, or what is not meant to be there.
+fn text(choices: &mut Unstructured<'_>, known: &[&'static str]) -> arbitrary::Result<Value> {
+    Ok(if choices.ratio(1, 16)? { odd(choices)? } else { json!(choices.choose(known)?) })
+}
+
 fn member(choices: &mut Unstructured<'_>) -> arbitrary::Result<(&'static str, Value)> {
-    let text = |choices: &mut Unstructured<'_>, known: &[&'static str]| -> arbitrary::Result<Value> {
-        Ok(if choices.ratio(1, 16)? { odd(choices)? } else { json!(choices.choose(known)?) })
-    };
-    Ok(match choices.int_in_range(0..=18)? {
+    Ok(match choices.int_in_range(0..=29)? {
         // RSA keys take a while to make: one is there.
         0 => ("kty", text(choices, &["EC-HSM", "EC", "oct-HSM", "oct", "RSA-HSM-no", "x"])?),
         1 => ("crv", text(choices, &["P-256", "P-256K", "P-384", "P-521", "x"])?),
@@ -387,7 +389,29 @@ fn member(choices: &mut Unstructured<'_>) -> arbitrary::Result<(&'static str, Va
             ("certificates", json!(certificates))
         }
         17 => ("required", json!(choices.int_in_range(0..=4)?)),
-        _ => ("release_policy", odd(choices)?),
+        18 => ("release_policy", odd(choices)?),
+        19 => ("key", imported(choices)?),
+        20 => ("target", text(choices, &["a.b.c", "eyJhbGciOiJSUzI1NiJ9.e30.AA", ""])?),
+        21 => ("nonce", text(choices, &["n"])?),
+        22 => {
+            let trigger = choices.choose(&["timeAfterCreate", "timeBeforeExpiry"])?;
+            let action = text(choices, &["Rotate", "Notify"])?;
+            let actions = json!([{ "trigger": { *trigger: text(choices, &DURATIONS)? }, "action": { "type": action } }]);
+            ("lifetimeActions", actions)
+        }
+        23 => ("attributes", json!({ "expiryTime": text(choices, &DURATIONS)? })),
+        24 => ("fingerprint", text(choices, &[FINGERPRINT, "0"])?),
+        25 => {
+            let container = text(choices, &CONTAINERS)?;
+            (
+                "sasTokenParameters",
+                json!({ "storageResourceUri": container, "token": text(choices, &["sv=1"])? }),
+            )
+        }
+        26 => (*choices.choose(&["folder", "folderToRestore"])?, text(choices, &["a", "c/a", ".."])?),
+        27 => ("storageResourceUri", text(choices, &CONTAINERS)?),
+        28 => ("token", text(choices, &["sv=1", "?sv=1"])?),
+        _ => ("useManagedIdentity", json!(choices.arbitrary::<bool>()?)),
     })
 }
 
@@ -410,6 +434,10 @@ const ALGORITHMS: [&str; 16] = [
     "none",
 ];
 
+const DURATIONS: [&str; 5] = ["P90D", "P1Y", "P28D", "PT1S", "x"];
+const CONTAINERS: [&str; 3] = ["https://s.example/c", "https://s.example/c?sig=x", "c"];
+const FINGERPRINT: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
 const HOLDERS: [&str; 3] = [
     include_str!("../../../crates/ceremony/tests/golden/holder-1.cer"),
     include_str!("../../../crates/ceremony/tests/golden/holder-2.cer"),
@@ -420,6 +448,27 @@ const HOLDERS: [&str; 3] = [
 fn holder(pem: &&str) -> Value {
     let certificate: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
     json!({ "kid": "1", "use": "enc", "x5c": [certificate] })
+}
+
+/// A key as a JSON Web Key: the one of RFC 7515 appendix A.3, or one of bytes that the input has.
+fn imported(choices: &mut Unstructured<'_>) -> arbitrary::Result<Value> {
+    Ok(match choices.int_in_range(0..=3)? {
+        0 => json!({
+            "kty": "EC", "crv": "P-256",
+            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+            "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+            "d": "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI",
+        }),
+        1 => json!({ "kty": "oct", "k": bytes_text(choices)? }),
+        2 => {
+            json!({ "kty": text(choices, &["EC-HSM", "oct-HSM", "RSA-HSM"])?, "key_hsm": bytes_text(choices)? })
+        }
+        _ => {
+            let (kty, crv) = (text(choices, &["EC", "RSA"])?, text(choices, &["P-256", "P-521"])?);
+            let [x, y, d] = [bytes_text(choices)?, bytes_text(choices)?, bytes_text(choices)?];
+            json!({ "kty": kty, "crv": crv, "x": x, "y": y, "d": d, "n": x, "e": "AQAB", "p": y, "q": d })
+        }
+    })
 }
 
 /// base64url of bytes with a length that some algorithm takes, or of any.

@@ -355,7 +355,10 @@ pub fn private_key() -> Value {
 }
 
 pub fn storage_location() -> Value {
-    json!({ "storageResourceUri": "https://storage.example/container", "token": "sv=1&sig=c2ln" })
+    json!({
+        "storageResourceUri": "https://storage.example/container", "token": "sv=1&sig=c2ln",
+        "useManagedIdentity": false,
+    })
 }
 
 /// For a full restore and for that of one key.
