@@ -301,8 +301,13 @@ def test_no_answer_holds_what_is_private(pool, kind):
         pool.call("PATCH", f"/keys/{name}", {"attributes": {"enabled": True}}).json,
         pool.call("GET", "/keys").json,
         pool.call("GET", f"/keys/{name}/versions").json,
-        pool.call("DELETE", f"/keys/{name}").json,
     ]
+    # Nor by a release, which looks at the key before the proof; nor by a route that others have.
+    release = pool.call("POST", f"/keys/{name}/release", GOOD_BODIES["ReleaseKey"])
+    assert_error(release, 403, "Forbidden")
+    assert release.error["innererror"]["code"] == "KeyNotExportable"
+    assert_error(pool.call("POST", f"/keys/{name}/export", {}), 404)
+    answers += [release.json, pool.call("DELETE", f"/keys/{name}").json]
 
     def members(value):
         if isinstance(value, dict):
@@ -310,10 +315,7 @@ def test_no_answer_holds_what_is_private(pool, kind):
         return set().union(*map(members, value)) if isinstance(value, list) else set()
 
     assert not members(answers) & PRIVATE_MEMBERS
-    # And no route that would give more, nor an attribute that would open one.
-    for method, path in [("POST", f"/keys/{name}/release"), ("POST", f"/keys/{name}/export")]:
-        answer = pool.call(method, path, {})
-        assert answer.status in (400, 403, 404), answer
+    # Nor is there an attribute that would open a way.
     body = {"kty": "EC-HSM", "attributes": {"exportable": True}}
     assert_error(pool.call("POST", f"/keys/{fresh_name()}/create", body), 400, "BadParameter")
     later = pool.create("ec")
@@ -357,9 +359,12 @@ def test_a_body_is_json_whatever_its_type_says(pool):
 def test_a_token_sends_the_server_nowhere(pool, key):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.5)
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/keys"
-        token = resigned(pool, {"jku": address, "x5u": address, "kid": "unknown"}, iss=address)
-        assert_error(pool.call("GET", key_path(key), token=token), 401, "Unauthorized")
+        address = f"https://127.0.0.1:{listener.getsockname()[1]}/keys"
+        header = {"jku": address, "x5u": address, "kid": "unknown"}
+        # In the name of the pool's own issuer, so that nothing but the key is left to be found; and in another's.
+        for claims in ({}, {"iss": address}):
+            token = resigned(pool, header, **claims)
+            assert_error(pool.call("GET", key_path(key), token=token), 401, "Unauthorized")
         with pytest.raises(TimeoutError):
             listener.accept()
 
@@ -405,7 +410,9 @@ def oct_key(pool):
 # --- more than was sent
 
 
-def test_small_bodies_do_not_grow_large_in_memory(pool):
+def test_many_odd_bodies_leave_nothing_in_memory(pool):
+    """What one of them takes for a moment is counted in crates/api-data/tests/memory_of_bodies.rs."""
+
     def resident_kibibytes():
         status = pathlib.Path(f"/proc/{pool.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])

@@ -3,7 +3,7 @@
 
 use crate::byok;
 use crate::release::{self, PolicyBody};
-use crate::wire::{AttributesBody, BASE64URL, bad, first_operations, required, shorten};
+use crate::wire::{AttributesBody, BASE64URL, List, bad, first_operations, required, shorten};
 use base64::Engine as _;
 use domain::algorithm::Curve;
 use domain::key::Tags;
@@ -33,7 +33,7 @@ struct ImportBody {
 #[derive(Deserialize)]
 struct KeyBody {
     kty: Option<String>,
-    key_ops: Option<Vec<String>>,
+    key_ops: Option<List<String>>,
     crv: Option<String>,
     n: Option<String>,
     e: Option<String>,

@@ -1,6 +1,6 @@
 //! Rotation policies as JSON (behaviour section 7.1).
 
-use crate::wire::{bad, parse as parse_json, shorten};
+use crate::wire::{List, bad, parse as parse_json, shorten};
 use domain::rotation::{LifetimeAction, Period, RotationPolicy, Trigger};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ const MAX_ACTIONS: usize = 8;
 #[derive(Deserialize)]
 struct PolicyBody {
     #[serde(rename = "lifetimeActions")]
-    actions: Option<Vec<ActionBody>>,
+    actions: Option<List<ActionBody>>,
     attributes: Option<AttributesBody>,
 }
 
@@ -45,7 +45,7 @@ struct AttributesBody {
 
 pub(crate) fn parse(body: &[u8]) -> Result<NewRotationPolicy, Error> {
     let body: PolicyBody = parse_json(body)?;
-    let actions = body.actions.unwrap_or_default();
+    let List(actions) = body.actions.unwrap_or_default();
     if actions.len() > MAX_ACTIONS {
         return Err(bad(format!("lifetimeActions has more than {MAX_ACTIONS} members")));
     }

@@ -13,7 +13,8 @@ use domain::key::{KeyOperation, KeyOperations, Tags, VersionChange};
 use domain::name::{KeyName, KeyVersion};
 use domain::setting::SettingValue;
 use domain::time::IntDate;
-use serde::Deserialize;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use service::{
     AssignmentFilter, AttestedKey, DecryptInput, DeletedKeyView, DomainStatus, DomainView, DownloadRequest,
@@ -21,6 +22,8 @@ use service::{
     TransferKey,
 };
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -35,13 +38,16 @@ pub(crate) const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 /// In one answer of `/rng`.
 const MAX_RANDOM_BYTES: usize = 128;
 
+/// In one list of a body. Whoever takes fewer says so; this is for `[{},{},…]`, which would become eighty times as large here.
+const MAX_ITEMS: usize = 1000;
+
 #[derive(Deserialize)]
 struct CreateBody {
     kty: Option<String>,
     key_size: Option<u32>,
     crv: Option<String>,
     public_exponent: Option<u64>,
-    key_ops: Option<Vec<String>>,
+    key_ops: Option<List<String>>,
     attributes: Option<AttributesBody>,
     tags: Option<BTreeMap<String, String>>,
     release_policy: Option<PolicyBody>,
@@ -82,23 +88,23 @@ pub(crate) fn parse_create(name: KeyName, body: &[u8]) -> Result<NewKey, Error> 
     })
 }
 
-fn operations(named: Option<Vec<String>>) -> Result<Option<KeyOperations>, Error> {
+fn operations(named: Option<List<String>>) -> Result<Option<KeyOperations>, Error> {
     let parse = |text: &String| {
         KeyOperation::parse(text)
             .ok_or_else(|| bad(format!("key_ops value `{}` is not known", shorten(text))))
     };
-    named.map(|named| named.iter().map(parse).collect::<Result<_, _>>()).transpose()
+    named.map(|List(named)| named.iter().map(parse).collect::<Result<_, _>>()).transpose()
 }
 
 /// Of a new key. Some clients write an empty list where nothing was said (Java's `importKey`): the defaults are meant, as a
 /// key that may do nothing can be made by an update alone.
-pub(crate) fn first_operations(named: Option<Vec<String>>) -> Result<Option<KeyOperations>, Error> {
-    operations(named.filter(|named| !named.is_empty()))
+pub(crate) fn first_operations(named: Option<List<String>>) -> Result<Option<KeyOperations>, Error> {
+    operations(named.filter(|List(named)| !named.is_empty()))
 }
 
 #[derive(Deserialize)]
 struct UpdateBody {
-    key_ops: Option<Vec<String>>,
+    key_ops: Option<List<String>>,
     attributes: Option<AttributesBody>,
     tags: Option<BTreeMap<String, String>>,
     release_policy: Option<PolicyBody>,
@@ -212,27 +218,27 @@ struct RoleBody {
 struct RoleProperties {
     role_name: Option<String>,
     description: Option<String>,
-    permissions: Option<Vec<PermissionBody>>,
-    assignable_scopes: Option<Vec<String>>,
+    permissions: Option<List<PermissionBody>>,
+    assignable_scopes: Option<List<String>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PermissionBody {
-    actions: Option<Vec<String>>,
-    not_actions: Option<Vec<String>>,
-    data_actions: Option<Vec<String>>,
-    not_data_actions: Option<Vec<String>>,
+    actions: Option<List<String>>,
+    not_actions: Option<List<String>>,
+    data_actions: Option<List<String>>,
+    not_data_actions: Option<List<String>>,
 }
 
 pub(crate) fn parse_role(id: Guid, body: &[u8]) -> Result<CustomRole, Error> {
     let RoleBody { properties } = parse(body)?;
     // Some clients leave the name to the service (Terraform): one that is nobody else's.
     let name = properties.role_name.filter(|name| !name.is_empty()).unwrap_or_else(|| id.to_string());
-    if properties.assignable_scopes.is_some_and(|scopes| scopes.iter().any(|scope| scope != "/")) {
+    if properties.assignable_scopes.is_some_and(|List(scopes)| scopes.iter().any(|scope| scope != "/")) {
         return Err(Error::RoleScope);
     }
-    let permissions = properties.permissions.unwrap_or_default();
+    let List(permissions) = properties.permissions.unwrap_or_default();
     let permissions = permissions.into_iter().map(permission).collect::<Result<_, _>>()?;
     Ok(CustomRole::new(id, name, properties.description.unwrap_or_default(), permissions)?)
 }
@@ -253,18 +259,18 @@ pub(crate) fn assignment_filter(text: &str) -> Result<AssignmentFilter, Error> {
 }
 
 fn permission(body: PermissionBody) -> Result<Permission, Error> {
-    let none = |actions: Option<Vec<String>>| actions.is_none_or(|actions| actions.is_empty());
+    let none = |actions: Option<List<String>>| actions.is_none_or(|List(actions)| actions.is_empty());
     if !(none(body.actions) && none(body.not_actions)) {
         // The role would look as if it gave something.
         return Err(bad("actions and notActions must be empty: a pool has data actions alone".into()));
     }
-    let data_actions = |names: Option<Vec<String>>| {
+    let data_actions = |names: Option<List<String>>| {
         let parse = |name: &String| {
             DataAction::parse(name).ok_or_else(|| {
                 bad(format!("data action `{}` is not known", name.chars().take(100).collect::<String>()))
             })
         };
-        names.unwrap_or_default().iter().map(parse).collect::<Result<Vec<_>, _>>()
+        names.unwrap_or_default().0.iter().map(parse).collect::<Result<Vec<_>, _>>()
     };
     Ok(Permission {
         data_actions: data_actions(body.data_actions)?,
@@ -586,6 +592,43 @@ pub(crate) fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Erro
     })
 }
 
+/// At most [`MAX_ITEMS`]: no more are kept before it is clear that there are too many.
+#[derive(Clone)]
+pub(crate) struct List<T>(pub Vec<T>);
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ListVisitor(PhantomData))
+    }
+}
+
+struct ListVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+    type Value = List<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {MAX_ITEMS} items")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<List<T>, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            if list.len() == MAX_ITEMS {
+                return Err(A::Error::invalid_length(MAX_ITEMS + 1, &self));
+            }
+            list.push(item);
+        }
+        Ok(List(list))
+    }
+}
+
 pub(crate) fn bad(message: String) -> Error {
     Error::BadParameter(message)
 }
@@ -628,6 +671,14 @@ mod tests {
             !message(parse_encrypt(br#"{"attributes":"x","alg":"A256KW","value":["hunter2"]}"#))
                 .contains("hunter2")
         );
+    }
+
+    #[test]
+    fn a_list_has_at_most_a_thousand_items() {
+        let update = |count| json!({ "key_ops": vec!["sign"; count] }).to_string();
+        assert!(parse_update(update(MAX_ITEMS).as_bytes()).is_ok());
+        let refused = message(parse_update(update(MAX_ITEMS + 1).as_bytes()));
+        assert!(refused.contains("expected a list of at most 1000 items"), "{refused}");
     }
 
     #[test]

@@ -313,7 +313,7 @@ impl SigningKey for CertificateSigner<'_> {
     }
 }
 
-fn fresh_serial() -> SerialNumber {
+pub(crate) fn fresh_serial() -> SerialNumber {
     let mut serial = [0; 16];
     random(&mut serial);
     // Positive, and without a leading zero byte, as DER wants it.
@@ -425,6 +425,7 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn claims() -> InstanceClaims {
         InstanceClaims {
@@ -449,6 +450,21 @@ mod tests {
         let (read, key) = owner.verify_certificate(&golden("instance-certificate-v1.der")).unwrap();
         assert_eq!(read, claims());
         assert_eq!(key.point.len(), 65);
+    }
+
+    #[test]
+    fn serial_numbers_are_positive_of_one_length_and_never_the_same() {
+        let (owner, key) = (OwnerKey::generate(), InstanceKey::generate());
+        let serials: Vec<_> = std::iter::repeat_with(|| {
+            let der = owner.certify(&claims(), &key);
+            X509Certificate::from_der(&der).unwrap().1.raw_serial().to_vec()
+        })
+        .take(64)
+        .collect();
+        for serial in &serials {
+            assert!(serial.len() == 16 && (0x40..0x80).contains(&serial[0]), "{}", hex(serial));
+        }
+        assert_eq!(serials.iter().collect::<BTreeSet<_>>().len(), serials.len());
     }
 
     #[test]

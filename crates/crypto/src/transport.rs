@@ -2,7 +2,8 @@
 //! domain. RSA-OAEP with SHA-256 throughout; certificates only say which public key is meant, nobody trusts an issuer.
 
 use crate::SecretBytes;
-use crate::digest::{random, sha256};
+use crate::certificate::fresh_serial;
+use crate::digest::sha256;
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{
@@ -13,7 +14,7 @@ use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
 use domain::time::IntDate;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, PublicKeyData, SanType,
-    SerialNumber, SignatureAlgorithm, SigningKey,
+    SignatureAlgorithm, SigningKey,
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
@@ -244,11 +245,7 @@ impl TransportKey {
         params.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
         params.not_before = date(says.not_before);
         params.not_after = date(says.not_after);
-        let mut serial = [0; 16];
-        random(&mut serial);
-        // Positive, and without a leading zero byte, as DER wants it.
-        serial[0] = (serial[0] & 0x7f) | 0x40;
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.serial_number = Some(fresh_serial());
         let issuer = Issuer::from_params(&params, RsaSigner(&self.signing));
         let certificate = params
             .signed_by(&RsaSigner(&self.signing), &issuer)
