@@ -183,6 +183,9 @@ def test_a_right_to_read_changes_nothing(pool, key, stranger, with_rights):
         ("PUT", f"/keys/{name}/rotationpolicy", {"lifetimeActions": []}),
         ("POST", f"/keys/{name}/backup", None),
         ("GET", "/securitydomain/upload", None),
+        ("POST", "/securitydomain/upload", GOOD_BODIES["UploadDomain"]),
+        ("POST", "/securitydomain/download", GOOD_BODIES["DownloadDomain"]),
+        ("POST", "/holdfast/securitydomain/confirm", GOOD_BODIES["ConfirmDomain"]),
     ]:
         assert_error(pool.call(method, path, body, token=stranger[1]), 403, "Forbidden")
     assert pool.call("GET", key_path(key)).json == key
@@ -191,14 +194,19 @@ def test_a_right_to_read_changes_nothing(pool, key, stranger, with_rights):
 def test_a_right_for_one_key_is_none_for_another(pool, key, stranger, with_rights):
     mine = fresh_name("mine")
     rights = ["keys/create", "keys/import/action", "keys/write/action", "keys/delete", "keys/sign/action"]
+    rights += ["keys/rotate/action", "keys/backup/action", "keys/restore/action"]
     with_rights(f"/keys/{mine}", *rights)
     made = pool.call("POST", f"/keys/{mine}/create", {"kty": "EC-HSM"}, token=stranger[1])
     assert made.status == 200, made
     theirs = key_path(key).split("/")[2]
+    backup = pool.call("POST", f"/keys/{theirs}/backup").json
     for method, path, body in [
         # To replace what is there, under its own name or as another's new version.
         ("POST", f"/keys/{theirs}/create", {"kty": "EC-HSM"}),
         ("PUT", f"/keys/{theirs}", GOOD_BODIES["ImportKey"]),
+        ("POST", "/keys/restore", backup),
+        ("PUT", f"/keys/{theirs}/restore", GOOD_BODIES["RestoreOneKey"]),
+        ("POST", f"/keys/{theirs}/rotate", None),
         ("PATCH", key_path(key), {"tags": {}}),
         ("DELETE", f"/keys/{theirs}", None),
         ("POST", key_path(key) + "/sign", SIGN),
@@ -207,6 +215,7 @@ def test_a_right_for_one_key_is_none_for_another(pool, key, stranger, with_right
     # Nor by the version of one under the name of the other.
     crossed = f"/keys/{mine}/{key_path(key).split('/')[3]}"
     assert_error(pool.call("POST", crossed + "/sign", SIGN, token=stranger[1]), 404)
+    assert pool.call("GET", f"/keys/{theirs}").json == key
 
 
 def test_who_may_not_assign_roles_cannot_give_themselves_one(pool, stranger, with_rights):
