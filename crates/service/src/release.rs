@@ -16,7 +16,7 @@ use crypto::PartitionError;
 use crypto::certificate::InstanceKey;
 use crypto::digest::{hex, sha256};
 use crypto::release::{KeyWrap, ReleaseKey};
-use domain::access::{Grant, Scope, action};
+use domain::access::{Scope, action};
 use domain::json::shown;
 use domain::pool::PoolClass;
 use domain::principal::ObjectId;
@@ -101,18 +101,13 @@ impl Pool {
         request: ReleaseRequest,
         render: impl FnOnce(&ReleasedKey) -> serde_json::Value,
     ) -> Recorded<String> {
-        let scope = Scope::Key(key.name.clone());
         ticket.about_key(&key.name, key.version);
         ticket.with_algorithm(request.wrap.as_str());
-        ticket.asks::<action::KeyRelease>(&scope);
+        ticket.asks::<action::KeyRelease>(&Scope::Key(key.name.clone()));
         // The version that is current now is the one meant, whatever becomes current meanwhile.
         let version = key.version.or_else(|| self.index().key(&key.name).map(|key| key.value.current()));
         let key = KeyReference { version, ..key };
-        let released = async {
-            let grant = ticket.authorize::<action::KeyRelease>(scope)?;
-            self.release(&grant, &key, &request).await
-        };
-        let result = match released.await {
+        let result = match self.release(&ticket, &key, &request).await {
             Ok((released, detail)) => {
                 ticket.about_key(&key.name, Some(released.view.version.version));
                 ticket.details(detail);
@@ -128,11 +123,12 @@ impl Pool {
 
     async fn release(
         &self,
-        grant: &Grant<'_, action::KeyRelease>,
+        ticket: &Ticket,
         key: &KeyReference,
         request: &ReleaseRequest,
     ) -> Result<(ReleasedKey, String), Error> {
-        let asked = self.stored(grant, key.version)?.version.value;
+        let granted = || ticket.authorize::<action::KeyRelease>(Scope::Key(key.name.clone()));
+        let asked = self.stored(&granted()?, key.version)?.version.value;
         let policy = asked.version.check_release()?.clone();
         let assertion = Assertion::parse(&request.target).map_err(Error::Assertion)?;
         let authority = policy.policy().authority(assertion.issuer());
@@ -141,6 +137,9 @@ impl Pool {
 
         let keys = self.releases().authorities.keys(&authority, assertion.kid(), self.now()).await;
         let keys = keys.map_err(|_| Error::AuthorityUnavailable(authority.clone()))?;
+        // Fetching keys may have taken seconds: what was withdrawn meanwhile counts.
+        let grant = granted()?;
+        self.check_authority(&authority)?;
         let now = self.now();
         let issuer = assertion.issuer().to_owned();
         let attested = assertion.verify(&keys, now).map_err(Error::Assertion)?;
@@ -150,8 +149,7 @@ impl Pool {
             .map_err(|error| Error::ReleaseKey(shown(&to.kid), error.to_string()))?;
         self.releases().used.admit(attested.hash, attested.expires, grant.caller().object_id, now)?;
 
-        // Fetching keys may have taken seconds: what was withdrawn meanwhile counts.
-        let held = self.stored(grant, key.version)?.version.value;
+        let held = self.stored(&grant, key.version)?.version.value;
         if held.version.check_release()? != &policy {
             return Err(Error::TooManyConflicts);
         }

@@ -6,6 +6,7 @@
 mod attestation;
 mod common;
 
+use async_trait::async_trait;
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
 use aws_lc_rs::rsa::{
     OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OaepPrivateDecryptingKey,
@@ -24,12 +25,14 @@ use domain::key::{PublicKey, VersionChange};
 use domain::pool::PoolClass;
 use domain::release::ReleasePolicy;
 use domain::setting::SettingValue;
+use identity::attestation::{AuthoritySource, AuthoritySourceError};
 use serde_json::{Value, json};
 use service::{
-    Error, KeyView, KeyWrap, NewAssignment, NewKey, NewRotationPolicy, Pool, ReleaseRequest, ReleasedKey,
-    SecretBytes,
+    AssignmentFilter, Error, KeyView, KeyWrap, NewAssignment, NewKey, NewRotationPolicy, Pool,
+    ReleaseRequest, ReleasedKey, SecretBytes,
 };
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 fn exportable(name: &str, spec: KeySpec) -> NewKey {
     let release = ReleasePolicy::new(attestation::document(), None, false).unwrap();
@@ -224,6 +227,41 @@ async fn without_the_authoritys_keys_nothing_leaves() {
     ok(pool.create_key(ticket(&pool, APP), exportable("k", KeySpec::Ec(Curve::P256))).await);
     let refused = release(&pool, APP, "k", &attestation::assertion()).await;
     assert!(matches!(refused, Err(Error::AuthorityUnavailable(_))), "{refused:?}");
+}
+
+/// An authority that answers when it is let.
+struct Slow {
+    asked: Semaphore,
+    let_go: Semaphore,
+}
+
+#[async_trait]
+impl AuthoritySource for Slow {
+    async fn get(&self, origin: &str, path: &str) -> Result<Vec<u8>, AuthoritySourceError> {
+        self.asked.add_permits(1);
+        self.let_go.acquire().await.unwrap().forget();
+        attestation::Authority.get(origin, path).await
+    }
+}
+
+#[tokio::test]
+async fn a_right_that_is_withdrawn_while_the_authority_is_asked_is_none() {
+    let bench = Bench::new();
+    let pool = bench.open().await;
+    let slow = Arc::new(Slow { asked: Semaphore::new(0), let_go: Semaphore::new(0) });
+    pool.connect_authorities(slow.clone());
+    ok(pool.create_key(ticket(&pool, APP), exportable("k", KeySpec::Ec(Curve::P256))).await);
+    let target = attestation::assertion();
+    let withdrawn = async {
+        slow.asked.acquire().await.unwrap().forget();
+        let held = pool.list_assignments(ticket(&pool, ADMIN), Scope::Root, AssignmentFilter::Here).await;
+        let mut held = ok(held).into_iter();
+        let assignment = held.find(|assignment| assignment.principal == APP).unwrap();
+        ok(pool.delete_assignment(ticket(&pool, ADMIN), Scope::Root, assignment.name).await);
+        slow.let_go.add_permits(100);
+    };
+    let (released, ()) = tokio::join!(release(&pool, APP, "k", &target), withdrawn);
+    assert!(matches!(released, Err(Error::Denied(_))), "{released:?}");
 }
 
 /// Backups, rotation and restarts keep the policy, and what is immutable stays.
