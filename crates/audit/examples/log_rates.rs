@@ -117,7 +117,8 @@ async fn open() -> AuditLog {
         owner.public_key(),
     );
     let clock = Arc::new(|| Time::from_unix_milliseconds(5_000_000));
-    let opened = AuditLog::open(Arc::new(NoDisk::default()), config, key, certificate, None, clock).await;
+    let opened =
+        AuditLog::open(Arc::new(NoDisk::default()), config, key, |_, _| certificate, None, clock).await;
     opened.expect("a new log opens").log
 }
 

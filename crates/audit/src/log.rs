@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -145,6 +145,8 @@ pub(crate) struct Shared {
     pub log: Arc<dyn Log>,
     places: Mutex<Places>,
     announced: AtomicUsize,
+    /// Why nothing more is written.
+    pub failed: OnceLock<AuditError>,
 }
 
 /// Says that an event will follow, for as long as it lives: a group whose requests have time may wait for it.
@@ -198,16 +200,19 @@ impl AuditLog {
     /// Opens the log, or starts a new one: finds its end, checks it, checks that it extends `expected`, what the pool
     /// has on record. Starts the writer on the current runtime.
     ///
-    /// `key` signs this incarnation's checkpoints; `certificate` (DER) is the owner key's word for it. A checkpoint is
-    /// never older than the one before it, whatever `clock` says.
+    /// `key` signs this incarnation's checkpoints; what `certify` makes (DER) is the owner key's word for it. A checkpoint
+    /// is never older than the one before it, whatever `clock` says: `certify` is told when the last one was made, so that
+    /// a log whose clock was far ahead once can be gone on with.
     pub async fn open(
         log: Arc<dyn Log>,
         config: AuditConfig,
         key: InstanceKey,
-        certificate: Vec<u8>,
+        certify: impl FnOnce(&InstanceKey, Option<Time>) -> Vec<u8>,
         expected: Option<CheckpointMark>,
         clock: Arc<dyn Fn() -> Time + Send + Sync>,
     ) -> Result<Recovered, OpenError> {
+        let end = find_end(log.as_ref(), &config, expected.unwrap_or_default()).await?;
+        let certificate = certify(&key, end.last_checkpoint);
         let (claims, certified) = check_certificate(&config.owner, &config.identity, &certificate)
             .map_err(OpenError::NotCertified)?;
         if claims.incarnation != config.incarnation
@@ -216,7 +221,6 @@ impl AuditLog {
         {
             return Err(OpenError::NotCertified(Flaw::ForeignCertificate));
         }
-        let end = find_end(log.as_ref(), &config, expected.unwrap_or_default()).await?;
         if let Some(last) = end.last_checkpoint.map(Time::int_date).filter(|last| *last > claims.not_after) {
             let (last, not_after) = (last.unix_seconds(), claims.not_after.unix_seconds());
             return Err(OpenError::ClockBehind { last, not_after });
@@ -232,7 +236,12 @@ impl AuditLog {
             groups: end.groups.clone(),
             cursor: None,
         };
-        let shared = Arc::new(Shared { log, places: Mutex::new(places), announced: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            log,
+            places: Mutex::new(places),
+            announced: AtomicUsize::new(0),
+            failed: OnceLock::new(),
+        });
         let (queue, messages) = mpsc::channel(QUEUE);
         let writer = Writer::new(shared.clone(), config, key, certificate, &claims, clock, end);
         tokio::spawn(writer.run(messages));
@@ -263,6 +272,23 @@ impl AuditLog {
     /// Appends a leaf and waits until it is durable.
     pub async fn append(&self, leaf: Leaf) -> Result<Receipt, AuditError> {
         self.enqueue(leaf)?.await
+    }
+
+    /// Appends the leaf of a change that was committed: it waits for its place where too many others wait.
+    pub async fn append_committed(&self, leaf: Leaf) -> Result<Receipt, AuditError> {
+        let (answer, answered) = oneshot::channel();
+        let message = Message::Leaf(Waiting { leaf, patience: Duration::ZERO, answer });
+        self.queue.send(message).await.map_err(|_| ended())?;
+        Pending(answered).await
+    }
+
+    /// Why no event will be taken until the log is opened again, if so.
+    pub fn check(&self) -> Result<(), AuditError> {
+        match self.shared.failed.get() {
+            None if self.queue.is_closed() => Err(ended()),
+            None => Ok(()),
+            Some(error) => Err(error.clone()),
+        }
     }
 
     /// Appends the leaf of a request that has taken `taken` so far: a part of that it may still wait for others.

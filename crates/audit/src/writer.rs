@@ -70,8 +70,6 @@ pub(crate) struct Writer {
     digest: Hash,
     /// Whether this incarnation's certificate is in the current segment.
     certified: bool,
-    /// Why nothing more is written.
-    failed: Option<AuditError>,
 }
 
 impl Writer {
@@ -99,7 +97,6 @@ impl Writer {
             segment,
             digest,
             certified: false,
-            failed: None,
         }
     }
 
@@ -123,7 +120,7 @@ impl Writer {
     }
 
     async fn write_unless_failed(&mut self, leaves: Vec<Leaf>) -> Result<Arc<Checkpoint>, AuditError> {
-        if let Some(error) = &self.failed {
+        if let Some(error) = self.shared.failed.get() {
             return Err(error.clone());
         }
         let written = self.write(leaves).await;
@@ -134,7 +131,7 @@ impl Writer {
             // How much was written is unknown: only opening the log again can tell.
             Err(error) => {
                 tracing::error!(%error, "the audit log takes no more events");
-                self.failed = Some(error.clone());
+                let _ = self.shared.failed.set(error.clone());
             }
         }
         written

@@ -70,7 +70,8 @@ pub struct EngineOptions {
     /// again for is in the operating system's own cache.
     pub cache_bytes: usize,
     /// Commits are refused with [`EngineError::DiskFull`] while less is free: room for one group many times
-    /// over, so that a disk fills up here and not in the middle of a write.
+    /// over, so that a disk fills up here and not in the middle of a write. More than the log asks for: a commit whose
+    /// event finds no room stands without it.
     pub reserve_bytes: u64,
 }
 
@@ -85,7 +86,7 @@ impl Default for EngineOptions {
             history_commits: 1024,
             history_bytes: 2 * MIB,
             cache_bytes: 16 * MIB,
-            reserve_bytes: 64 * MIB as u64,
+            reserve_bytes: 96 * MIB as u64,
         }
     }
 }

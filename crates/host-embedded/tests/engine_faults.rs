@@ -141,6 +141,14 @@ async fn below_the_reserve_commits_are_refused_and_reads_go_on() {
     engine.commit(commit(number, Vec::new(), vec![put("a", "fits")])).await.unwrap();
 }
 
+/// So that a disk which both share is full for a commit before it is for the event of one.
+#[test]
+fn the_store_asks_for_more_room_than_the_log_can_take() {
+    let log = host_embedded::LogOptions::default();
+    let taken = log.ahead_bytes + log.step_bytes;
+    assert!(EngineOptions::default().reserve_bytes > log.reserve_bytes + taken);
+}
+
 /// Rounds of concurrent commits, power loss at a random write, and again from what is left.
 #[tokio::test]
 async fn random_commits_match_the_model_over_many_crashes() {

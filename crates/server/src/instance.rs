@@ -292,7 +292,7 @@ impl Place {
 
     /// The mark comes last.
     async fn build_next(&self, installation: Installation) -> Result<(), CommandError> {
-        let Installation { secrets, genesis, activation } = installation;
+        let secrets = &installation.secrets;
         let next = self.beside("next");
         discard(&next)?;
         files::create_directory(&next)?;
@@ -302,7 +302,7 @@ impl Place {
         let owner = secrets.owner_key().public_key();
         files::write(&next.join("owner.pem"), owner.to_pem().as_bytes())?;
         let engine = RedbEngine::open(next.join("store"), EngineOptions::default())?;
-        Pool::found(&engine, &secrets, genesis, Some(activation)).await?;
+        Pool::found_anew(&engine, installation).await?;
         drop(engine);
         files::write(&next.join(COMPLETE), b"")?;
         Ok(())
@@ -367,6 +367,7 @@ impl Installer for Next {
 mod tests {
     use super::*;
     use crate::outgoing::Given;
+    use service::OutboxRecord;
 
     fn place(directory: &Path) -> Place {
         Place {
@@ -688,6 +689,7 @@ mod tests {
                 required: 2,
                 awaits_confirmation: false,
             },
+            event: OutboxRecord { event_id: [4; 16], not_before_index: 0, leaf: vec![] },
         }
     }
 }

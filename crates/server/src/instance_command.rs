@@ -269,7 +269,7 @@ fn listen(socket: &UnixListener) -> std::io::Result<tokio::net::UnixListener> {
 }
 
 /// Rules that no client of the control plane could have set are refused, whoever says them.
-async fn apply(pool: &Pool, network: Numbered, trusted: &[KnownNetwork]) -> Result<(), CommandError> {
+async fn apply(pool: &Arc<Pool>, network: Numbered, trusted: &[KnownNetwork]) -> Result<(), CommandError> {
     pool.apply_network_rules(network::reach(&network.rules)?, trusted.to_vec()).await?;
     say(&Said::Applied { number: network.number })
 }

@@ -15,6 +15,7 @@ mod invocations;
 mod key_backup;
 mod keys;
 mod network;
+mod owed;
 mod pool;
 mod principals;
 mod quota;
@@ -52,7 +53,7 @@ pub use rotation::{NewRotationPolicy, RotationView};
 pub use schedule::{Schedule, Tick};
 pub use security_domain::{DomainStatus, DomainView, Installation, Installer};
 pub use settings::SettingView;
-pub use storage::{ActivationRecord, Job, JobEnd, JobKind};
+pub use storage::{ActivationRecord, Job, JobEnd, JobKind, OutboxRecord};
 pub use test_mode::TestModeView;
 pub use ticket::{Recorded, RequestFacts, Shown, Ticket};
 pub use views::{

@@ -12,6 +12,7 @@ use domain::network::{Blocked, Network, NetworkRules};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 const PERIOD: Duration = Duration::from_secs(60);
@@ -66,7 +67,11 @@ fn source(address: IpAddr) -> IpAddr {
 impl Pool {
     /// Puts `rules` into force, with an event. `trusted`: networks of services that pass where the rules say so. The same
     /// again changes nothing. Rules bind clients and not the machine's owner, who starts the pool with them.
-    pub async fn apply_network_rules(&self, rules: NetworkRules, trusted: Vec<Network>) -> Result<(), Error> {
+    pub async fn apply_network_rules(
+        self: &Arc<Self>,
+        rules: NetworkRules,
+        trusted: Vec<Network>,
+    ) -> Result<(), Error> {
         let new = InForce { rules, trusted };
         if *self.firewall().in_force.read() == new {
             return Ok(());
@@ -82,7 +87,7 @@ impl Pool {
             detail,
             ..self.blank_event()
         };
-        let appended = self.audit().append(self.seal_event(&event)).await;
+        let appended = self.append(self.seal_event(&event), Duration::ZERO).await;
         appended.map_err(|error| Error::AuditUnavailable(error.to_string()))?;
         *self.firewall().in_force.write() = new;
         Ok(())
@@ -104,7 +109,12 @@ impl Pool {
     }
 
     /// Leaves an event of a refused client, or counts it. The refusal is the same, whatever becomes of that.
-    pub async fn record_blocked(&self, blocked: Blocked, operation: &'static str, facts: RequestFacts) {
+    pub async fn record_blocked(
+        self: &Arc<Self>,
+        blocked: Blocked,
+        operation: &'static str,
+        facts: RequestFacts,
+    ) {
         let counted = self.firewall().refused.lock().count(blocked.address(), self.monotonic());
         let Some(passed_over) = counted else { return };
         let error = Error::Blocked(blocked);
@@ -130,7 +140,7 @@ impl Pool {
             },
             ..self.blank_event()
         };
-        if let Err(error) = self.audit().append(self.seal_event(&event)).await {
+        if let Err(error) = self.append(self.seal_event(&event), Duration::ZERO).await {
             tracing::error!(%error, "the event of a refused client was not recorded");
         }
     }

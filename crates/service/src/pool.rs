@@ -9,11 +9,12 @@ use crate::index::Index;
 use crate::invocations::Invocations;
 use crate::key_backup::KeyBackups;
 use crate::network::Firewall;
+use crate::owed::Owed;
 use crate::quota::{Limited, Places, Quota, added};
 use crate::ready_keys::ReadyKeys;
 use crate::release::{Releases, UsedAssertions};
 use crate::room::{Room, Roomy};
-use crate::security_domain::{DomainState, Installer};
+use crate::security_domain::{DomainState, Installation, Installer};
 use crate::test_mode::Simulation;
 use crate::ticket::{Recorded, RequestFacts, Ticket};
 use crate::workers::{Idle, Workers};
@@ -44,9 +45,10 @@ use std::time::Duration;
 use storage::{
     ActivationRecord, CheckpointMark, Contents, OutboxRecord, Record, RecordId, Staging, Store, Transaction,
 };
+use tokio::sync::OwnedRwLockReadGuard;
 
 /// The audit key of a pool's first years; a later one comes with key rotation.
-const AUDIT_EPOCH: u32 = 1;
+pub(crate) const AUDIT_EPOCH: u32 = 1;
 /// Of the log that are read at once at a start.
 const PAGE_EVENTS: usize = 1000;
 /// How long an incarnation's certificates hold: longer than a process is expected to run without a restart.
@@ -167,6 +169,7 @@ pub struct Pool {
     store: Store,
     index: Arc<Index>,
     audit: AuditLog,
+    owed: Owed,
     sealer: AuditSealer,
     partition: Arc<dyn Partition>,
     loaded: Arc<LoadedKeys>,
@@ -201,6 +204,14 @@ pub(crate) struct Change<T> {
     pub value: T,
 }
 
+/// A change that may be committed.
+struct Decided<T> {
+    change: Change<T>,
+    places: Places,
+    /// Held until the commit is made, whatever becomes of the caller: a restore waits for it.
+    _open: OwnedRwLockReadGuard<()>,
+}
+
 /// A change, made: its value, and the receipt of its event.
 pub(crate) struct Changed<T> {
     pub value: T,
@@ -216,9 +227,20 @@ impl Pool {
         genesis: Genesis,
         activation: Option<ActivationRecord>,
     ) -> Result<storage::SignedGenesis, storage::OpenError> {
-        let assignments = initial_assignments(&genesis).into_iter().map(Record::Assignment);
-        let initial = assignments.chain(activation.map(Record::Activation)).collect();
+        let mut initial = initial_records(&genesis);
+        initial.extend(activation.map(Record::Activation));
         storage::found(engine, secrets, genesis, initial).await
+    }
+
+    /// Likewise, of a pool that is made anew around a domain that was uploaded.
+    pub async fn found_anew(
+        engine: &dyn Engine,
+        installation: Installation,
+    ) -> Result<storage::SignedGenesis, storage::OpenError> {
+        let Installation { secrets, genesis, activation, event } = installation;
+        let mut initial = initial_records(&genesis);
+        initial.extend([Record::Activation(activation), Record::Outbox(event)]);
+        storage::found(engine, &secrets, genesis, initial).await
     }
 
     /// The genesis of the pool of this security domain that the store holds, if it holds one.
@@ -261,23 +283,17 @@ impl Pool {
         let clock = Arc::new(SteadyClock::new(clock, genesis.class));
         let incarnation = random.guid();
         let now = clock.now().int_date();
-        let checkpoint_key = InstanceKey::generate();
         let claims = InstanceClaims {
             pool: genesis.pool,
             node,
             incarnation,
-            purpose: Purpose::AuditCheckpoint,
+            purpose: Purpose::Attestation,
             class: genesis.class,
             genesis_hash: store.genesis().hash(),
             not_before: now,
-            not_after: IntDate::from_unix_seconds(now.unix_seconds() + CERTIFICATE_DAYS * SECONDS_PER_DAY),
+            not_after: certified_until(now),
         };
-        let certificate = secrets.owner_key().certify(&claims, &checkpoint_key);
-        let attestor = Attestor::new(
-            secrets.owner_key(),
-            InstanceClaims { purpose: Purpose::Attestation, ..claims },
-            genesis.security_domain,
-        );
+        let attestor = Attestor::new(secrets.owner_key(), claims.clone(), genesis.security_domain);
         let backup_key = InstanceKey::generate();
         let claims = InstanceClaims { purpose: Purpose::Backup, ..claims };
         let backup_certificate = secrets.owner_key().certify(&claims, &backup_key);
@@ -299,11 +315,17 @@ impl Pool {
         let expected =
             audit::CheckpointMark { size: contents.checkpoint.size, root: contents.checkpoint.root };
         let audit_clock = clock.clone();
+        // Where the clock was far ahead once, checkpoints stand still until it gets there.
+        let certify = |key: &InstanceKey, last: Option<Time>| {
+            let latest = last.map_or(now, |last| now.max(last.int_date()));
+            let (purpose, not_after) = (Purpose::AuditCheckpoint, certified_until(latest));
+            secrets.owner_key().certify(&InstanceClaims { purpose, not_after, ..claims }, key)
+        };
         let recovered = AuditLog::open(
             log,
             config,
-            checkpoint_key,
-            certificate,
+            InstanceKey::generate(),
+            certify,
             Some(expected),
             Arc::new(move || audit_clock.now()),
         )
@@ -363,6 +385,7 @@ impl Pool {
             store,
             index,
             audit,
+            owed: Owed::default(),
             sealer,
             partition: Arc::new(Roomy { partition, room: room.clone() }),
             loaded,
@@ -400,7 +423,7 @@ impl Pool {
 
     /// The caller that a bearer token names. Whether the principal's tokens were withdrawn is looked up each time:
     /// a verified token may be cached, that may not.
-    pub async fn authenticate(&self, token: &str) -> Result<Arc<Caller>, NotAuthenticated> {
+    pub async fn authenticate(self: &Arc<Self>, token: &str) -> Result<Arc<Caller>, NotAuthenticated> {
         let verified = self.verifier.verify_asking(token, self.clock.now()).await;
         self.record_issuer_keys().await;
         let caller = verified?;
@@ -424,14 +447,14 @@ impl Pool {
     }
 
     /// Asks for the issuer's key set, so that a key that is not in it any more is good for nobody.
-    pub async fn refresh_issuer_keys(&self) {
+    pub async fn refresh_issuer_keys(self: &Arc<Self>) {
         self.verifier.refresh_keys().await;
         self.record_issuer_keys().await;
     }
 
     /// An event once the issuer's key set was replaced: from then on other tokens are good. It comes before the event of the
     /// request that made the pool ask.
-    async fn record_issuer_keys(&self) {
+    async fn record_issuer_keys(self: &Arc<Self>) {
         let generation = self.verifier.generation();
         let recorded = self.recorded_keys.load(Ordering::Acquire);
         if generation == recorded
@@ -445,14 +468,14 @@ impl Pool {
         Box::pin(self.record_new_issuer_keys(recorded)).await;
     }
 
-    async fn record_new_issuer_keys(&self, recorded: u64) {
+    async fn record_new_issuer_keys(self: &Arc<Self>, recorded: u64) {
         let event = Event {
             operation: "IssuerKeysReplaced".into(),
             result: EventResult::Success,
             detail: format!("the issuer's keys are {}", self.verifier.key_names().join(", ")),
             ..self.blank_event()
         };
-        if let Err(error) = self.audit.append(self.seal_event(&event)).await {
+        if let Err(error) = self.append(self.seal_event(&event), Duration::ZERO).await {
             tracing::error!(%error, "the change of the issuer's keys cannot be recorded");
             // The next one tries again. Until the log takes events nobody is answered.
             self.recorded_keys.store(recorded, Ordering::Release);
@@ -553,6 +576,8 @@ impl Pool {
     /// Stops taking changes, writes what is due, and closes the log. Requests must have ended by then.
     pub async fn close(self: Arc<Self>) {
         self.stop_job().await;
+        // What stays owed is in the outbox, and comes with the next start.
+        let _ = self.settle().await;
         self.audit.close().await;
         if let Some(pool) = Arc::into_inner(self) {
             pool.store.close().await;
@@ -606,6 +631,10 @@ impl Pool {
 
     pub(crate) fn audit(&self) -> &AuditLog {
         &self.audit
+    }
+
+    pub(crate) fn owed(&self) -> &Owed {
+        &self.owed
     }
 
     pub(crate) fn partition(&self) -> &Arc<dyn Partition> {
@@ -671,47 +700,69 @@ impl Pool {
         leaf: CommittedLeaf,
         decide: impl Fn() -> Result<Change<T>, Error>,
     ) -> Result<Changed<T>, Error> {
-        self.change_beyond(leaf, 0, decide).await
+        self.change_beyond(None, leaf, 0, decide).await.map_err(|(_, error)| error)
     }
 
-    /// Likewise, and with so many places more than the limits have.
+    /// Likewise, with so many places more than the limits have, and for a ticket: it is spent with the commit, or comes
+    /// back with what stood against it.
     async fn change_beyond<T: Send + 'static>(
         self: &Arc<Self>,
+        mut ticket: Option<Ticket>,
         leaf: CommittedLeaf,
         beyond: usize,
         decide: impl Fn() -> Result<Change<T>, Error>,
-    ) -> Result<Changed<T>, Error> {
+    ) -> Result<Changed<T>, (Option<Ticket>, Error)> {
         for tried in 0..COMMIT_TRIES {
-            // Held until the commit is made, whatever becomes of the caller: a restore waits for it.
-            let changes = self.backups.changes.clone();
-            let open = match changes.clone().try_read_owned() {
-                Ok(open) => self.check_readable().map(|()| open)?,
-                Err(_) if self.is_restoring() => return Err(Error::Restoring),
-                // It has switched and is about to go.
-                Err(_) => changes.read_owned().await,
-            };
-            let change = decide()?;
-            // It decided by what shows. Who finds the last place taken by another that is under way decides again.
-            let added = added(&change.expectations, &change.puts);
-            let Ok(places) = self.quota.take(added, |limited| self.left(limited, beyond)) else {
-                drop(open);
-                self.wait_before_trying_again(tried).await;
-                continue;
+            let decided = match self.decide(beyond, &decide).await {
+                Ok(Some(decided)) => decided,
+                Ok(None) => {
+                    self.wait_before_trying_again(tried).await;
+                    continue;
+                }
+                Err(error) => return Err((ticket, error)),
             };
             let pool = self.clone();
             let leaf = leaf.clone();
-            // A task of its own: dropping the request's future must not stop it between commit and index.
+            // A task of its own: dropping the request's future must not stop it between commit and index. The ticket goes
+            // with it, as only there it is known whether the event of a success was its own.
             let attempt = tokio::spawn(async move {
-                let _open = open;
-                pool.commit(change, places, leaf).await
+                let committed = pool.commit(decided, leaf).await;
+                if let (Ok(_), Some(ticket)) = (&committed, &mut ticket) {
+                    ticket.spend();
+                }
+                (ticket, committed)
             });
-            match attempt.await.map_err(|_| Error::StoreUnavailable("the commit was interrupted".into()))? {
+            let Ok((back, committed)) = attempt.await else {
+                return Err((None, Error::StoreUnavailable("the commit was interrupted".into())));
+            };
+            ticket = back;
+            match committed {
                 Ok(changed) => return Ok(changed),
                 Err(storage::CommitError::Conflict) => self.wait_before_trying_again(tried).await,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err((ticket, error.into())),
             }
         }
-        Err(Error::TooManyConflicts)
+        Err((ticket, Error::TooManyConflicts))
+    }
+
+    /// `None` where another that is under way has taken the last place: it decided by what shows, and decides again.
+    async fn decide<T>(
+        self: &Arc<Self>,
+        beyond: usize,
+        decide: impl Fn() -> Result<Change<T>, Error>,
+    ) -> Result<Option<Decided<T>>, Error> {
+        self.check_log().await?;
+        let changes = self.backups.changes.clone();
+        let open = match changes.clone().try_read_owned() {
+            Ok(open) => self.check_readable().map(|()| open)?,
+            Err(_) if self.is_restoring() => return Err(Error::Restoring),
+            // It has switched and is about to go.
+            Err(_) => changes.read_owned().await,
+        };
+        let change = decide()?;
+        let added = added(&change.expectations, &change.puts);
+        let places = self.quota.take(added, |limited| self.left(limited, beyond)).ok();
+        Ok(places.map(|places| Decided { change, places, _open: open }))
     }
 
     /// How many more of it there may be, with so many places beyond what the pool's limits allow.
@@ -768,16 +819,17 @@ impl Pool {
         beyond: usize,
         decide: impl Fn() -> Result<Change<T>, Error>,
     ) -> Recorded<T> {
-        match self.change_beyond(ticket.leaf(), beyond, decide).await {
-            Ok(changed) => ticket.recorded_with_commit(changed.value, changed.receipt),
-            Err(error) => ticket.record(Err(error)).await,
+        let leaf = ticket.leaf();
+        match self.change_beyond(Some(ticket), leaf, beyond, decide).await {
+            Ok(changed) => Recorded::with_commit(changed.value, changed.receipt),
+            Err((Some(ticket), error)) => ticket.record(Err(error)).await,
+            Err((None, error)) => Recorded::interrupted(error),
         }
     }
 
     async fn commit<T>(
         &self,
-        change: Change<T>,
-        places: Places,
+        Decided { change, places, _open }: Decided<T>,
         leaf: CommittedLeaf,
     ) -> Result<Changed<T>, storage::CommitError> {
         let Change { expectations, puts, deletes, value } = change;
@@ -812,7 +864,7 @@ impl Pool {
         };
         staging.switch(transaction, applied).await?;
         if let Err(error) = self.log_committed(leaf).await {
-            tracing::error!(%error, "the event of a restore is logged at the next start");
+            tracing::error!(%error, "the event of a restore is owed to the log");
         }
         match self.load_restored().await {
             Ok(()) => {
@@ -869,19 +921,6 @@ impl Pool {
         }
     }
 
-    async fn log_committed(&self, CommittedLeaf(leaf): CommittedLeaf) -> Result<Receipt, Error> {
-        let event_id = leaf.event_id();
-        match self.audit.append(leaf).await {
-            Ok(receipt) => {
-                self.store.drained(event_id).await;
-                Ok(receipt)
-            }
-            // The change stands and its event is in the outbox; the next start brings it into the log. The caller is
-            // told that the service is not available, which is the truth.
-            Err(error) => Err(Error::AuditUnavailable(error.to_string())),
-        }
-    }
-
     async fn record_start(
         &self,
         torn_bytes_dropped: u64,
@@ -898,7 +937,10 @@ impl Pool {
         self.audit.append(self.seal_event(&event)).await.map(|_| ())
     }
 
-    pub(crate) async fn record_clock_alarm(&self, detail: String) -> Result<(), audit::AuditError> {
+    pub(crate) async fn record_clock_alarm(
+        self: &Arc<Self>,
+        detail: String,
+    ) -> Result<(), audit::AuditError> {
         tracing::error!("{detail}");
         let event = Event {
             operation: "ClockJumpAlarm".into(),
@@ -906,7 +948,7 @@ impl Pool {
             detail,
             ..self.blank_event()
         };
-        self.audit.append(self.seal_event(&event)).await.map(|_| ())
+        self.append(self.seal_event(&event), Duration::ZERO).await.map(|_| ())
     }
 }
 
@@ -919,6 +961,14 @@ fn initial_assignments(genesis: &Genesis) -> Vec<RoleAssignment> {
         principal: *principal,
     };
     genesis.initial_administrators.iter().map(assignment).collect()
+}
+
+fn certified_until(from: IntDate) -> IntDate {
+    IntDate::from_unix_seconds(from.unix_seconds().saturating_add(CERTIFICATE_DAYS * SECONDS_PER_DAY))
+}
+
+fn initial_records(genesis: &Genesis) -> Vec<Record> {
+    initial_assignments(genesis).into_iter().map(Record::Assignment).collect()
 }
 
 fn initial_name(genesis: &Genesis, principal: &ObjectId) -> Guid {
@@ -979,7 +1029,7 @@ fn checkpoint_source(opened: Arc<OnceLock<AuditLog>>) -> Arc<dyn Fn() -> Checkpo
 
 /// A sealed event that goes with a commit, and into the log only after it.
 #[derive(Clone)]
-pub(crate) struct CommittedLeaf(Leaf);
+pub(crate) struct CommittedLeaf(pub Leaf);
 
 /// Every committed event from the mark on is in the outbox: a record leaves it with a later commit, whose mark is behind its
 /// event. One that is not there was committed to a store that this one is older than.

@@ -7,7 +7,7 @@
 //! protects is `ceremony`'s; here is who may ask, and when.
 
 use crate::error::Error;
-use crate::pool::{Change, Pool};
+use crate::pool::{AUDIT_EPOCH, Change, Pool};
 use crate::ticket::{Recorded, Ticket};
 use crate::workers::CostClass;
 use audit::event::{Event, EventResult};
@@ -26,7 +26,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use storage::{ActivationRecord, Record, RecordId};
+use storage::{ActivationRecord, OutboxRecord, Record, RecordId};
 
 /// How long a pool keeps an exchange key whose blob does not come.
 const TRANSFER_KEY_SECONDS: i64 = 24 * 60 * 60;
@@ -37,6 +37,8 @@ pub struct Installation {
     /// The pool's own, but of the domain that was taken in.
     pub genesis: Genesis,
     pub activation: ActivationRecord,
+    /// Of the upload, for the log that the pool begins then: the one in which the request has its event stays behind.
+    pub event: OutboxRecord,
 }
 
 /// Makes a pool anew around another domain's secrets. The pool itself cannot: it would have to change what its own
@@ -286,7 +288,7 @@ impl Pool {
                     opened.description.pool_name,
                     crypto::digest::hex(&opened.description.owner_fingerprint)
                 ));
-                self.install(opened).await
+                self.install(&ticket, opened).await
             }
             Err(error) => Err(error),
         };
@@ -442,16 +444,16 @@ impl Pool {
             .ok_or(Error::BlobNotOpened)
     }
 
-    async fn install(&self, opened: OpenedDomain) -> Result<(), Error> {
+    async fn install(&self, ticket: &Ticket, opened: OpenedDomain) -> Result<(), Error> {
         let unavailable = || Error::StoreUnavailable("this pool cannot be made anew".into());
         let installer = self.domain_state().installer.clone().ok_or_else(unavailable)?;
         let mut holders: Vec<[u8; 32]> = opened.holders.iter().map(|print| print.0).collect();
         holders.sort_unstable();
+        let genesis =
+            Genesis { security_domain: opened.description.security_domain, ..self.genesis().clone() };
         let installation = Installation {
-            genesis: Genesis {
-                security_domain: opened.description.security_domain,
-                ..self.genesis().clone()
-            },
+            event: ticket.first_event(&opened.secrets.audit_sealer(&genesis, AUDIT_EPOCH)),
+            genesis,
             secrets: opened.secrets,
             activation: ActivationRecord {
                 at: self.now().int_date(),

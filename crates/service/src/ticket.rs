@@ -6,7 +6,8 @@
 use crate::error::Error;
 use crate::pool::{CommittedLeaf, Pool};
 use audit::event::{CallerIdentity, Event, EventResult};
-use audit::{Announced, Receipt};
+use audit::{Announced, Leaf, Receipt};
+use crypto::audit_key::{AuditSealer, EventSeed};
 use domain::access::{Action, DataAction, Grant, Scope, Sight};
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
@@ -14,6 +15,7 @@ use domain::principal::Caller;
 use domain::time::Time;
 use std::sync::Arc;
 use std::time::Instant;
+use storage::OutboxRecord;
 
 const SPENT_BY_VALUE: &str = "whoever spends a ticket has it no more";
 
@@ -52,6 +54,19 @@ pub struct Recorded<T> {
 impl<T> Recorded<T> {
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Recorded<U> {
         Recorded { result: self.result.map(change), receipt: self.receipt }
+    }
+
+    /// Of a change whose event went with its commit, and is in the log by now, or owed to it.
+    pub(crate) fn with_commit(value: T, receipt: Result<Receipt, Error>) -> Self {
+        match receipt {
+            Ok(receipt) => Self { result: Ok(value), receipt: Some(receipt) },
+            Err(error) => Self { result: Err(error), receipt: None },
+        }
+    }
+
+    /// Of a request whose ticket was lost with the task that had it, and left its event there.
+    pub(crate) fn interrupted(error: Error) -> Self {
+        Self { result: Err(error), receipt: None }
     }
 
     pub(crate) fn is_success(&self) -> bool {
@@ -185,28 +200,28 @@ impl Ticket {
         let received = request.facts.received;
         let leaf = self.pool.seal_event(&self.event(request, result.as_ref().err()));
         self.announced = None;
-        match self.pool.audit().append_after(leaf, received.elapsed()).await {
+        match self.pool.append(leaf, received.elapsed()).await {
             Ok(receipt) => Recorded { result, receipt: Some(receipt) },
             Err(error) => Recorded { result: Err(Error::AuditUnavailable(error.to_string())), receipt: None },
         }
     }
 
-    /// For a change whose event went with its commit, and is in the log by now.
-    pub(crate) fn recorded_with_commit<T>(
-        mut self,
-        value: T,
-        receipt: Result<Receipt, Error>,
-    ) -> Recorded<T> {
+    /// The event went with a commit.
+    pub(crate) fn spend(&mut self) {
         self.request = None;
-        match receipt {
-            Ok(receipt) => Recorded { result: Ok(value), receipt: Some(receipt) },
-            Err(error) => Recorded { result: Err(error), receipt: None },
-        }
+        self.announced = None;
     }
 
     /// The sealed event of a success, to go with a commit. The ticket is not spent: there may be no commit.
     pub(crate) fn leaf(&self) -> CommittedLeaf {
         self.pool.seal_committed(self.event(self.request().clone(), None))
+    }
+
+    /// Likewise, to be the first event of a pool whose audit key is `sealer`'s.
+    pub(crate) fn first_event(&self, sealer: &AuditSealer) -> OutboxRecord {
+        let event = Event { committed: true, ..self.event(self.request().clone(), None) };
+        let leaf = Leaf::seal(EventSeed::fresh(), &event, sealer);
+        OutboxRecord { event_id: leaf.event_id(), not_before_index: 0, leaf: leaf.as_bytes().to_vec() }
     }
 
     /// Of success or of `error`.

@@ -5,6 +5,7 @@ mod common;
 use common::*;
 use domain::algorithm::{Curve, KeySpec};
 use domain::pool::{Genesis, PoolClass};
+use host_embedded::FileLog;
 use service::OpenPoolError;
 use std::path::Path;
 
@@ -74,6 +75,30 @@ async fn a_clock_behind_the_log_is_told_where_it_keeps_nothing_closed() {
     assert_eq!(alarms(&bench).await, 0);
     bench.clock.set_ahead(-3_600_001);
     assert_eq!(alarms(&bench).await, 1);
+}
+
+/// As after a start with a clock battery that was empty, or on a machine whose clock somebody has set.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_clock_was_years_ahead_is_gone_on_with() {
+    const YEARS: i64 = 3 * 366 * 86_400_000;
+    for class in [PoolClass::Test, PoolClass::Production] {
+        let mut bench = Bench::new();
+        bench.genesis = Genesis { class, ..genesis() };
+        bench.clock.set_ahead(YEARS);
+        bench.open().await.close().await;
+        bench.clock.set_ahead(-YEARS);
+        if class == PoolClass::Production {
+            assert!(matches!(bench.refusal().await, OpenPoolError::ClockBehind(_)));
+            bench.clock_is_right = true;
+        }
+        for start in 1..3 {
+            assert_eq!(alarms(&bench).await, start);
+        }
+        let log = FileLog::open_read_only(bench.path().join("audit")).unwrap();
+        let owner = bench.secrets().owner_key().public_key();
+        let report = audit::verify::verify(&log, &owner, None, &[]).await.unwrap();
+        assert!(report.failures.is_empty(), "{:?}", report.failures);
+    }
 }
 
 /// How many a start leaves in the log.

@@ -242,6 +242,42 @@ async fn a_domain_of_the_other_class_is_refused_and_one_of_its_own_is_taken_in()
     }
 }
 
+/// The log in which the request has its event stays with what the pool was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_made_anew_begins_its_log_with_who_brought_its_domain() {
+    let bench = of_class(PoolClass::Test);
+    let installer = NotedInstaller::new(1);
+    let pool = provisioned(&bench, installer.clone()).await;
+    let key = exchange_key(&pool).await;
+    let domain = domain_of_class_test().await;
+    let mut upload = ticket(&pool, ADMIN);
+    upload.operation("SecurityDomainRestore");
+    ok(pool.upload_domain(upload, blob(&domain, &key)).await);
+    let made = installer.prepared.lock().unwrap().pop().unwrap();
+    let anew = Bench {
+        secrets: made.secrets.danger_export().danger_expose().to_vec(),
+        genesis: made.genesis.clone(),
+        ..Bench::new()
+    };
+    let engine = RedbEngine::open(anew.path().join("store"), EngineOptions::default()).unwrap();
+    Pool::found_anew(&engine, made).await.unwrap();
+    drop(engine);
+    for _ in 0..2 {
+        let pool = anew.open().await;
+        let events = pool.audit_page(0, 100).await.unwrap();
+        let brought = |event: &&serde_json::Value| event["operationName"] == "SecurityDomainRestore";
+        assert_eq!(events.iter().filter(brought).count(), 1);
+        let first = events[0].to_string();
+        assert!(brought(&&events[0]), "{first}");
+        assert!(
+            first.contains(&ADMIN.to_string())
+                && first.contains(&domain.description.security_domain.to_string()),
+            "{first}"
+        );
+        pool.close().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_uploaded_domain_stays_closed_over_restarts_until_its_own_fingerprint_is_confirmed() {
     let bench = of_class(PoolClass::Production);

@@ -169,7 +169,7 @@ impl Pool {
         config.longest_wait = self.longest_wait;
         let now = self.now.clone();
         let clock = Arc::new(move || *now.lock().unwrap());
-        AuditLog::open(log, config, key, certificate, expected, clock).await
+        AuditLog::open(log, config, key, |_, _| certificate, expected, clock).await
     }
 
     pub async fn report(&self, log: &dyn Log, witnesses: &[Witness]) -> Report {

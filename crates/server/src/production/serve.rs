@@ -149,7 +149,7 @@ async fn serve(
 
 /// Puts the rules of `pool.toml` into force at each SIGHUP. Where that fails those in force stay: whoever changes them is
 /// told, and nobody is let in for it.
-async fn keep_rules(pool: &Pool, layout: &Layout, hangups: &mut Signal) {
+async fn keep_rules(pool: &Arc<Pool>, layout: &Layout, hangups: &mut Signal) {
     while hangups.recv().await.is_some() {
         let applied = async {
             let (rules, trusted) = limits::network_rules(&layout.limits())?;
