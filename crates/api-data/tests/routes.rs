@@ -136,16 +136,13 @@ async fn before_activation_only_the_domain_and_a_look_at_roles_are_open_and_only
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_an_uploaded_domain_waits_to_be_confirmed_only_the_domain_and_a_look_at_roles_are_open() {
+async fn while_an_uploaded_domain_waits_to_be_confirmed_only_another_upload_and_a_look_at_roles_are_open() {
     let bench = Bench::unconfirmed().await;
     let (administrator, stranger) = (bench.token(ROOT), bench.token(STRANGER));
     let unconfirmed = "403 Forbidden/SecurityDomainNotConfirmed";
     let fingerprint = bench.pool.domain_fingerprint().to_owned();
     for kind in RouteKind::ALL.iter().copied() {
         let (for_stranger, for_administrator) = match kind {
-            RouteKind::DownloadDomain => {
-                ("403 Forbidden/ForbiddenByRbac", "409 Conflict/SecurityDomainAlreadyDownloaded")
-            }
             RouteKind::DomainDownloadStatus | RouteKind::NewTransferKey | RouteKind::DomainUploadStatus => {
                 ("403 Forbidden/ForbiddenByRbac", "200")
             }

@@ -7,6 +7,7 @@ use domain::name::PoolName;
 use domain::pool::{Genesis, PoolClass};
 use serde::{Deserialize, Serialize};
 
+use crate::holders::Quorum;
 use crate::keys::Thumbprint;
 
 /// The format that is written and read.
@@ -103,9 +104,14 @@ impl DescriptionWire {
 }
 
 impl SealedDescriptionWire {
+    /// As many as a domain can have, and each once: by them a pool tells whether its domain was handed out.
     pub(crate) fn read_holders(&self) -> Result<Vec<Thumbprint>, UnreadableDescription> {
+        let malformed = UnreadableDescription::Malformed("holders");
+        Quorum::new(self.required, self.holders.len() as u64).map_err(|_| malformed)?;
         let holders = self.holders.iter().map(|holder| holder.parse());
-        holders.collect::<Result<_, _>>().map_err(|_| UnreadableDescription::Malformed("holders"))
+        let holders: Vec<Thumbprint> = holders.collect::<Result<_, _>>().map_err(|_| malformed)?;
+        let is_again = |(index, holder)| holders[..index].contains(holder);
+        if holders.iter().enumerate().any(is_again) { Err(malformed) } else { Ok(holders) }
     }
 }
 

@@ -129,6 +129,7 @@ impl EncryptedData {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::Thumbprint;
     use crypto::digest::random;
     use domain::guid::Guid;
     use domain::pool::PoolClass;
@@ -155,9 +156,18 @@ mod tests {
     }
 
     fn opened(owner_fingerprint: [u8; 32]) -> Result<OpenedDomain, DataRefused> {
+        opened_of(owner_fingerprint, &[1, 2, 3], 2)
+    }
+
+    fn opened_of(
+        owner_fingerprint: [u8; 32],
+        holders: &[u8],
+        required: u8,
+    ) -> Result<OpenedDomain, DataRefused> {
         let (secrets, description) = (secrets(), description(owner_fingerprint));
+        let holders: Vec<_> = holders.iter().map(|holder| Thumbprint([*holder; 32])).collect();
         let content =
-            ContentToSeal { secrets: &secrets, description: &description, holders: &[], required: 2 };
+            ContentToSeal { secrets: &secrets, description: &description, holders: &holders, required };
         content.seal(&master(), &random).read().unwrap().open(&master())
     }
 
@@ -167,6 +177,24 @@ mod tests {
         let owner = crypto::digest::sha256(&[&secrets().owner_key().public_key().point]);
         assert_eq!(opened(owner).map(|opened| opened.description).ok(), Some(description(owner)));
         assert_eq!(opened([4; 32]).err(), Some(DataRefused::NotAuthentic));
+    }
+
+    /// A pool that finds no holder takes its domain for one that it may still hand out.
+    #[test]
+    fn what_is_no_quorum_of_different_holders_is_refused() {
+        let owner = crypto::digest::sha256(&[&secrets().owner_key().public_key().point]);
+        for (holders, required) in [
+            (&[][..], 2),
+            (&[1, 2, 3], 0),
+            (&[1, 2, 3], 1),
+            (&[1, 2], 2),
+            (&[1, 2, 3], 4),
+            (&[1, 2, 1], 2),
+            (&[7; 11], 2),
+        ] {
+            let refused = opened_of(owner, holders, required).err();
+            assert_eq!(refused, Some(DataRefused::NotAuthentic), "{required} of {holders:?}");
+        }
     }
 
     proptest! {

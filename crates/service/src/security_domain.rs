@@ -112,9 +112,14 @@ pub(crate) fn works_before_activation<A: Action>() -> bool {
     )
 }
 
-/// What works while an uploaded domain waits to be confirmed: what worked before it came, and to confirm it.
+/// What works while an uploaded domain waits to be confirmed: to confirm it, and what worked before it came, but to hand it
+/// out. It has its holders, and a pool that hands a domain out vouches for it.
 fn works_before_confirmation<A: Action>() -> bool {
-    works_before_activation::<A>() || A::DATA_ACTION == DataAction::SecurityDomainConfirm
+    match A::DATA_ACTION {
+        DataAction::SecurityDomainConfirm => true,
+        DataAction::SecurityDomainDownload => false,
+        _ => works_before_activation::<A>(),
+    }
 }
 
 /// Which domain a pool has, and whether it may be used.
@@ -388,7 +393,8 @@ impl Pool {
                 .map_err(|error| Error::BadParameter(error.to_string()))?;
         let at = activation.map_or(self.now().int_date(), |held| held.value.at);
         let domain_file = Some(file);
-        Ok(ActivationRecord { at, domain_file, holders: thumbprints, required, awaits_confirmation: false })
+        let awaits_confirmation = self.awaits_confirmation();
+        Ok(ActivationRecord { at, domain_file, holders: thumbprints, required, awaits_confirmation })
     }
 
     fn decide_download(&self, record: &ActivationRecord) -> Result<Change<String>, Error> {

@@ -311,6 +311,23 @@ async fn an_uploaded_domain_stays_closed_over_restarts_until_its_own_fingerprint
     ok(pool.confirm_domain(ticket(&pool, ADMIN), fingerprint).await);
 }
 
+/// Whoever handed it out would vouch for a domain that may be anybody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uploaded_domain_is_handed_out_to_nobody_before_it_is_confirmed() {
+    for (held, allow_domain_redownload) in [(vec![], false), (vec![[7; 32]; 3], true)] {
+        let mut bench = of_class(PoolClass::Production);
+        bench.genesis.allow_domain_redownload = allow_domain_redownload;
+        let uploaded = ActivationRecord { holders: held, required: 2, awaits_confirmation: true, ..active() };
+        let open = || with_activation(&bench, NotedInstaller::new(1), Some(uploaded.clone()));
+        let pool = open().await;
+        let early = refused(pool.download_domain(ticket(&pool, ADMIN), holders(&[1, 2, 3])).await);
+        assert!(matches!(early, Error::DomainNotConfirmed { .. }), "{early}");
+        assert!(pool.awaits_confirmation());
+        pool.close().await;
+        assert!(open().await.awaits_confirmation());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_wrong_domain_can_be_replaced_until_it_is_confirmed_and_never_both() {
     let bench = of_class(PoolClass::Production);
