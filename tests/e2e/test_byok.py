@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from holdfast import assert_error, b64, fresh_name, unb64
-from test_import import CURVES, digest_of
+from test_import import CURVES, body, digest_of, rsa_members
 
 OAEP_SHA1 = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
 CRYPTO_USER = "21dbd100-6940-42c2-9190-5d6cb909625b"
@@ -211,3 +211,17 @@ def test_the_event_names_the_kek(pool, kek):
     # Base64 as the documents say, with padding, is taken as well.
     plain = base64.b64encode(json.dumps(kek.file(kek.wrap(os.urandom(32)))).encode()).decode()
     assert pool.call("PUT", f"/keys/{fresh_name('byok')}", {"key": {"kty": "oct-HSM", "key_hsm": plain}}).status == 200
+
+
+def test_who_brings_a_key_in_makes_no_key_exchange_key_of_it(pool, kek):
+    """They know it, and could read what its owner wraps for the pool."""
+    private = rsa.generate_private_key(65537, 2048)
+    plain = body(rsa_members(private), kty="RSA-HSM", key_ops=["import"])
+    for name in (kek.name, fresh_name("kek")):
+        for answer in (
+            pool.call("PUT", f"/keys/{name}", plain),
+            bring(pool, kek.file(kek.wrap(pkcs8(private))), "RSA-HSM", name, key_ops=["import"]),
+        ):
+            assert "is for a key that is made in the pool" in assert_error(answer, 400, "BadParameter")
+    assert pool.call("GET", f"/keys/{kek.name}").json["key"]["kid"] == kek.kid
+    assert pool.call("GET", f"/keys/{name}").status == 404

@@ -118,6 +118,10 @@ pub enum KeyOperationsRefused {
         "key_ops value `import` can neither be given to a key nor taken from it: what is wrapped for it opens nowhere else"
     )]
     ImportFixed,
+    #[error(
+        "key_ops value `import` is for a key that is made in the pool: whoever brought this one in could open what is wrapped for it"
+    )]
+    ImportBroughtIn,
 }
 
 impl KeyOperations {
@@ -138,6 +142,17 @@ impl KeyOperations {
         match self.iter().find(|&operation| !Self::fitting(spec).any(|fitting| fitting == operation)) {
             Some(operation) => Err(KeyOperationsRefused::NotForType { operation, spec }),
             None => Ok(self),
+        }
+    }
+
+    /// That a key-exchange key is of the pool's own making. Where that was not written down it is not known, and a new one
+    /// costs nothing.
+    pub fn check_origin(self, origin: Origin) -> Result<(), KeyOperationsRefused> {
+        match (self.contains(KeyOperation::Import), origin) {
+            (true, Origin::Imported | Origin::Wrapped | Origin::Unknown) => {
+                Err(KeyOperationsRefused::ImportBroughtIn)
+            }
+            (true, Origin::Generated) | (false, _) => Ok(()),
         }
     }
 
@@ -640,6 +655,20 @@ mod tests {
             encrypt.check(ec),
             Err(KeyOperationsRefused::NotForType { operation: KeyOperation::Encrypt, spec: ec })
         );
+    }
+
+    #[test]
+    fn a_key_exchange_key_is_made_in_the_pool() {
+        let import: KeyOperations = [KeyOperation::Import].into_iter().collect();
+        let signs: KeyOperations = [KeyOperation::Sign].into_iter().collect();
+        for origin in Origin::ALL {
+            let refused = Err(KeyOperationsRefused::ImportBroughtIn);
+            assert_eq!(
+                import.check_origin(origin),
+                if origin == Origin::Generated { Ok(()) } else { refused }
+            );
+            assert_eq!(signs.check_origin(origin), Ok(()));
+        }
     }
 
     /// Whoever could turn one into the other would read what others wrapped for it.
