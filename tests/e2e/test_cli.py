@@ -613,6 +613,15 @@ def test_settings(own_pool):
     assert report(own_pool)["RSA1_5"]["state"] == "ok"
     refused = holdfast(own_pool, "key", "decrypt", key, stdin=document, code=NOT_FOUND_OR_ALLOWED)
     assert "AlgorithmTurnedOff" in refused.err
+    block = own_pool.create("oct")["key"]["kid"].split("/")[4]
+    cbc = ("key", "encrypt", block, "--alg", "A256CBCPAD")
+    holdfast(own_pool, *cbc, stdin=b"plain")
+    assert report(own_pool)["CBC"]["state"] == "weak"
+    remedy = re.match(r"holdfast (setting set \w+ false)", report(own_pool)["CBC"]["remedy"])
+    assert holdfast(own_pool, *remedy.group(1).split()).json["value"] == "false"
+    assert report(own_pool)["CBC"]["state"] == "ok"
+    refused = holdfast(own_pool, *cbc, stdin=b"plain", code=NOT_FOUND_OR_ALLOWED)
+    assert "AlgorithmTurnedOff" in refused.err
     refused = holdfast(own_pool, "setting", "set", name, "perhaps", code=FAILED)
     assert "must be" in refused.err
     unknown = holdfast(own_pool, "setting", "set", "no/such", "true", code=NOT_FOUND_OR_ALLOWED)

@@ -110,7 +110,7 @@ pub(crate) fn show(error: &Error) -> Shown {
             inner(400, "BadParameter", "BackupOfOtherSecurityDomain")
         }
         Error::Backup(_) => plain(400, "BadParameter"),
-        Error::Rsa15Off => inner(403, "Forbidden", "AlgorithmTurnedOff"),
+        Error::Rsa15Off | Error::CbcOff => inner(403, "Forbidden", "AlgorithmTurnedOff"),
         Error::TooManyFailures { .. } => inner(429, "Throttled", "TooManyDecryptionFailures"),
         Error::Partition(error) => match error {
             service::PartitionError::AlgorithmMismatch { .. } => {

@@ -331,6 +331,10 @@ impl EncryptionAlgorithm {
         )
     }
 
+    pub const fn is_cbc(self) -> bool {
+        matches!(self, EncryptionAlgorithm::AesCbc(_) | EncryptionAlgorithm::AesCbcPad(_))
+    }
+
     /// Whether `algorithm` may serve encrypt and decrypt with a key of `spec`.
     pub fn encrypts_with(self, spec: KeySpec) -> bool {
         match self {

@@ -16,6 +16,9 @@ pub enum Setting {
     /// to find the plaintext (Bleichenbacher 1998), whatever the implementation, so a pool without old clients
     /// should turn it off.
     Rsa15Decryption,
+    /// Ours: whether AES encrypts and decrypts in CBC mode. With an initialisation vector of the caller's that is the bare
+    /// block cipher: whoever may call it can do all that GCM and key wrap with the same key do, but for the right.
+    Cbc,
     /// Ours: the attestation authorities that release policies may name, separated by commas or blanks. A policy is
     /// written by whoever makes a key; whose word about an environment counts is not theirs to say.
     ReleaseAuthorities,
@@ -40,13 +43,18 @@ pub enum SettingRefused {
 }
 
 impl Setting {
-    pub const ALL: [Setting; 3] =
-        [Setting::KeyManagementThroughArm, Setting::Rsa15Decryption, Setting::ReleaseAuthorities];
+    pub const ALL: [Setting; 4] = [
+        Setting::KeyManagementThroughArm,
+        Setting::Rsa15Decryption,
+        Setting::Cbc,
+        Setting::ReleaseAuthorities,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
             Setting::KeyManagementThroughArm => "AllowKeyManagementOperationsThroughARM",
             Setting::Rsa15Decryption => "HoldfastAllowRsa15Decryption",
+            Setting::Cbc => "HoldfastAllowCbc",
             Setting::ReleaseAuthorities => "HoldfastReleaseAuthorities",
         }
     }
@@ -54,7 +62,7 @@ impl Setting {
     pub const fn default_value(self) -> SettingValue {
         match self {
             Setting::KeyManagementThroughArm => SettingValue::Boolean(false),
-            Setting::Rsa15Decryption => SettingValue::Boolean(true),
+            Setting::Rsa15Decryption | Setting::Cbc => SettingValue::Boolean(true),
             Setting::ReleaseAuthorities => SettingValue::Text(String::new()),
         }
     }
@@ -62,7 +70,7 @@ impl Setting {
     /// `value` as it is kept, if it is one that this setting takes.
     pub fn check(self, value: SettingValue) -> Result<SettingValue, SettingRefused> {
         match (self, value) {
-            (Setting::KeyManagementThroughArm | Setting::Rsa15Decryption, value) => {
+            (Setting::KeyManagementThroughArm | Setting::Rsa15Decryption | Setting::Cbc, value) => {
                 let boolean = match value {
                     SettingValue::Boolean(value) => Some(value),
                     SettingValue::Text(text) if text.eq_ignore_ascii_case("true") => Some(true),

@@ -25,6 +25,7 @@ use crate::state::{Principals, Settings};
 use domain::setting::Setting;
 use facts::{Facts, Network, Protection, Unanswered};
 use finding::{Finding, State};
+use keys::OldAlgorithms;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use seal::RootKind;
@@ -115,7 +116,7 @@ fn examine(layout: &Layout, principal: &str) -> Result<Vec<Finding>, CommandErro
     match facts {
         Err(Unanswered::NotRunning) => {
             findings.push(Finding::unknown("keys", "the pool does not run"));
-            findings.extend(keys::old_paddings(None, None));
+            findings.extend(keys::old_algorithms(None, OldAlgorithms::default()));
         }
         Ok(_) | Err(Unanswered::NoFacts) => findings.extend(over_the_wire(layout, principal, now)?),
     }
@@ -527,21 +528,22 @@ fn over_the_wire(layout: &Layout, principal: &str, now: SystemTime) -> Result<Ve
         let remedy = "start the pool again: it gets a certificate for 90 days at each start";
         findings.push(machine::certificate("certificate of the pool", certificate, now, remedy));
     }
-    let rsa15 = settings.ok().and_then(|settings| {
-        let name = Setting::Rsa15Decryption.name();
-        settings.iter().find(|held| held.name == name)?.value.parse().ok()
-    });
+    let settings = settings.unwrap_or_default();
+    let is_on = |setting: Setting| {
+        settings.iter().find(|held| held.name == setting.name())?.value.parse::<bool>().ok()
+    };
+    let taken = OldAlgorithms { rsa15: is_on(Setting::Rsa15Decryption), cbc: is_on(Setting::Cbc) };
     match keys {
         Ok(keys) => {
             findings.extend(keys.findings(now, limits::read(&layout.limits())?.versions_per_key));
-            findings.extend(keys::old_paddings(Some(&keys), rsa15));
+            findings.extend(keys::old_algorithms(Some(&keys), taken));
         }
         Err(error) => {
             let found = format!(
                 "not looked at, as {principal} cannot list them ({error}); --as names another principal"
             );
             findings.push(Finding::unknown("keys", found));
-            findings.extend(keys::old_paddings(None, rsa15));
+            findings.extend(keys::old_algorithms(None, taken));
         }
     }
     Ok(findings)

@@ -92,6 +92,8 @@ pub enum Error {
     Backup(#[from] BackupRefused),
     #[error("this pool does not decrypt with RSA1_5: an administrator has turned it off")]
     Rsa15Off,
+    #[error("this pool does not use AES in CBC mode: an administrator has turned it off")]
+    CbcOff,
     #[error(
         "decryption with RSA1_5 has failed {limit} times with this key version within an hour; the next attempt is allowed in {retry_after_seconds} seconds"
     )]

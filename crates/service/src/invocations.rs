@@ -138,7 +138,9 @@ impl Pool {
             let held = self.index().invocations(name);
             let mut leased: BTreeMap<KeyVersion, u64> =
                 held.as_ref().map(|held| held.value.leased.clone()).unwrap_or_default();
-            leased.insert(*version, up_to);
+            // Never lower: a restore may have brought in more since the count was read.
+            let count = leased.entry(*version).or_default();
+            *count = up_to.max(*count);
             let mut change = replace(&key, Key::clone(&key.value), ());
             change.expectations.push((RecordId::Invocations(name.clone()), held.map(|held| held.stamp)));
             change.puts.push(Record::Invocations(InvocationsRecord { name: name.clone(), leased }));

@@ -373,7 +373,10 @@ impl Pool {
         input: EncryptInput,
     ) -> Recorded<UsedKey<Ciphertext>> {
         ticket.with_algorithm(algorithm.as_str());
-        let admit = |usable: &Usable| Ok(check_fits(algorithm, usable.spec, rule)?);
+        let admit = |usable: &Usable| {
+            check_fits(algorithm, usable.spec, rule)?;
+            self.check_mode(algorithm)
+        };
         self.use_key::<A, _, _>(ticket, key, Cost::of_encryption(algorithm), admit, move |key, _| {
             encrypt(key, algorithm, &input)
         })
@@ -394,6 +397,7 @@ impl Pool {
         let pool = self.clone();
         let admit = |usable: &Usable| {
             check_fits(algorithm, usable.spec, rule)?;
+            self.check_mode(algorithm)?;
             self.admit_decryption(algorithm, usable)
         };
         self.use_key::<A, _, _>(ticket, key, cost, admit, move |key, attempt| {
@@ -406,6 +410,10 @@ impl Pool {
             result
         })
         .await
+    }
+
+    fn check_mode(&self, algorithm: EncryptionAlgorithm) -> Result<(), Error> {
+        if algorithm.is_cbc() && !self.setting(Setting::Cbc) { Err(Error::CbcOff) } else { Ok(()) }
     }
 
     /// Whether `RSA1_5` decrypts here, and how often it may still fail with this key: to an attacker who may choose

@@ -392,6 +392,34 @@ async fn rsa15_can_be_turned_off_and_its_failures_are_limited_in_production() {
     assert!(matches!(unknown, Error::SettingNotFound(_)));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn cbc_is_turned_off_by_an_administrator() {
+    const SIZE: OctSize = OctSize::Oct256;
+    let bench = Bench::new();
+    let pool = bench.open().await;
+    create(&pool, "k", KeySpec::Oct(SIZE)).await;
+    let encrypt = async |algorithm, iv: Option<Vec<u8>>| {
+        let input =
+            EncryptInput { plaintext: SecretBytes::new(vec![0; 16]).into(), iv, additional_data: None };
+        pool.encrypt(ticket(&pool, APP), current("k"), algorithm, input).await
+    };
+    let decrypt = async |algorithm| {
+        let (iv, ciphertext) = (Some(vec![0; 16]), vec![1; 16]);
+        let input = DecryptInput { ciphertext, iv, additional_data: None, tag: None };
+        pool.decrypt(ticket(&pool, APP), current("k"), algorithm, input).await
+    };
+    let zeros = || Some(vec![0; 16]);
+    ok(encrypt(EncryptionAlgorithm::AesCbc(SIZE), zeros()).await);
+    ok(decrypt(EncryptionAlgorithm::AesCbc(SIZE)).await);
+    let name = "HoldfastAllowCbc".to_owned();
+    ok(pool.update_setting(ticket(&pool, ADMIN), name, SettingValue::Boolean(false)).await);
+    for algorithm in [EncryptionAlgorithm::AesCbc(SIZE), EncryptionAlgorithm::AesCbcPad(SIZE)] {
+        assert!(matches!(refused(encrypt(algorithm, zeros()).await), Error::CbcOff));
+        assert!(matches!(refused(decrypt(algorithm).await), Error::CbcOff));
+    }
+    ok(encrypt(EncryptionAlgorithm::AesGcm(SIZE), None).await);
+}
+
 /// A token of [`APP`] issued at `issued_at`, signed as the pool's issuer would.
 fn token(key: &EcdsaKeyPair, issued_at: i64) -> String {
     let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());

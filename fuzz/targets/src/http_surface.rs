@@ -276,7 +276,7 @@ impl Surface {
     fn path(&self, kind: RouteKind, choices: &mut Unstructured<'_>) -> arbitrary::Result<String> {
         let version = if choices.ratio(1, 2)? { "" } else { choices.choose(&self.versions)?.as_str() };
         let scope = choices.choose(&["", "/", "/keys", "/keys/ec", "/keys/none"])?;
-        let setting = choices.choose(&["HoldfastAllowRsa15Decryption", "x"])?;
+        let setting = choices.choose(&["HoldfastAllowRsa15Decryption", "HoldfastAllowCbc", "x"])?;
         Ok(kind
             .path()
             .replace("{scope}", scope)

@@ -136,14 +136,21 @@ impl Keys {
     }
 }
 
-/// What remains of old paddings: with either, whether a decryption succeeds tells about the plaintext. `keys` is none
-/// where they could not be read, `rsa15` where the setting could not.
-pub fn old_paddings(keys: Option<&Keys>, rsa15: Option<bool>) -> [Finding; 2] {
+/// Whether the pool takes old algorithms; none where that could not be read.
+#[derive(Clone, Copy, Default)]
+pub struct OldAlgorithms {
+    pub rsa15: Option<bool>,
+    pub cbc: Option<bool>,
+}
+
+/// What remains of old algorithms: with `RSA1_5`, whether a decryption succeeds tells about the plaintext, and CBC is the bare
+/// block cipher. `keys` is none where they could not be read.
+pub fn old_algorithms(keys: Option<&Keys>, taken: OldAlgorithms) -> [Finding; 2] {
     let which = |kind, operations: &[&str]| keys.map(|keys| keys.that_may(kind, operations));
     let named = |keys: Option<Vec<String>>, all: &str| keys.map_or_else(|| all.to_owned(), |keys| few(&keys));
     let rsa = which("RSA", &["decrypt", "unwrapKey"]);
-    let cbc = which("oct", &["decrypt"]);
-    let rsa15 = match rsa15 {
+    let cbc = which("oct", &["encrypt", "decrypt"]);
+    let rsa15 = match taken.rsa15 {
         Some(false) => Finding::ok("RSA1_5", "decryption with it is turned off"),
         _ if rsa.as_ref().is_some_and(Vec::is_empty) => {
             Finding::ok("RSA1_5", "no key that was looked at may decrypt with it")
@@ -155,13 +162,16 @@ pub fn old_paddings(keys: Option<&Keys>, rsa15: Option<bool>) -> [Finding; 2] {
             "holdfast setting set HoldfastAllowRsa15Decryption false, unless old clients need it",
         ),
     };
-    let cbc = match cbc {
-        Some(keys) if keys.is_empty() => Finding::ok("CBC", "no key that was looked at may decrypt with it"),
-        keys => Finding::weak(
+    let cbc = match taken.cbc {
+        Some(false) => Finding::ok("CBC", "it is turned off"),
+        _ if cbc.as_ref().is_some_and(Vec::is_empty) => {
+            Finding::ok("CBC", "no key that was looked at may encrypt or decrypt with it")
+        }
+        _ => Finding::weak(
             "CBC",
-            format!("decrypts with {}", named(keys, "every oct key that may")),
-            "Nothing authenticates what it decrypts, and a bad padding is told: who may call it can read ciphertexts of others.",
-            "use GCM; leave decrypt out of --ops where it is not needed, and give it to few",
+            format!("encrypts and decrypts with {}", named(cbc, "every oct key that may")),
+            "It is the bare block cipher: who may encrypt with it can read and forge what the same key made with GCM and wrap with it, who may decrypt can unwrap.",
+            "holdfast setting set HoldfastAllowCbc false, unless clients need it; else a key for CBC alone",
         ),
     };
     [rsa15, cbc]
@@ -245,8 +255,10 @@ mod tests {
     }
 
     #[test]
-    fn old_paddings_matter_where_something_may_decrypt_with_them() {
-        let states = |held: Option<&Keys>, rsa15| old_paddings(held, rsa15).map(|finding| finding.state);
+    fn old_algorithms_matter_where_something_may_use_them() {
+        let states = |held: Option<&Keys>, rsa15| {
+            old_algorithms(held, OldAlgorithms { rsa15, cbc: None }).map(|finding| finding.state)
+        };
         let harmless = keys(&[
             ("r", "RSA-HSM", &["sign", "encrypt"], None),
             ("o", "oct-HSM", &["wrapKey", "unwrapKey"], None),
@@ -258,8 +270,12 @@ mod tests {
             assert_eq!(states(Some(&rsa), None), [State::Weak, State::Ok]);
             assert_eq!(states(Some(&rsa), Some(false)), [State::Ok, State::Ok]);
         }
-        let oct = keys(&[("o", "oct-HSM", &["decrypt"], None)]);
-        assert_eq!(states(Some(&oct), Some(false)), [State::Ok, State::Weak]);
+        for operation in ["encrypt", "decrypt"] {
+            let oct = keys(&[("o", "oct-HSM", &[operation], None)]);
+            assert_eq!(states(Some(&oct), Some(false)), [State::Ok, State::Weak]);
+            let off = OldAlgorithms { rsa15: Some(false), cbc: Some(false) };
+            assert_eq!(old_algorithms(Some(&oct), off).map(|finding| finding.state), [State::Ok, State::Ok]);
+        }
         assert_eq!(states(None, None), [State::Weak, State::Weak], "what is not seen is not well");
     }
 
