@@ -34,6 +34,8 @@ const STORE_HEADER_BYTES: usize = 4096;
 enum Outcome {
     Refused(String),
     Unaffected,
+    /// Gone is the commit that took an event out of the outbox, which comes later than that event and changes nothing else.
+    OutboxAgain,
 }
 
 /// How often each happened, by file.
@@ -53,8 +55,22 @@ impl Table {
     }
 }
 
-/// A pool that was used and closed, as files, and what it held.
+/// How a pool ended.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum End {
+    Closed,
+    Killed,
+}
+
+/// All but the outbox, and what counts commits.
+fn meant(entries: &Result<Vec<Entry>, String>) -> Option<Vec<&Entry>> {
+    let means = |entry: &&Entry| !matches!(entry.key.first(), Some(b'o' | b'p'));
+    Some(entries.as_ref().ok()?.iter().filter(means).collect())
+}
+
+/// A pool that was used and has ended, as files, and what it held.
 struct Sample {
+    end: End,
     bench: Bench,
     files: BTreeMap<String, Vec<u8>>,
     entries: Vec<Entry>,
@@ -117,7 +133,7 @@ fn read_files(directory: &Path, prefix: &Path, files: &mut BTreeMap<String, Vec<
 }
 
 impl Sample {
-    async fn make() -> Self {
+    async fn make(end: End) -> Self {
         let bench = Bench::new();
         let path = |name: &str| bench.path().join(name);
         let engine: Arc<dyn Engine> = Arc::new(RedbEngine::open(path("store"), engine_options()).unwrap());
@@ -136,7 +152,18 @@ impl Sample {
         // The last commit takes a right away: to lose it unnoticed would give that back.
         ok(pool.delete_assignment(ticket(&pool, ADMIN), Scope::Keys, Guid([7; 16])).await);
         let events = pool.audit_page(0, 1_000).await.unwrap().len() as u64;
+        let mut killed = BTreeMap::new();
+        read_files(bench.path(), bench.path(), &mut killed);
         pool.close().await;
+        if end == End::Killed {
+            let sample = Self { end, bench, files: killed, entries: vec![], events };
+            sample.restore();
+            let engine = RedbEngine::open(sample.path("store"), engine_options()).unwrap();
+            let entries = entries(&engine).await.unwrap();
+            drop(engine);
+            sample.restore();
+            return Self { entries, ..sample };
+        }
 
         let secrets = SecretBytes::new(bench.secrets.clone());
         std::fs::write(path("domain.sealed"), root().seal(NODE, &secrets)).unwrap();
@@ -149,7 +176,7 @@ impl Sample {
         drop(engine);
         let mut files = BTreeMap::new();
         read_files(bench.path(), bench.path(), &mut files);
-        Self { bench, files, entries, events }
+        Self { end, bench, files, entries, events }
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -232,6 +259,9 @@ impl Sample {
         // What the engine does not notice, the store above it must: as if a host had changed it.
         match self.open().await {
             Err(reason) => Outcome::Refused(reason),
+            Ok(_) if self.end == End::Killed && meant(&read) == meant(&Ok(self.entries.clone())) => {
+                Outcome::OutboxAgain
+            }
             Ok(_) => panic!("the pool opens with other contents"),
         }
     }
@@ -316,7 +346,7 @@ fn bits(file: &str, content: &[u8], random: &mut Random) -> Vec<usize> {
 #[test]
 fn each_flipped_bit_is_refused_by_name_or_changes_nothing() {
     let runtime = runtime();
-    let sample = runtime.block_on(Sample::make());
+    let sample = runtime.block_on(Sample::make(End::Closed));
     let mut random = Random::new(0xb17);
     let mut table = Table::default();
     for (file, content) in &sample.files {
@@ -346,4 +376,27 @@ fn each_flipped_bit_is_refused_by_name_or_changes_nothing() {
     }
     // And at the end everything still opens: nothing above was refused for another reason.
     runtime.block_on(async { sample.open().await.map(drop) }).unwrap();
+}
+
+/// Its last commit counts only as long as all of it is whole: else the engine goes back to the one before, and knows nothing of
+/// what was answered since.
+#[test]
+fn a_pool_that_was_killed_loses_no_commit_to_a_flipped_bit() {
+    let runtime = runtime();
+    let sample = runtime.block_on(Sample::make(End::Killed));
+    let mut random = Random::new(0xdead);
+    let content = &sample.files[STORE];
+    // Which of the first two it is, the moment of the kill decides.
+    let (mut refused, mut outbox, mut unaffected) = (0, 0, 0);
+    for bit in bits(STORE, content, &mut random) {
+        match runtime.block_on(sample.flip(STORE, bit)) {
+            Outcome::Refused(reason) => refused += usize::from(reason.contains("older than the log")),
+            Outcome::OutboxAgain => outbox += 1,
+            Outcome::Unaffected => unaffected += 1,
+        }
+    }
+    println!(
+        "{refused} went back and were refused, {outbox} went back by the outbox alone, {unaffected} unaffected"
+    );
+    assert!(refused + outbox > 0 && unaffected > 0, "{refused} refused, {outbox}, {unaffected}");
 }
