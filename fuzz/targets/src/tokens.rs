@@ -83,8 +83,12 @@ pub fn jwt_claims(bytes: &[u8]) {
     let (issuer, verifier) = &*PARTS;
     let token = issuer.sign(header, claims);
     let Ok(caller) = verifier.verify(&token, seconds(FOREIGN_NOW)) else { return };
-    let header: Value = serde_json::from_slice(header).unwrap();
-    let claims: Value = serde_json::from_slice(claims).unwrap();
+    // In a member that nobody reads, half of a surrogate pair is passed over, which this reader refuses.
+    let (Ok(header), Ok(claims)) =
+        (serde_json::from_slice::<Value>(header), serde_json::from_slice::<Value>(claims))
+    else {
+        return;
+    };
     assert_eq!((&header["alg"], &header["kid"]), (&json!("ES256"), &json!("1")));
     assert!(header.get("crit").is_none());
     assert_eq!(claims["iss"], ISSUER);
