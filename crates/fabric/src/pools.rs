@@ -261,7 +261,8 @@ impl Fabric {
             let held = self.store.read().await.pools.get(&name).cloned();
             let Some(record) = held else { continue };
             let done = match record.life {
-                Life::Creating | Life::Present => {
+                Life::Creating => self.finish_creating("holdfast", record.clone()).await.map(drop),
+                Life::Present => {
                     let parameters = self.parameters(&record).await;
                     self.provisioner.start(&parameters).await.map_err(FabricError::from)
                 }
@@ -377,8 +378,8 @@ impl Fabric {
             }
             (Some((Life::Creating, held)), CreateMode::Default) => {
                 // What it was begun with stays: an instance may be founded with it already.
-                check_unchanged(&held, &asked_to_update(asked))?;
-                self.finish_creating(caller, held).await
+                let begun = self.update(caller, held, asked_to_update(asked)).await?.record;
+                self.finish_creating(caller, begun).await
             }
             (Some((Life::Present, held)), CreateMode::Default) => {
                 self.update(caller, held, asked_to_update(asked)).await

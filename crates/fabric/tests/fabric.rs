@@ -174,6 +174,41 @@ async fn a_creation_that_failed_is_gone_on_with() {
     assert_eq!(recorder.take(), ["start payroll"]);
 }
 
+/// The next start makes it a pool like any other.
+#[tokio::test]
+async fn a_creation_that_was_cut_short_is_finished_by_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let fabric = open(engine(directory.path()), &recorder).await.unwrap();
+    recorder.fails.store(true, Ordering::Relaxed);
+    fabric.put_pool(OWNER, "payroll", asked()).await.unwrap_err();
+    fabric.reconcile().await;
+    assert_eq!(fabric.pool(OWNER, "payroll").await.unwrap().record.life, Life::Creating);
+    recorder.fails.store(false, Ordering::Relaxed);
+    fabric.reconcile().await;
+    assert_eq!(fabric.pool(OWNER, "payroll").await.unwrap().record.life, Life::Present);
+}
+
+/// Rules that were answered with 200 hold, whether or not the pool was there when they were asked for.
+#[tokio::test]
+async fn who_goes_on_with_a_creation_has_the_tags_and_rules_that_he_gives() {
+    let directory = tempfile::tempdir().unwrap();
+    let recorder = Arc::new(Recorder::default());
+    let fabric = open(engine(directory.path()), &recorder).await.unwrap();
+    recorder.fails.store(true, Ordering::Relaxed);
+    fabric.put_pool(OWNER, "payroll", asked()).await.unwrap_err();
+    recorder.fails.store(false, Ordering::Relaxed);
+    let network = UpdateNetwork { deny_by_default: Some(true), ..UpdateNetwork::default() };
+    let tags = BTreeMap::from([("cost".to_owned(), "7".to_owned())]);
+    let refused = UpdateNetwork { ip_rules: Some(vec!["nonsense".to_owned()]), ..network.clone() };
+    let refused = CreatePool { network: refused, ..asked() };
+    assert!(matches!(fabric.put_pool(OWNER, "payroll", refused).await, Err(FabricError::Invalid(_))));
+    let changed = CreatePool { network, tags: Some(tags.clone()), ..asked() };
+    fabric.put_pool(OWNER, "payroll", changed).await.unwrap();
+    let held = fabric.pool(OWNER, "payroll").await.unwrap().record;
+    assert_eq!((held.life, held.tags, held.network.deny_by_default), (Life::Present, tags, true));
+}
+
 /// A purge that was cut short is finished by the next start, and recovered by nobody.
 #[tokio::test]
 async fn a_purge_that_failed_is_finished() {
