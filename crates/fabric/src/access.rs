@@ -148,6 +148,16 @@ pub struct Assignment {
     pub scope: Scope,
 }
 
+impl Assignment {
+    /// Whether both give the same to the same one at the same place.
+    pub fn gives_as(&self, other: &Self) -> bool {
+        self.principal.eq_ignore_ascii_case(&other.principal)
+            && self.role == other.role
+            && self.scope.covers(&other.scope)
+            && other.scope.covers(&self.scope)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the client with object id '{principal}' does not have authorization to perform action '{action}' over scope '{scope}'"

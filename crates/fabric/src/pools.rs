@@ -233,13 +233,10 @@ impl Fabric {
         Ok(Self { config, provisioner, fixed, store, changes: Mutex::new(()) })
     }
 
-    /// Gives a role at the subscription, unless the assignment is there. It comes back at each start: a quickstart's
-    /// principals are not to be locked out of it.
+    /// Gives a role at the subscription, unless it is given. It comes back at each start, in place of whatever another was
+    /// given under its id: a quickstart's principals are not to be locked out of it.
     pub async fn bootstrap(&self, id: &str, principal: &str, role: Role) -> Result<(), StoreError> {
         let _changing = self.changes.lock().await;
-        if self.store.read().await.assignments.contains_key(id) {
-            return Ok(());
-        }
         let scope = self.config.subscription_scope();
         let assignment = Assignment {
             version: 1,
@@ -248,6 +245,9 @@ impl Fabric {
             role,
             scope: scope.clone(),
         };
+        if self.store.read().await.assignments.get(id).is_some_and(|held| held.gives_as(&assignment)) {
+            return Ok(());
+        }
         self.commit(vec![Change::PutAssignment(assignment)], "holdfast", WRITE_ASSIGNMENTS, &scope, true)
             .await
     }
@@ -628,19 +628,13 @@ impl Fabric {
         };
         {
             let store = self.store.read().await;
-            let same = |held: &Assignment| {
-                held.principal == assignment.principal
-                    && held.role == role
-                    && held.scope.covers(scope)
-                    && scope.covers(&held.scope)
-            };
             // The same again is what a client that lost its answer sends, or a template that is deployed twice.
             match store.assignments.get(&assignment.id) {
-                Some(held) if same(held) => return Ok((held.clone(), Put::Unchanged)),
+                Some(held) if held.gives_as(&assignment) => return Ok((held.clone(), Put::Unchanged)),
                 Some(_) => return Err(FabricError::AssignmentFixed),
                 None => {}
             }
-            if let Some(held) = store.assignments.values().find(|held| same(held)) {
+            if let Some(held) = store.assignments.values().find(|held| held.gives_as(&assignment)) {
                 return Err(FabricError::AssignmentExists(held.id.clone()));
             }
             if store.assignments.len() >= MAX_ASSIGNMENTS {

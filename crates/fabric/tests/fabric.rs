@@ -332,6 +332,27 @@ async fn a_right_at_a_pool_ends_with_it() {
     assert!(fabric.is_known(OWNER).await);
 }
 
+/// Another's assignment under the id of the first owner's does not stand in for it.
+#[tokio::test]
+async fn the_first_owner_is_one_after_each_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine(directory.path());
+    let fabric = open(engine.clone(), &Arc::default()).await.unwrap();
+    let scope = fabric.config.subscription_scope();
+    fabric.put_assignment(OWNER, &scope, "second", "eve", Role::Owner).await.unwrap();
+    fabric.delete_assignment("eve", &scope, "first").await.unwrap();
+    fabric.put_assignment("eve", &scope, "first", "mallory", Role::Reader).await.unwrap();
+    assert!(fabric.authorize(OWNER, "x/write", &scope).await.is_err());
+    drop(fabric);
+    let fabric = open(engine.clone(), &Arc::default()).await.unwrap();
+    fabric.authorize(OWNER, "x/write", &scope).await.unwrap();
+    drop(fabric);
+    // Nothing is written where nothing is missing.
+    let length = engine.get(b"head").await.unwrap().unwrap().value;
+    open(engine.clone(), &Arc::default()).await.unwrap();
+    assert_eq!(engine.get(b"head").await.unwrap().unwrap().value, length);
+}
+
 /// A right at one pool is one there, and none over what was given above it.
 #[tokio::test]
 async fn an_assignment_is_managed_where_it_was_made() {
