@@ -8,7 +8,7 @@ use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
 use http::Method;
 use percent_encoding::percent_decode_str;
-use service::KeyReference;
+use service::{KeyReference, RoleName};
 
 /// The six operations that use a key.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -64,8 +64,8 @@ pub enum Route {
     DeleteAssignment(Scope, Guid),
     ListAssignments(Scope),
     DefineRole(Scope, Guid),
-    ReadRole(Scope, Guid),
-    DeleteRole(Scope, Guid),
+    ReadRole(Scope, RoleName),
+    DeleteRole(Scope, RoleName),
     ListRoles(Scope),
     ListSettings,
     ReadSetting(String),
@@ -272,20 +272,21 @@ impl Route {
     fn parse_authorization(method: &Method, scope: &[&str], rest: &[&str]) -> Result<Self, RouteRefused> {
         let scope = Scope::parse(&scope.join("/")).map_err(malformed)?;
         let Some((kind, name)) = rest.split_first() else { return Err(RouteRefused::Unknown) };
-        let name: Option<Guid> = match name {
+        let name = match name {
             [] => None,
-            [name] => Some(name.parse().map_err(malformed)?),
+            [name] => Some(*name),
             _ => return Err(RouteRefused::Unknown),
         };
+        let guid = |name: &str| name.parse::<Guid>().map_err(malformed);
         match (kind.to_ascii_lowercase().as_str(), method.as_str(), name) {
             ("roleassignments", "GET", None) => Ok(Route::ListAssignments(scope)),
-            ("roleassignments", "GET", Some(name)) => Ok(Route::ReadAssignment(scope, name)),
-            ("roleassignments", "PUT", Some(name)) => Ok(Route::CreateAssignment(scope, name)),
-            ("roleassignments", "DELETE", Some(name)) => Ok(Route::DeleteAssignment(scope, name)),
+            ("roleassignments", "GET", Some(name)) => Ok(Route::ReadAssignment(scope, guid(name)?)),
+            ("roleassignments", "PUT", Some(name)) => Ok(Route::CreateAssignment(scope, guid(name)?)),
+            ("roleassignments", "DELETE", Some(name)) => Ok(Route::DeleteAssignment(scope, guid(name)?)),
             ("roledefinitions", "GET", None) => Ok(Route::ListRoles(scope)),
-            ("roledefinitions", "GET", Some(name)) => Ok(Route::ReadRole(scope, name)),
-            ("roledefinitions", "PUT", Some(name)) => Ok(Route::DefineRole(scope, name)),
-            ("roledefinitions", "DELETE", Some(name)) => Ok(Route::DeleteRole(scope, name)),
+            ("roledefinitions", "GET", Some(name)) => Ok(Route::ReadRole(scope, name.into())),
+            ("roledefinitions", "PUT", Some(name)) => Ok(Route::DefineRole(scope, guid(name)?)),
+            ("roledefinitions", "DELETE", Some(name)) => Ok(Route::DeleteRole(scope, name.into())),
             _ => Err(RouteRefused::Unknown),
         }
     }
@@ -533,8 +534,22 @@ mod tests {
             Route::parse(&Method::GET, "/keys/providers/Microsoft.Authorization/roleDefinitions"),
             Ok(Route::ListRoles(Scope::Keys))
         );
-        let wrong = "/providers/Microsoft.Authorization/roleAssignments/nonsense";
-        assert!(matches!(Route::parse(&Method::PUT, wrong), Err(RouteRefused::Malformed(_))));
+    }
+
+    /// Only where one is made does its name have to be a GUID: there is none of another.
+    #[test]
+    fn a_role_of_any_name_can_be_asked_for() {
+        for (method, last, is_malformed) in [
+            (Method::PUT, "roleAssignments/nonsense", true),
+            (Method::GET, "roleAssignments/nonsense", true),
+            (Method::PUT, "roleDefinitions/nonsense", true),
+            (Method::GET, "roleDefinitions/nonsense", false),
+            (Method::DELETE, "roleDefinitions/nonsense", false),
+        ] {
+            let parsed = Route::parse(&method, &format!("/providers/Microsoft.Authorization/{last}"));
+            assert_eq!(matches!(parsed, Err(RouteRefused::Malformed(_))), is_malformed, "{method} {last}");
+            assert_eq!(parsed.is_err(), is_malformed, "{method} {last}");
+        }
     }
 
     #[test]

@@ -240,3 +240,21 @@ fn body(kind: RouteKind) -> serde_json::Value {
         _ => json!({}),
     }
 }
+
+/// As the service: a definition is looked for under whatever name, and told of to those alone who may look.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_of_a_name_that_is_no_guid_is_not_found() {
+    let bench = Bench::new().await;
+    let stranger = bench.token(STRANGER);
+    let path = "/providers/Microsoft.Authorization/roleDefinitions/Managed%20HSM%20Auditor";
+    for method in ["GET", "DELETE"] {
+        let answer = bench.as_root(method, path, None).await;
+        assert_eq!(answer.to_string(), "404 RoleDefinitionNotFound", "{method}");
+        let message = answer.body["error"]["message"].as_str().unwrap();
+        assert!(message.contains("Managed HSM Auditor"), "{message}");
+        let answer = bench.send(method, path, None, Some(&stranger)).await;
+        assert_eq!(answer.to_string(), "403 Forbidden/ForbiddenByRbac", "{method}");
+    }
+    let answer = bench.as_root("PUT", path, Some(&body(RouteKind::DefineRole))).await;
+    assert_eq!(answer.to_string(), "400 BadParameter");
+}

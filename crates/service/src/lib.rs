@@ -48,7 +48,7 @@ pub use keys::{DecryptInput, EncryptInput};
 pub use pool::{NotAuthenticated, OpenPoolError, Pool, PoolLimits, PoolParts};
 pub use principals::NotBefore;
 pub use release::{ReleaseRequest, ReleasedKey, is_malformed};
-pub use roles::{AssignmentFilter, NewAssignment};
+pub use roles::{AssignmentFilter, NewAssignment, RoleName};
 pub use rotation::{NewRotationPolicy, RotationView};
 pub use schedule::{Schedule, Tick};
 pub use security_domain::{DomainStatus, DomainView, Installation, Installer};

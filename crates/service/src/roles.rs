@@ -14,6 +14,7 @@ use domain::guid::Guid;
 use domain::key::Key;
 use domain::name::KeyName;
 use domain::principal::ObjectId;
+use std::fmt;
 use std::sync::Arc;
 use storage::{KeyRecord, Record, RecordId, RoleNamesRecord, Stamp};
 
@@ -27,6 +28,29 @@ pub struct NewAssignment {
     pub scope: Scope,
     pub role: Guid,
     pub principal: ObjectId,
+}
+
+/// What a request calls a role. Roles are named by GUIDs, so one of another name is looked for in vain, and is no mistake of
+/// form.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RoleName {
+    Guid(Guid),
+    Other(String),
+}
+
+impl From<&str> for RoleName {
+    fn from(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Other(text.to_owned()), Self::Guid)
+    }
+}
+
+impl fmt::Display for RoleName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guid(id) => id.fmt(formatter),
+            Self::Other(text) => formatter.write_str(text),
+        }
+    }
 }
 
 /// Which assignments a list is to have.
@@ -137,11 +161,15 @@ impl Pool {
         ticket.record(allowed).await
     }
 
-    pub async fn read_role(self: &Arc<Self>, mut ticket: Ticket, scope: Scope, id: Guid) -> Recorded<Role> {
+    pub async fn read_role(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        scope: Scope,
+        name: RoleName,
+    ) -> Recorded<Role> {
         ticket.asks::<action::RoleDefinitionRead>(&scope);
-        let found = ticket
-            .authorize::<action::RoleDefinitionRead>(scope)
-            .and_then(|_| self.roles().role(id).ok_or_else(|| Error::RoleNotFound(id.to_string())));
+        let found =
+            ticket.authorize::<action::RoleDefinitionRead>(scope).and_then(|_| self.role_named(&name));
         ticket.record(found).await
     }
 
@@ -188,22 +216,27 @@ impl Pool {
     }
 
     /// Removes a custom role. Its assignments stay, and give nothing (behaviour section 11.4).
-    pub async fn delete_role(self: &Arc<Self>, mut ticket: Ticket, scope: Scope, id: Guid) -> Recorded<Role> {
+    pub async fn delete_role(
+        self: &Arc<Self>,
+        mut ticket: Ticket,
+        scope: Scope,
+        name: RoleName,
+    ) -> Recorded<Role> {
         ticket.asks::<action::RoleDefinitionDelete>(&scope);
         if let Err(denied) = ticket.authorize::<action::RoleDefinitionDelete>(scope.clone()) {
             return ticket.record(Err(denied)).await;
         }
-        ticket.details(format!("role {id}"));
+        ticket.details(format!("role {name}"));
         let decide = || {
             if scope != Scope::Root {
                 return Err(Error::RoleScope);
             }
-            let not_found = || Error::RoleNotFound(id.to_string());
-            let role = match self.roles().role(id).ok_or_else(not_found)? {
+            let role = match self.role_named(&name)? {
                 Role::BuiltIn(role) => return Err(CustomRoleRefused::BuiltIn(role).into()),
                 role @ Role::Custom(_) => role,
             };
-            let stamp = self.index().role_stamp(id).ok_or_else(not_found)?;
+            let id = role.id();
+            let stamp = self.index().role_stamp(id).ok_or_else(|| Error::RoleNotFound(id.to_string()))?;
             Ok(Change {
                 expectations: vec![(RecordId::Role(id), Some(stamp))],
                 puts: vec![],
@@ -212,6 +245,14 @@ impl Pool {
             })
         };
         self.record_change(ticket, decide).await
+    }
+
+    fn role_named(&self, name: &RoleName) -> Result<Role, Error> {
+        let found = match name {
+            RoleName::Guid(id) => self.roles().role(*id),
+            RoleName::Other(_) => None,
+        };
+        found.ok_or_else(|| Error::RoleNotFound(name.to_string()))
     }
 
     /// The group for whose sake the caller needs no role for this.

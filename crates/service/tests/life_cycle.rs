@@ -18,7 +18,7 @@ use domain::time::IntDate;
 use serde_json::json;
 use service::{
     AssignmentFilter, DecryptInput, EncryptInput, Error, KeyReference, NewAssignment, NotAuthenticated, Page,
-    PageRequest, Pool, PoolLimits, Recorded, Schedule, SecretBytes, Tick, UsedKey,
+    PageRequest, Pool, PoolLimits, Recorded, RoleName, Schedule, SecretBytes, Tick, UsedKey,
 };
 use std::sync::Arc;
 
@@ -286,14 +286,14 @@ async fn custom_roles_give_rights_at_once_and_lose_them_at_once() {
     assert!(matches!(refused(at_keys), Error::RoleScope));
     let by_user = pool.define_role(ticket(&pool, APP), Scope::Root, role(1, "signer", &[])).await;
     assert!(matches!(refused(by_user), Error::Denied(_)));
-    let built_in = BuiltInRole::CryptoUser.id();
+    let built_in = RoleName::Guid(BuiltInRole::CryptoUser.id());
     let built_in = pool.delete_role(ticket(&pool, ADMIN), Scope::Root, built_in).await;
     assert!(matches!(refused(built_in), Error::CustomRole(_)));
     pool.close().await;
 
     let pool = bench.open().await;
     ok(sign(&pool, stranger, "k").await);
-    ok(pool.delete_role(ticket(&pool, ADMIN), Scope::Root, signer).await);
+    ok(pool.delete_role(ticket(&pool, ADMIN), Scope::Root, RoleName::Guid(signer)).await);
     assert!(matches!(refused(sign(&pool, stranger, "k").await), Error::Denied(_)));
     assert_eq!(ok(pool.list_roles(ticket(&pool, ADMIN), Scope::Root).await).len(), 9);
 }
