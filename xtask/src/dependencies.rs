@@ -236,7 +236,6 @@ mod tests {
                     version: "0.0.0".to_owned(),
                     licence: None,
                     source: None,
-                    features: BTreeSet::new(),
                     uses: BTreeSet::new(),
                 });
             }

@@ -7,16 +7,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::process::{Failure, Workspace, run as run_command, run_with_lines};
-use crate::stages::has_feature;
 
 pub fn build(workspace: &Workspace) -> Result<(), Failure> {
-    let control = control_binary(workspace);
-    if has_feature(workspace, "server", "danger-test")? {
-        build_as(workspace, &["--features", "danger-test"], &control)?;
-    } else {
-        println!("e2e: THE SERVER HAS NO FEATURE danger-test: the control of the search at rest is skipped");
-        let _ = std::fs::remove_file(&control);
-    }
+    build_as(workspace, &["--features", "danger-test"], &control_binary(workspace))?;
     build_server(workspace)
 }
 

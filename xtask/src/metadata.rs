@@ -25,7 +25,6 @@ pub struct Package {
     pub licence: Option<String>,
     /// `None` for a package of this workspace, else the registry or repository it comes from.
     pub source: Option<String>,
-    pub features: BTreeSet<String>,
     /// Identifiers of the packages that this one uses.
     pub uses: BTreeSet<(String, Kind)>,
 }
@@ -57,7 +56,6 @@ impl Graph {
         let mut graph = Self::default();
         for package in json["packages"].as_array().ok_or_else(|| malformed("packages"))? {
             let word = |name: &str| package[name].as_str().map(str::to_owned);
-            let features = package["features"].as_object();
             graph.packages.insert(
                 word("id").ok_or_else(|| malformed("a package id"))?,
                 Package {
@@ -65,7 +63,6 @@ impl Graph {
                     version: word("version").unwrap_or_default(),
                     licence: word("license"),
                     source: word("source"),
-                    features: features.into_iter().flat_map(|map| map.keys().cloned()).collect(),
                     uses: BTreeSet::new(),
                 },
             );
@@ -123,10 +120,6 @@ impl Graph {
     /// The packages of this workspace.
     pub fn members(&self) -> impl Iterator<Item = (&String, &Package)> {
         self.packages.iter().filter(|(id, _)| self.members.contains(*id))
-    }
-
-    pub fn member(&self, name: &str) -> Option<&Package> {
-        self.members().map(|(_, package)| package).find(|package| package.name == name)
     }
 
     /// What `package` uses in a build that is not a test.

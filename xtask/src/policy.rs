@@ -186,7 +186,6 @@ mod tests {
             version: "1.0.0".to_owned(),
             licence: Some("MIT".to_owned()),
             source: None,
-            features: BTreeSet::new(),
             uses: uses.iter().map(|used| ((*used).to_owned(), Kind::NormalOrBuild)).collect(),
         }
     }

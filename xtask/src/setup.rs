@@ -45,6 +45,15 @@ const TOOLS: &[Tool] = &[
         packages: &["iproute2"],
     },
     Tool {
+        name: "systemd-analyze",
+        used_for: "the end-to-end tests of the packaging, which have it read the units",
+        // Elsewhere those tests are skipped by name.
+        works: |workspace| {
+            std::env::var_os("CI").is_none() || answers(workspace, "systemd-analyze", &["--version"])
+        },
+        packages: &["systemd"],
+    },
+    Tool {
         name: "bash",
         used_for: "the end-to-end tests",
         works: |workspace| answers(workspace, "bash", &["--version"]),

@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use crate::metadata::Graph;
 use crate::process::{Failure, Workspace, run as run_command, run_with_lines};
 use crate::{dependencies, documents, e2e, fuzz, licences, setup};
 
@@ -92,12 +91,6 @@ fn rust_tests(workspace: &Workspace, variables: &[(&str, &str)]) -> Result<Strin
         return Err(Failure::new("cargo test ran no test"));
     }
     Ok(totals.line())
-}
-
-/// Whether the crate of that name declares that feature.
-pub fn has_feature(workspace: &Workspace, name: &str, feature: &str) -> Result<bool, Failure> {
-    let graph = Graph::load(&workspace.root)?;
-    Ok(graph.member(name).is_some_and(|package| package.features.contains(feature)))
 }
 
 #[derive(Default)]
