@@ -44,17 +44,7 @@ const TABLE: &[Row] = &[
     Row { name: "identity", may_use: &["domain"] },
     Row {
         name: "service",
-        may_use: &[
-            "domain",
-            "crypto",
-            "storage",
-            "audit",
-            "seal",
-            "ceremony",
-            "identity",
-            "host",
-            "scheduling",
-        ],
+        may_use: &["domain", "crypto", "storage", "audit", "ceremony", "identity", "host", "scheduling"],
     },
     Row { name: "api-data", may_use: &["service", "identity", "domain"] },
     Row { name: "fabric", may_use: &["host", "identity"] },
