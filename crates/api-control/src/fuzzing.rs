@@ -2,6 +2,8 @@
 
 use crate::route::Route;
 use crate::wire;
+use fabric::pools::PoolRecord;
+use fabric::{EndpointRecord, InstanceState, PoolResource};
 
 /// Reads `path` with its query; a path that is read names no more than it has.
 pub fn route(path: &str, query: &str) {
@@ -23,4 +25,21 @@ pub fn body(body: &[u8]) {
     let _ = wire::asked_connection(&value);
     let _ = wire::asked_endpoint(&wire::example_config(), &value);
     let _ = wire::asked_assignment("5a0ba4ed-8b2d-4d4c-9a4f-3f8a5a3e9f2d", &value);
+}
+
+/// Reads `value` as what the control plane's store has under `key`, and shows it.
+pub fn record(key: &str, value: &[u8]) {
+    let Some(written) = fabric::fuzzing::record(key, value) else { return };
+    assert_eq!(fabric::fuzzing::record(key, &written).as_ref(), Some(&written), "what was written is read");
+    let config = wire::example_config();
+    if let Ok(record) = serde_json::from_slice::<PoolRecord>(&written) {
+        let _ = wire::deleted(&config, &record);
+        let uri = String::new();
+        let shown =
+            PoolResource { record, state: InstanceState::Stopped, uri, connections: vec![], is_fixed: false };
+        let _ = wire::pool(&config, &shown);
+    }
+    if let Ok(held) = serde_json::from_slice::<EndpointRecord>(&written) {
+        let _ = (wire::connection(&config, &held), wire::private_endpoint(&config, &held));
+    }
 }

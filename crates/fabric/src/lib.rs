@@ -6,6 +6,8 @@
 
 pub mod access;
 pub mod activity;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod pools;
 pub mod private_link;
 pub mod provision;

@@ -187,6 +187,6 @@ pub fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, StoreErr
     }
 }
 
-fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+pub fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("our records have string keys")
 }

@@ -1,4 +1,4 @@
-//! What clients of the control plane send.
+//! What clients of the control plane send, and what its store hands back, which nothing seals.
 
 /// A path, and behind the first `?` its query.
 pub fn control_route(bytes: &[u8]) {
@@ -9,4 +9,12 @@ pub fn control_route(bytes: &[u8]) {
 
 pub fn control_body(bytes: &[u8]) {
     api_control::fuzzing::body(bytes);
+}
+
+/// The record's key and, behind the first blank, the record.
+pub fn control_record(bytes: &[u8]) {
+    let at = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
+    let (key, rest) = bytes.split_at(at);
+    let Ok(key) = std::str::from_utf8(key) else { return };
+    api_control::fuzzing::record(key, rest.get(1..).unwrap_or_default());
 }

@@ -37,6 +37,7 @@ pub const TARGETS: &[Target] = targets![
     requests::body,
     control::control_route,
     control::control_body,
+    control::control_record,
     tokens::jwt,
     tokens::jwt_claims,
     tokens::jwk_set,
