@@ -214,6 +214,9 @@ fn common_name(name: &str) -> DistinguishedName {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use rcgen::PublicKeyData;
+    use std::sync::LazyLock;
 
     #[test]
     fn the_ca_signs_for_its_own_names_only() {
@@ -241,5 +244,35 @@ mod tests {
         }
         // The CA is the same at the next start.
         assert_eq!(CertificateAuthority::open(&layout).unwrap().certificate, ca.certificate);
+    }
+
+    proptest! {
+        /// A pool's process is another user's, and may send anything: the CA signs for the key that asked, or not at all.
+        #[test]
+        fn damaged_requests_are_signed_for_nobody_else(
+            position in 0usize..1000,
+            value in any::<u8>(),
+            length in 0usize..1000,
+            anything in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            static CA: LazyLock<CertificateAuthority> = LazyLock::new(|| {
+                let directory = tempfile::tempdir().unwrap();
+                let layout = Layout::new(directory.path().join("data"));
+                layout.directories().iter().for_each(|path| files::create_directory(path).unwrap());
+                CertificateAuthority::open(&layout).unwrap()
+            });
+            let own = ListenerKey::for_pool("payroll").unwrap();
+            let good = own.request().to_vec();
+            let at = position % good.len();
+            let mut changed = good.clone();
+            changed[at] = value;
+            let longer = [&good[..at], &anything, &good[at..]].concat();
+            for bytes in [changed, longer, good[..length % good.len()].to_vec(), anything] {
+                if let Ok([certificate, _]) = CA.sign_for_pool(&bytes.into(), "payroll") {
+                    let (_, certificate) = x509_parser::parse_x509_certificate(&certificate).unwrap();
+                    prop_assert_eq!(certificate.public_key().raw, own.key.subject_public_key_info());
+                }
+            }
+        }
     }
 }

@@ -176,6 +176,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn an_endpoint_is_on_this_machine() {
@@ -231,6 +232,26 @@ mod tests {
             br#"{"access_token":"abc","expires_in":-1}"#,
         ] {
             assert!(Kept::read(body).is_none());
+        }
+    }
+
+    proptest! {
+        /// Whatever the endpoint answers is one header's value, good for no longer than a token may be, or nothing.
+        #[test]
+        fn any_answer_is_a_token_or_none(
+            anything in proptest::collection::vec(any::<u8>(), 0..100),
+            token in prop_oneof!["\\PC{0,40}", "[ -~\r\n\t]{0,40}"],
+            seconds in prop_oneof!["-?[0-9]{1,25}", "\"[0-9]{1,25}\"", "null|true|1e400|\\[\\]"],
+        ) {
+            let token = serde_json::Value::String(token).to_string();
+            let shaped = format!(r#"{{"access_token":{token},"expires_in":{seconds}}}"#);
+            for body in [&anything[..], shaped.as_bytes()] {
+                if let Some(kept) = Kept::read(body) {
+                    let value = kept.bearer.as_bytes();
+                    prop_assert!(value.starts_with(b"Bearer ") && !value.contains(&b'\r') && !value.contains(&b'\n'));
+                    prop_assert!(kept.until <= Instant::now() + LONGEST);
+                }
+            }
         }
     }
 }
