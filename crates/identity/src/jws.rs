@@ -48,7 +48,10 @@ pub(crate) fn json<T: DeserializeOwned>(encoded: &str, part: &'static str) -> Re
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(TokenError::NotJson { part, column: 1 });
     }
-    serde_json::from_slice(&bytes).map_err(|error| TokenError::NotJson { part, column: error.column() })
+    // Nor would it look at what is in a member that is passed over (RFC 8259 section 8.1).
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|error| TokenError::NotJson { part, column: error.valid_up_to() + 1 })?;
+    serde_json::from_str(text).map_err(|error| TokenError::NotJson { part, column: error.column() })
 }
 
 /// A NumericDate (RFC 7519 section 2): seconds, with a fraction or without; some issuers and clients write fractions.

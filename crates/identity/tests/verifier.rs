@@ -370,6 +370,11 @@ fn what_is_not_a_compact_jws_is_refused() {
     let claim_twice = format!("{},\"exp\":9999999999}}", claims().to_string().trim_end_matches('}'));
     let claim_twice = Signer::Es256.sign(&format!("{header}.{}", base64url(claim_twice)));
     assert!(matches!(refusal(&claim_twice), TokenError::NotJson { part: "payload", .. }));
+    let mut not_text = claims().to_string().into_bytes();
+    not_text.truncate(not_text.len() - 1);
+    not_text.extend(b",\"other\":\"\xff\"}");
+    let not_text = Signer::Es256.sign(&format!("{header}.{}", base64url(not_text)));
+    assert!(matches!(refusal(&not_text), TokenError::NotJson { part: "payload", .. }));
 }
 
 #[test]

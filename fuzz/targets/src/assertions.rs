@@ -124,7 +124,7 @@ pub fn client_assertion(bytes: &[u8]) {
     if !BENCH.accepts(Some(CLIENT), &BENCH.sign(header, claims)) {
         return;
     }
-    let (header, claims) = read(header, claims);
+    let Some((header, claims)) = read(header, claims) else { return };
     assert_eq!(header["alg"], "RS256");
     for member in ["iss", "sub"] {
         assert!(claims[member].as_str().unwrap().eq_ignore_ascii_case(CLIENT), "{claims}");
@@ -140,7 +140,7 @@ pub fn federated_token(bytes: &[u8]) {
     if !BENCH.accepts(Some(WORKLOAD), &BENCH.foreign.sign(header, claims)) {
         return;
     }
-    let (header, claims) = read(header, claims);
+    let Some((header, claims)) = read(header, claims) else { return };
     assert_eq!(header["alg"], "ES256");
     assert_eq!((claims["iss"].as_str(), claims["sub"].as_str()), (Some(OTHER_ISSUER), Some(SUBJECT)));
     assert_eq!(only_audience(&claims), FEDERATION_AUDIENCE);
@@ -152,11 +152,11 @@ fn parts(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((parts.next()?, parts.next()?))
 }
 
-/// As another reader of JSON understands them.
-fn read(header: &[u8], claims: &[u8]) -> (Value, Value) {
-    let header: Value = serde_json::from_slice(header).unwrap();
+/// As another reader of JSON understands them, which refuses half of a surrogate pair also in a member that nobody reads.
+pub(crate) fn read(header: &[u8], claims: &[u8]) -> Option<(Value, Value)> {
+    let header: Value = serde_json::from_slice(header).ok()?;
     assert!(header.get("crit").is_none());
-    (header, serde_json::from_slice(claims).unwrap())
+    Some((header, serde_json::from_slice(claims).ok()?))
 }
 
 fn only_audience(claims: &Value) -> &str {

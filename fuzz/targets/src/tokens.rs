@@ -1,5 +1,6 @@
 //! Tokens and key sets.
 
+use crate::assertions::read;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::Engine as _;
@@ -83,14 +84,8 @@ pub fn jwt_claims(bytes: &[u8]) {
     let (issuer, verifier) = &*PARTS;
     let token = issuer.sign(header, claims);
     let Ok(caller) = verifier.verify(&token, seconds(FOREIGN_NOW)) else { return };
-    // In a member that nobody reads, half of a surrogate pair is passed over, which this reader refuses.
-    let (Ok(header), Ok(claims)) =
-        (serde_json::from_slice::<Value>(header), serde_json::from_slice::<Value>(claims))
-    else {
-        return;
-    };
+    let Some((header, claims)) = read(header, claims) else { return };
     assert_eq!((&header["alg"], &header["kid"]), (&json!("ES256"), &json!("1")));
-    assert!(header.get("crit").is_none());
     assert_eq!(claims["iss"], ISSUER);
     let audiences =
         [vec![claims["aud"].clone()], claims["aud"].as_array().cloned().unwrap_or_default()].concat();
