@@ -25,6 +25,8 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificat
 
 const SCALAR_BYTES: usize = 48;
 const POINT_BYTES: usize = 97;
+/// How a point begins that is written with both coordinates (SEC 1 section 2.3.3).
+const UNCOMPRESSED: u8 = 4;
 const CLAIMS_PREFIX: &str = "holdfast:instance?v=1";
 const OID_EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
 const OID_P256: &str = "1.2.840.10045.3.1.7";
@@ -118,7 +120,9 @@ impl OwnerKey {
 
     pub(crate) fn import(bytes: &[u8]) -> Option<Self> {
         let (scalar, point) = bytes.split_at_checked(SCALAR_BYTES)?;
-        if point.len() != POINT_BYTES { None } else { Self::from_parts(scalar, point) }
+        // The library also takes the hybrid encoding (X9.62), of which there would be two of each key.
+        let is_ours = point.len() == POINT_BYTES && point[0] == UNCOMPRESSED;
+        if is_ours { Self::from_parts(scalar, point) } else { None }
     }
 
     fn from_parts(scalar: &[u8], point: &[u8]) -> Option<Self> {
@@ -183,7 +187,8 @@ impl OwnerPublicKey {
         let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateError::Malformed)?;
         let key = certificate.public_key().raw;
         let point = key.strip_prefix(P384_SPKI_PREFIX.as_slice()).ok_or(CertificateError::Malformed)?;
-        if !rest.is_empty() || point.len() != POINT_BYTES || point[0] != 4 || !certificate.is_ca() {
+        if !rest.is_empty() || point.len() != POINT_BYTES || point[0] != UNCOMPRESSED || !certificate.is_ca()
+        {
             return Err(CertificateError::Malformed);
         }
         let signature = certificate.signature_value.data.as_ref();
@@ -242,7 +247,7 @@ impl OwnerPublicKey {
         let malformed = CertificateError::Malformed;
         let pem = pem::parse(text).map_err(|_| malformed.clone())?;
         let point = pem.contents().strip_prefix(P384_SPKI_PREFIX.as_slice()).ok_or(malformed.clone())?;
-        if pem.tag() != PEM_LABEL || point.len() != POINT_BYTES || point[0] != 4 {
+        if pem.tag() != PEM_LABEL || point.len() != POINT_BYTES || point[0] != UNCOMPRESSED {
             return Err(malformed);
         }
         Ok(Self { point: point.to_vec() })

@@ -164,6 +164,18 @@ mod tests {
         }
     }
 
+    /// The library takes the hybrid encoding as well: a second spelling of the same secrets.
+    #[test]
+    fn the_owner_keys_point_has_one_spelling() {
+        let golden = include_bytes!("../tests/golden/domain-secrets-v1.bin");
+        let point = golden.len() - 97;
+        for first in 0..=u8::MAX {
+            let mut bytes = golden.to_vec();
+            bytes[point] = first;
+            assert_eq!(DomainSecrets::import(&SecretBytes::new(bytes)).is_ok(), first == 4, "{first}");
+        }
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), ours in any::<bool>()) {
