@@ -61,6 +61,7 @@ pub(crate) fn show(error: &Error) -> Shown {
         Error::Blocked(_) => inner(403, "Forbidden", "ForbiddenByFirewall"),
         Error::BadParameter(_)
         | Error::KeyOperations(_)
+        | Error::UseRefused(UseRefused::Operations(_))
         | Error::Tags(_)
         | Error::Scope(_)
         | Error::Window(_)

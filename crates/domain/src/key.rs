@@ -376,6 +376,8 @@ pub enum UseRefused {
     Expired { operation: KeyOperation, expires: IntDate, now: IntDate },
     #[error("operation {} is not among the key's key_ops", operation.as_str())]
     NotPermitted { operation: KeyOperation },
+    #[error("{0}")]
+    Operations(#[from] KeyOperationsRefused),
 }
 
 impl Version {
@@ -448,7 +450,7 @@ impl Version {
                 Err(UseRefused::NotYetValid { operation, not_before, now })
             }
             (_, Some(expires)) if now >= expires => Err(UseRefused::Expired { operation, expires, now }),
-            _ => Ok(()),
+            _ => Ok(self.operations.check_origin(self.origin)?),
         }
     }
 }
@@ -668,6 +670,11 @@ mod tests {
                 if origin == Origin::Generated { Ok(()) } else { refused }
             );
             assert_eq!(signs.check_origin(origin), Ok(()));
+            let held = version(|v| {
+                (v.spec, v.operations, v.origin) = (KeySpec::Rsa(RsaSize::Rsa2048), import, origin);
+            });
+            let is_used = held.check_use(KeyOperation::Import, IntDate::from_unix_seconds(1_000)).is_ok();
+            assert_eq!(is_used, origin == Origin::Generated);
         }
     }
 

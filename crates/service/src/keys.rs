@@ -153,17 +153,12 @@ impl Pool {
     async fn open_wrapped(&self, ticket: &Ticket, wrapped: &WrappedKey) -> Result<PrivateParts, Error> {
         let grant = ticket.authorize::<action::KeyImport>(Scope::Key(wrapped.kek.name.clone()))?;
         let amiss = |error: Error| match error {
-            error @ (Error::KeyNotFound { .. }
-            | Error::VersionNotFound { .. }
-            | Error::UseRefused(_)
-            | Error::KeyOperations(_)) => {
+            error @ (Error::KeyNotFound { .. } | Error::VersionNotFound { .. } | Error::UseRefused(_)) => {
                 Error::BadParameter(format!("the key that header.kid names cannot unwrap: {error}"))
             }
             other => other,
         };
         let usable = self.usable(&grant, wrapped.kek.version).map_err(amiss)?;
-        let held = self.stored(&grant, wrapped.kek.version).map_err(amiss)?.version.value;
-        held.version.operations.check_origin(held.version.origin).map_err(|error| amiss(error.into()))?;
         let (partition, key) = (self.partition().clone(), usable.key);
         let (kind, ciphertext) = (wrapped.kind, wrapped.ciphertext.clone());
         let open = move || partition.unwrap(key.as_ref(), kind, &ciphertext);
