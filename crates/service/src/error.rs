@@ -209,6 +209,12 @@ impl From<ChangeRefused> for Error {
     }
 }
 
+impl From<audit::AuditError> for Error {
+    fn from(error: audit::AuditError) -> Self {
+        Error::AuditUnavailable(error.to_string())
+    }
+}
+
 impl From<storage::CommitError> for Error {
     fn from(error: storage::CommitError) -> Self {
         match error {

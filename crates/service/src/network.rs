@@ -87,8 +87,7 @@ impl Pool {
             detail,
             ..self.blank_event()
         };
-        let appended = self.append(self.seal_event(&event), Duration::ZERO).await;
-        appended.map_err(|error| Error::AuditUnavailable(error.to_string()))?;
+        self.append_own(&event).await?;
         *self.firewall().in_force.write() = new;
         Ok(())
     }
@@ -140,7 +139,7 @@ impl Pool {
             },
             ..self.blank_event()
         };
-        if let Err(error) = self.append(self.seal_event(&event), Duration::ZERO).await {
+        if let Err(error) = self.append_own(&event).await {
             tracing::error!(%error, "the event of a refused client was not recorded");
         }
     }

@@ -6,6 +6,7 @@
 use crate::error::Error;
 use crate::pool::{CommittedLeaf, Pool};
 use crate::security_domain::to_its_end;
+use audit::event::Event;
 use audit::{AuditError, Leaf, Receipt};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,13 +36,15 @@ impl Pool {
         self.audit().append_after(leaf, taken).await
     }
 
+    /// Appends an event that is the pool's own, and no request's.
+    pub(crate) async fn append_own(self: &Arc<Self>, event: &Event) -> Result<(), AuditError> {
+        self.append(self.seal_event(event), Duration::ZERO).await.map(drop)
+    }
+
     /// Refuses a change whose event the log would not take, before it is made.
     pub(crate) async fn check_log(self: &Arc<Self>) -> Result<(), Error> {
-        let checked = match self.audit().check() {
-            Ok(()) => self.settle().await,
-            failed @ Err(_) => failed,
-        };
-        checked.map_err(|error| Error::AuditUnavailable(error.to_string()))
+        self.audit().check()?;
+        Ok(self.settle().await?)
     }
 
     /// Appends what is owed.
@@ -77,7 +80,7 @@ impl Pool {
             Err(error) => {
                 tracing::error!(%error, "a change was made whose event the log does not take; nothing is answered until it does");
                 self.owed().push(leaf).await;
-                Err(Error::AuditUnavailable(error.to_string()))
+                Err(error.into())
             }
         }
     }

@@ -475,7 +475,7 @@ impl Pool {
             detail: format!("the issuer's keys are {}", self.verifier.key_names().join(", ")),
             ..self.blank_event()
         };
-        if let Err(error) = self.append(self.seal_event(&event), Duration::ZERO).await {
+        if let Err(error) = self.append_own(&event).await {
             tracing::error!(%error, "the change of the issuer's keys cannot be recorded");
             // The next one tries again. Until the log takes events nobody is answered.
             self.recorded_keys.store(recorded, Ordering::Release);
@@ -522,13 +522,12 @@ impl Pool {
 
     /// Events from `from` on, opened, in Azure's schema: at most `limit`.
     pub async fn audit_page(&self, from: u64, limit: usize) -> Result<Vec<serde_json::Value>, Error> {
-        let unavailable = |error: String| Error::AuditUnavailable(error);
-        let leaves = self.audit.read(from, limit).await.map_err(|error| unavailable(error.to_string()))?;
+        let leaves = self.audit.read(from, limit).await?;
         leaves
             .into_iter()
             .map(|(index, leaf)| {
-                let event =
-                    audit::open_event(&leaf, &self.sealer).map_err(|error| unavailable(error.to_string()))?;
+                let event = audit::open_event(&leaf, &self.sealer)
+                    .map_err(|error| Error::AuditUnavailable(error.to_string()))?;
                 Ok(event.to_azure_json(index))
             })
             .collect()
@@ -633,6 +632,10 @@ impl Pool {
         &self.audit
     }
 
+    pub(crate) fn sealer(&self) -> &AuditSealer {
+        &self.sealer
+    }
+
     pub(crate) fn owed(&self) -> &Owed {
         &self.owed
     }
@@ -677,7 +680,7 @@ impl Pool {
     }
 
     pub(crate) fn seal_committed(&self, event: Event) -> CommittedLeaf {
-        CommittedLeaf(self.seal_event(&Event { committed: true, ..event }))
+        CommittedLeaf::seal(event, &self.sealer)
     }
 
     /// An event of this pool, node and incarnation, now, with nothing else filled in.
@@ -833,7 +836,8 @@ impl Pool {
         leaf: CommittedLeaf,
     ) -> Result<Changed<T>, storage::CommitError> {
         let Change { expectations, puts, deletes, value } = change;
-        let transaction = Transaction { expectations, puts, deletes, event: self.outbox(&leaf) };
+        let transaction =
+            Transaction { expectations, puts, deletes, event: leaf.outbox(self.audit.latest().size) };
         self.store.commit(transaction).await?;
         // The index has it.
         drop(places);
@@ -850,7 +854,8 @@ impl Pool {
         puts: Vec<Record>,
         leaf: CommittedLeaf,
     ) -> Result<(), Error> {
-        let transaction = Transaction { expectations, puts, deletes: vec![], event: self.outbox(&leaf) };
+        let event = leaf.outbox(self.audit.latest().size);
+        let transaction = Transaction { expectations, puts, deletes: vec![], event };
         let (index, loaded, invocations) =
             (self.index.clone(), self.loaded.clone(), self.invocations.clone());
         let (restoring, loading) = (self.backups.restoring.clone(), self.backups.loading.clone());
@@ -913,14 +918,6 @@ impl Pool {
         self.store.mark().await;
     }
 
-    fn outbox(&self, CommittedLeaf(leaf): &CommittedLeaf) -> OutboxRecord {
-        OutboxRecord {
-            event_id: leaf.event_id(),
-            not_before_index: self.audit.latest().size,
-            leaf: leaf.as_bytes().to_vec(),
-        }
-    }
-
     async fn record_start(
         &self,
         torn_bytes_dropped: u64,
@@ -948,7 +945,7 @@ impl Pool {
             detail,
             ..self.blank_event()
         };
-        self.append(self.seal_event(&event), Duration::ZERO).await.map(|_| ())
+        self.append_own(&event).await
     }
 }
 
@@ -1030,6 +1027,18 @@ fn checkpoint_source(opened: Arc<OnceLock<AuditLog>>) -> Arc<dyn Fn() -> Checkpo
 /// A sealed event that goes with a commit, and into the log only after it.
 #[derive(Clone)]
 pub(crate) struct CommittedLeaf(pub Leaf);
+
+impl CommittedLeaf {
+    pub fn seal(event: Event, sealer: &AuditSealer) -> Self {
+        Self(Leaf::seal(EventSeed::fresh(), &Event { committed: true, ..event }, sealer))
+    }
+
+    /// What waits in the store until the log has it, at `not_before_index` at the earliest.
+    pub fn outbox(&self, not_before_index: u64) -> OutboxRecord {
+        let Self(leaf) = self;
+        OutboxRecord { event_id: leaf.event_id(), not_before_index, leaf: leaf.as_bytes().to_vec() }
+    }
+}
 
 /// Every committed event from the mark on is in the outbox: a record leaves it with a later commit, whose mark is behind its
 /// event. One that is not there was committed to a store that this one is older than.

@@ -45,10 +45,8 @@ impl Schedule {
                 "wall time has moved {} s against monotonic time since the start: nothing is purged or rotated until a restart",
                 jump / 1000
             );
-            return match pool.record_clock_alarm(detail).await {
-                Ok(()) => Ok(Tick::Stopped),
-                Err(error) => Err(Error::AuditUnavailable(error.to_string())),
-            };
+            pool.record_clock_alarm(detail).await?;
+            return Ok(Tick::Stopped);
         }
         if pool.is_restoring() {
             return Ok(Tick::Done { purged: 0, rotated: 0 });

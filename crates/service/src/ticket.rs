@@ -6,8 +6,8 @@
 use crate::error::Error;
 use crate::pool::{CommittedLeaf, Pool};
 use audit::event::{CallerIdentity, Event, EventResult};
-use audit::{Announced, Leaf, Receipt};
-use crypto::audit_key::{AuditSealer, EventSeed};
+use audit::{Announced, Receipt};
+use crypto::audit_key::AuditSealer;
 use domain::access::{Action, DataAction, Grant, Scope, Sight};
 use domain::guid::Guid;
 use domain::name::{KeyName, KeyVersion};
@@ -202,7 +202,7 @@ impl Ticket {
         self.announced = None;
         match self.pool.append(leaf, received.elapsed()).await {
             Ok(receipt) => Recorded { result, receipt: Some(receipt) },
-            Err(error) => Recorded { result: Err(Error::AuditUnavailable(error.to_string())), receipt: None },
+            Err(error) => Recorded { result: Err(error.into()), receipt: None },
         }
     }
 
@@ -214,14 +214,16 @@ impl Ticket {
 
     /// The sealed event of a success, to go with a commit. The ticket is not spent: there may be no commit.
     pub(crate) fn leaf(&self) -> CommittedLeaf {
-        self.pool.seal_committed(self.event(self.request().clone(), None))
+        self.leaf_for(self.pool.sealer())
     }
 
     /// Likewise, to be the first event of a pool whose audit key is `sealer`'s.
     pub(crate) fn first_event(&self, sealer: &AuditSealer) -> OutboxRecord {
-        let event = Event { committed: true, ..self.event(self.request().clone(), None) };
-        let leaf = Leaf::seal(EventSeed::fresh(), &event, sealer);
-        OutboxRecord { event_id: leaf.event_id(), not_before_index: 0, leaf: leaf.as_bytes().to_vec() }
+        self.leaf_for(sealer).outbox(0)
+    }
+
+    fn leaf_for(&self, sealer: &AuditSealer) -> CommittedLeaf {
+        CommittedLeaf::seal(self.event(self.request().clone(), None), sealer)
     }
 
     /// Of success or of `error`.
