@@ -133,6 +133,13 @@ impl Future for Pending {
     }
 }
 
+impl Message {
+    fn of(leaf: Leaf, patience: Duration) -> (Self, Pending) {
+        let (answer, answered) = oneshot::channel();
+        (Self::Leaf(Waiting { leaf, patience, answer }), Pending(answered))
+    }
+}
+
 /// A handle to the log; clones share one writer. When the last is dropped, what waits is written and the writer ends.
 #[derive(Clone)]
 pub struct AuditLog {
@@ -261,9 +268,9 @@ impl AuditLog {
     }
 
     fn enqueue_patiently(&self, leaf: Leaf, patience: Duration) -> Result<Pending, AuditError> {
-        let (answer, answered) = oneshot::channel();
-        match self.queue.try_send(Message::Leaf(Waiting { leaf, patience, answer })) {
-            Ok(()) => Ok(Pending(answered)),
+        let (message, pending) = Message::of(leaf, patience);
+        match self.queue.try_send(message) {
+            Ok(()) => Ok(pending),
             Err(mpsc::error::TrySendError::Full(_)) => Err(AuditError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ended()),
         }
@@ -276,10 +283,9 @@ impl AuditLog {
 
     /// Appends the leaf of a change that was committed: it waits for its place where too many others wait.
     pub async fn append_committed(&self, leaf: Leaf) -> Result<Receipt, AuditError> {
-        let (answer, answered) = oneshot::channel();
-        let message = Message::Leaf(Waiting { leaf, patience: Duration::ZERO, answer });
+        let (message, pending) = Message::of(leaf, Duration::ZERO);
         self.queue.send(message).await.map_err(|_| ended())?;
-        Pending(answered).await
+        pending.await
     }
 
     /// Why no event will be taken until the log is opened again, if so.

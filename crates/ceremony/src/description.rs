@@ -6,6 +6,7 @@ use domain::guid::Guid;
 use domain::name::PoolName;
 use domain::pool::{Genesis, PoolClass};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 use crate::holders::Quorum;
 use crate::keys::Thumbprint;
@@ -110,8 +111,8 @@ impl SealedDescriptionWire {
         Quorum::new(self.required, self.holders.len() as u64).map_err(|_| malformed)?;
         let holders = self.holders.iter().map(|holder| holder.parse());
         let holders: Vec<Thumbprint> = holders.collect::<Result<_, _>>().map_err(|_| malformed)?;
-        let is_again = |(index, holder)| holders[..index].contains(holder);
-        if holders.iter().enumerate().any(is_again) { Err(malformed) } else { Ok(holders) }
+        let different: BTreeSet<&Thumbprint> = holders.iter().collect();
+        if different.len() == holders.len() { Ok(holders) } else { Err(malformed) }
     }
 }
 

@@ -121,8 +121,7 @@ impl OwnerKey {
     pub(crate) fn import(bytes: &[u8]) -> Option<Self> {
         let (scalar, point) = bytes.split_at_checked(SCALAR_BYTES)?;
         // The library also takes the hybrid encoding (X9.62), of which there would be two of each key.
-        let is_ours = point.len() == POINT_BYTES && point[0] == UNCOMPRESSED;
-        if is_ours { Self::from_parts(scalar, point) } else { None }
+        if is_point(point) { Self::from_parts(scalar, point) } else { None }
     }
 
     fn from_parts(scalar: &[u8], point: &[u8]) -> Option<Self> {
@@ -187,8 +186,7 @@ impl OwnerPublicKey {
         let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateError::Malformed)?;
         let key = certificate.public_key().raw;
         let point = key.strip_prefix(P384_SPKI_PREFIX.as_slice()).ok_or(CertificateError::Malformed)?;
-        if !rest.is_empty() || point.len() != POINT_BYTES || point[0] != UNCOMPRESSED || !certificate.is_ca()
-        {
+        if !rest.is_empty() || !is_point(point) || !certificate.is_ca() {
             return Err(CertificateError::Malformed);
         }
         let signature = certificate.signature_value.data.as_ref();
@@ -247,7 +245,7 @@ impl OwnerPublicKey {
         let malformed = CertificateError::Malformed;
         let pem = pem::parse(text).map_err(|_| malformed.clone())?;
         let point = pem.contents().strip_prefix(P384_SPKI_PREFIX.as_slice()).ok_or(malformed.clone())?;
-        if pem.tag() != PEM_LABEL || point.len() != POINT_BYTES || point[0] != UNCOMPRESSED {
+        if pem.tag() != PEM_LABEL || !is_point(point) {
             return Err(malformed);
         }
         Ok(Self { point: point.to_vec() })
@@ -316,6 +314,11 @@ impl SigningKey for CertificateSigner<'_> {
             self.0.sign(&SystemRandom::new(), message).map_err(|_| rcgen::Error::RemoteKeyError)?;
         Ok(signature.as_ref().to_vec())
     }
+}
+
+/// Whether these are as many bytes as a P-384 point has that is written with both coordinates, and say so.
+fn is_point(bytes: &[u8]) -> bool {
+    bytes.len() == POINT_BYTES && bytes[0] == UNCOMPRESSED
 }
 
 pub(crate) fn fresh_serial() -> SerialNumber {
