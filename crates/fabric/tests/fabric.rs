@@ -157,13 +157,7 @@ async fn a_changed_activity_log_is_noticed() {
 async fn a_creation_that_failed_is_gone_on_with() {
     let directory = tempfile::tempdir().unwrap();
     let engine = engine(directory.path());
-    let recorder = Arc::new(Recorder::default());
-    let fabric = open(engine.clone(), &recorder).await.unwrap();
-    recorder.fails.store(true, Ordering::Relaxed);
-    let failed = fabric.put_pool(OWNER, "payroll", asked()).await;
-    assert!(matches!(failed, Err(FabricError::Provision(_))));
-    assert_eq!(fabric.pool(OWNER, "payroll").await.unwrap().record.life, Life::Creating);
-    recorder.fails.store(false, Ordering::Relaxed);
+    let (fabric, recorder) = with_a_creation_that_failed(engine.clone()).await;
     // With other administrators than it was begun with: an instance may have been founded with those.
     let other = CreatePool { administrators: Some(vec!["x".into()]), ..asked() };
     assert!(matches!(fabric.put_pool(OWNER, "payroll", other).await, Err(FabricError::Invalid(_))));
@@ -174,14 +168,24 @@ async fn a_creation_that_failed_is_gone_on_with() {
     assert_eq!(recorder.take(), ["start payroll"]);
 }
 
+/// What failed then fails no more.
+async fn with_a_creation_that_failed(engine: Arc<dyn Engine>) -> (Fabric, Arc<Recorder>) {
+    let recorder = Arc::new(Recorder::default());
+    let fabric = open(engine, &recorder).await.unwrap();
+    recorder.fails.store(true, Ordering::Relaxed);
+    let failed = fabric.put_pool(OWNER, "payroll", asked()).await;
+    assert!(matches!(failed, Err(FabricError::Provision(_))));
+    assert_eq!(fabric.pool(OWNER, "payroll").await.unwrap().record.life, Life::Creating);
+    recorder.fails.store(false, Ordering::Relaxed);
+    (fabric, recorder)
+}
+
 /// The next start makes it a pool like any other.
 #[tokio::test]
 async fn a_creation_that_was_cut_short_is_finished_by_the_next_start() {
     let directory = tempfile::tempdir().unwrap();
-    let recorder = Arc::new(Recorder::default());
-    let fabric = open(engine(directory.path()), &recorder).await.unwrap();
+    let (fabric, recorder) = with_a_creation_that_failed(engine(directory.path())).await;
     recorder.fails.store(true, Ordering::Relaxed);
-    fabric.put_pool(OWNER, "payroll", asked()).await.unwrap_err();
     fabric.reconcile().await;
     assert_eq!(fabric.pool(OWNER, "payroll").await.unwrap().record.life, Life::Creating);
     recorder.fails.store(false, Ordering::Relaxed);
@@ -193,11 +197,7 @@ async fn a_creation_that_was_cut_short_is_finished_by_the_next_start() {
 #[tokio::test]
 async fn who_goes_on_with_a_creation_has_the_tags_and_rules_that_he_gives() {
     let directory = tempfile::tempdir().unwrap();
-    let recorder = Arc::new(Recorder::default());
-    let fabric = open(engine(directory.path()), &recorder).await.unwrap();
-    recorder.fails.store(true, Ordering::Relaxed);
-    fabric.put_pool(OWNER, "payroll", asked()).await.unwrap_err();
-    recorder.fails.store(false, Ordering::Relaxed);
+    let (fabric, _) = with_a_creation_that_failed(engine(directory.path())).await;
     let network = UpdateNetwork { deny_by_default: Some(true), ..UpdateNetwork::default() };
     let tags = BTreeMap::from([("cost".to_owned(), "7".to_owned())]);
     let refused = UpdateNetwork { ip_rules: Some(vec!["nonsense".to_owned()]), ..network.clone() };

@@ -63,9 +63,8 @@ enum End {
 }
 
 /// All but the outbox, and what counts commits.
-fn meant(entries: &Result<Vec<Entry>, String>) -> Option<Vec<&Entry>> {
-    let means = |entry: &&Entry| !matches!(entry.key.first(), Some(b'o' | b'p'));
-    Some(entries.as_ref().ok()?.iter().filter(means).collect())
+fn meant(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
+    entries.iter().filter(|entry| !matches!(entry.key.first(), Some(b'o' | b'p')))
 }
 
 /// A pool that was used and has ended, as files, and what it held.
@@ -259,7 +258,10 @@ impl Sample {
         // What the engine does not notice, the store above it must: as if a host had changed it.
         match self.open().await {
             Err(reason) => Outcome::Refused(reason),
-            Ok(_) if self.end == End::Killed && meant(&read) == meant(&Ok(self.entries.clone())) => {
+            Ok(_)
+                if self.end == End::Killed
+                    && read.as_ref().is_ok_and(|read| meant(read).eq(meant(&self.entries))) =>
+            {
                 Outcome::OutboxAgain
             }
             Ok(_) => panic!("the pool opens with other contents"),
