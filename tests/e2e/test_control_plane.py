@@ -199,22 +199,26 @@ def test_a_deleted_pool_comes_back_beside_one_that_was_made_meanwhile(own, owner
         assert owner("DELETE", f"{owner.pools}/{name}")[0] == 200
 
 
-def is_zombie(pid):
-    """Or gone since it was seen."""
+def process_state(pid):
+    """Its letter of proc_pid_stat(5) and its parent; `Z` and none of one that is gone."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+            state, parent = stat.read().rsplit(")", 1)[1].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z", None
+    return state, int(parent)
+
+
+def is_zombie(pid):
+    """Or gone since it was seen."""
+    return process_state(pid)[0] == "Z"
 
 
 def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as listed:
-        ours = {int(one) for one in listed.read().split()}
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/children") as listed:
-            ours |= {int(one) for one in listed.read().split()}
-    return sorted(one for one in ours if not is_zombie(one))
+    """Those that live. Not by `/proc/PID/task/*/children`: threads end while they are read, and their children move."""
+    processes = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    states = ((one, *process_state(one)) for one in processes)
+    return sorted(one for one, state, parent in states if parent == pid and state != "Z")
 
 
 def instances(pid):
