@@ -41,6 +41,7 @@ const TOLERANCE: usize = 64 * KIB;
 /// 16,384.
 const TOLERANCE_WRITING: usize = 320 * KIB;
 const WORKERS: usize = 32;
+const RUNS: usize = 3;
 
 /// One folder of files: a target in memory would be counted.
 #[derive(Clone)]
@@ -156,6 +157,18 @@ async fn beyond<T>(work: impl Future<Output = T>) -> (usize, T) {
     (peak - before.max(MEMORY.current_usage()), done)
 }
 
+/// The least that is needed of a few runs: what else the pool does meanwhile is counted too, and comes by chance.
+async fn least<T>(mut work: impl AsyncFnMut() -> T) -> (usize, T) {
+    let mut found = beyond(work()).await;
+    for _ in 1..RUNS {
+        let again = beyond(work()).await;
+        if again.0 < found.0 {
+            found = again;
+        }
+    }
+    found
+}
+
 /// What a backup needs, then a look at what restoring it would change, a restore into the same pool, and one into a pool
 /// without keys.
 async fn measure(keys: usize) -> [usize; 4] {
@@ -165,7 +178,7 @@ async fn measure(keys: usize) -> [usize; 4] {
     let pool = open(&bench, &files).await;
     fill(&pool, keys).await;
     let begin = async || ok(pool.start_backup(ticket(&pool, ADMIN), location()).await);
-    let (backup, job) = beyond(async { ended(&pool, begin().await).await }).await;
+    let (backup, job) = least(async || ended(&pool, begin().await).await).await;
     let folder = job.0.folder.unwrap();
     let source = || RestoreSource { location: location(), folder: folder.clone() };
     let restore = async |pool: &Arc<Pool>| {
@@ -173,8 +186,8 @@ async fn measure(keys: usize) -> [usize; 4] {
         ended(pool, begun).await;
     };
     let look = async || ok(pool.preview_restore(ticket(&pool, ADMIN), source()).await);
-    let (preview, _) = beyond(async { look().await }).await;
-    let (restored, ()) = beyond(restore(&pool)).await;
+    let (preview, _) = least(look).await;
+    let (restored, ()) = least(async || restore(&pool).await).await;
     pool.close().await;
     let genesis = Genesis { pool: Guid([9; 16]), name: "sibling".parse().unwrap(), ..genesis() };
     let other = Bench { secrets: bench.secrets.clone(), genesis, ..Bench::new() };
