@@ -9,6 +9,7 @@ use crate::shares::{Full, Payer, Shares};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 /// What a job costs, and so where it runs.
@@ -72,7 +73,7 @@ const RSA_HELD: Duration = Duration::from_millis(1);
 const GENERATION_NICE: i32 = 10;
 
 impl Workers {
-    /// `idle` is for the thread that makes keys.
+    /// On the runtime of those who will wait. `idle` is for the thread that makes keys.
     pub fn start(cores: usize, idle: Idle) -> Self {
         let rsa_private = Queue::new("RSA private operations", RSA_QUEUE);
         for number in 0..cores {
@@ -135,10 +136,10 @@ impl Queue {
     }
 
     fn start(self: &Arc<Self>, name: String, nice: i32, longest_held: Duration, idle: Option<Idle>) {
-        let queue = self.clone();
+        let (queue, runtime) = (self.clone(), Handle::current());
         std::thread::Builder::new()
             .name(name)
-            .spawn(move || queue.work(nice, longest_held, idle))
+            .spawn(move || queue.work(nice, longest_held, idle, runtime))
             .expect("the operating system starts threads at start-up");
     }
 
@@ -166,14 +167,14 @@ impl Queue {
         }
     }
 
-    fn work(&self, nice: i32, longest_held: Duration, idle: Option<Idle>) {
+    fn work(&self, nice: i32, longest_held: Duration, idle: Option<Idle>, runtime: Handle) {
         // Without it the class merely runs at full priority.
         if let Err(error) = scheduling::slow(nice) {
             tracing::warn!(%error, "cannot lower the priority of a worker thread");
         }
         let after = idle.as_ref().map(|idle| idle.after);
         let mut patience = after;
-        let mut held = Held { results: Vec::new(), since: None, longest: longest_held };
+        let mut held = Held { results: Vec::new(), since: None, longest: longest_held, runtime };
         loop {
             match self.next(patience) {
                 Next::Job(job, behind) => {
@@ -199,6 +200,8 @@ struct Held {
     /// When the first of them was there.
     since: Option<Instant>,
     longest: Duration,
+    /// Of those who wait.
+    runtime: Handle,
 }
 
 impl Held {
@@ -209,7 +212,14 @@ impl Held {
             return;
         }
         self.since = None;
-        self.results.drain(..).for_each(|deliver| deliver());
+        let results = std::mem::take(&mut self.results);
+        if results.len() > 1 {
+            // Delivered from here, each would wake a thread that takes the processor at once, and sleeps again before the
+            // next is delivered.
+            self.runtime.spawn(async move { results.into_iter().for_each(|deliver| deliver()) });
+        } else {
+            results.into_iter().for_each(|deliver| deliver());
+        }
     }
 }
 
@@ -236,23 +246,27 @@ mod tests {
         Some(Guid([number; 16]))
     }
 
-    #[test]
-    fn a_result_is_held_while_more_come_and_not_for_long() {
+    #[tokio::test]
+    async fn a_result_is_held_while_more_come_and_not_for_long() {
         let (sender, delivered) = mpsc::channel();
         let result = |number: u8| -> Deliver {
             let sender = sender.clone();
             Box::new(move || sender.send(number).expect("the test listens"))
         };
         let longest = RSA_HELD;
-        let mut held = Held { results: vec![result(1)], since: Some(Instant::now() + longest), longest };
+        let runtime = Handle::current();
+        let since = Some(Instant::now() + longest);
+        let mut held = Held { results: vec![result(1)], since, longest, runtime: runtime.clone() };
         held.deliver_unless(true);
         assert_eq!(delivered.try_iter().count(), 0);
         held.results.push(result(2));
         held.deliver_unless(false);
+        assert_eq!(delivered.try_iter().count(), 0, "each would wake the runtime, which is to wake once");
+        tokio::task::yield_now().await;
         assert_eq!(delivered.try_iter().collect::<Vec<_>>(), [1, 2]);
 
         let long_ago = Instant::now().checked_sub(longest);
-        let mut held = Held { results: vec![result(3)], since: long_ago, longest };
+        let mut held = Held { results: vec![result(3)], since: long_ago, longest, runtime };
         held.deliver_unless(true);
         assert_eq!(delivered.try_iter().collect::<Vec<_>>(), [3]);
         assert!(held.since.is_none(), "the next one starts a time of its own");
