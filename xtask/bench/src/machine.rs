@@ -55,6 +55,13 @@ pub fn kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
+/// Whether each session's threads have a share of the processor together (sched(7), autogroup), as they have unless turned off:
+/// then priorities count among the server's threads, and not against what else there is, the kernel's threads included.
+pub fn has_autogroup() -> bool {
+    let enabled = std::fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
+    enabled.is_ok_and(|enabled| enabled.trim() == "1")
+}
+
 /// Type of the file system that holds `path`.
 pub fn file_system(path: &Path) -> String {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -58,7 +58,7 @@ pub fn render(options: &Options, report: &Report) -> String {
          Server, bare handler and primitive take turns on core {}, the client has core {} to itself; a row whose \
          client used more than {:.0} % of that core is invalid, for it measures the client. A server that had much \
          less than its whole core was held up: by the disk, by the client, or by something else on the machine.\n\n\
-         - CPU: {}{}; kernel {}\n- data directory on {}; every answer waits until its audit event is synced, or, where the row says so, until the operating system has it\n\
+         - CPU: {}{}; kernel {}, {} autogroup\n- data directory on {}; every answer waits until its audit event is synced, or, where the row says so, until the operating system has it\n\
          - bare handler: hyper and rustls as in the server, request read, fixed answer of 300 bytes\n\
          - primitive: aws-lc-rs, key parsed, one thread\n",
         options.rounds,
@@ -69,6 +69,7 @@ pub fn render(options: &Options, report: &Report) -> String {
         machine::cpu_model(),
         if machine::has_ifma() { "" } else { ", without AVX-512 IFMA, which about doubles RSA" },
         machine::kernel(),
+        if machine::has_autogroup() { "with" } else { "without" },
         machine::file_system(&options.data),
     );
     if !report.mixed.is_empty() {
