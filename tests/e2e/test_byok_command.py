@@ -117,6 +117,54 @@ def test_private_keys_come_in_from_every_form_of_file(pool, tmp_path):
     signs(pool, bundle, on_p384)
 
 
+def test_a_key_is_wrapped_for_one_that_its_owner_vouches_for_and_for_no_other(pool, kek, kek_pem, tmp_path):
+    """Who hands over a key-exchange key of their own reads what is wrapped for it."""
+    name, version = kek.kid.rsplit("/", 2)[1:]
+    attested, owner = tmp_path / "kek.json", pool.data / "pool" / "owner.pem"
+    holdfast(pool, "attest", "get", name, "--version", version, "--out", str(attested))
+    raw, wrapped = tmp_path / "raw.key", tmp_path / "raw.byok"
+    raw.write_bytes(bytes(range(32)))
+
+    def pack(file, *words, code=0):
+        done = offline(pool, "byok", "pack", "--raw", raw, "--kek", file, "--out", wrapped, *words, code=code)
+        assert wrapped.exists() == (code == 0)
+        wrapped.unlink(missing_ok=True)
+        return done
+
+    genuine = json.loads(attested.read_text())
+    pool_id = offline(pool, "attest", "verify", attested, "--owner-key", owner, "--output", "json").json
+    [pool_id] = [claim["value"] for claim in pool_id["claims"] if claim["claim"] == "pool"]
+    assert f"proven        made in pool {pool_id}" in pack(attested, "--owner-key", owner).out
+    assert "NOT PROVEN    where that key was made" in pack(attested).out
+    assert "NOT PROVEN" in pack(kek_pem, "--kid", kek.kid).out
+
+    numbers = rsa.generate_private_key(65537, 2048).public_key().public_numbers()
+    forged = {"n": b64(numbers.n.to_bytes(256, "big")), "e": b64(b"\1\0\1")}
+    members = genuine["attributes"]["attestation"]
+    signer = pool.create("rsa", key_ops=["sign"])["key"]["kid"].rsplit("/", 2)[1:]
+    signing = holdfast(pool, "attest", "get", signer[0]).json
+    signing["key"]["key_ops"] = ["import"]
+    other_owner = tmp_path / "other.pem"
+    other_owner.write_bytes(
+        ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    other_version = kek.kid[:-32] + "0" * 32
+    for file, words, said in [
+        # A key of the forger's, in place of the attested one or beside an attestation that stands alone.
+        ({**genuine, "key": {**genuine["key"], **forged}}, [], "public key"),
+        ({**members, "kty": "RSA-HSM", "kid": kek.kid, **forged}, [], "public key"),
+        (signing, [], "key_ops sign"),
+        ({**genuine, "key": {**genuine["key"], "kid": other_version}}, [], "version"),
+        ({"key": genuine["key"]}, [], "no key attestation"),
+        (genuine, ["--owner-key", other_owner], "owner"),
+    ]:
+        bent = tmp_path / "bent.json"
+        bent.write_text(json.dumps(file))
+        refused = pack(bent, *(words or ["--owner-key", owner]), code=FAILED)
+        assert said in refused.err, (said, refused)
+    assert "--kid says" in pack(attested, "--kid", other_version, "--owner-key", owner, code=USAGE).err
+
+
 def test_what_no_pool_would_take_is_refused_where_the_key_is(pool, kek, kek_pem, tmp_path):
     private = rsa.generate_private_key(65537, 2048)
     good = pem_file(tmp_path, private)

@@ -3,6 +3,9 @@
 
 use crate::CommandError;
 use crate::ceremony_command::{in_file, print, printable, refuse_existing, write_new};
+use crate::client::attest::{TrustArguments, now};
+use crate::client::document::parse_kid;
+use crate::client::verdict::{Document, Expectations, verify};
 use crate::client::{input, public_key, usage};
 use crate::hardening::harden;
 use crate::output::verdict;
@@ -11,6 +14,8 @@ use api_data::byok::{Examined, examine};
 use clap::Subcommand;
 use crypto::key_exchange::KeyExchangeKey;
 use domain::algorithm::{KeySpec, RsaSize};
+use domain::key::{KeyOperation, KeyOperations, Origin};
+use domain::time::IntDate;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,16 +27,21 @@ const HALF_BLOCK_BYTES: usize = 8;
 
 #[derive(Subcommand)]
 pub enum Arguments {
-    /// Wrap a private or symmetric key for a key-exchange key of a pool. No other key and nobody else can open it.
+    /// Wrap a private or symmetric key for a key-exchange key of a pool. No other key and nobody else can open it. With
+    /// --owner-key, --owner-fingerprint or --domain-file, for none but a key that the attestation in its file proves to have
+    /// been made in a pool of that owner.
     Pack {
         #[command(flatten)]
         source: Source,
-        /// The public half of the key-exchange key: PEM, as `az keyvault key download` writes it, or JSON, as `key show`.
+        /// The public half of the key-exchange key: JSON, as `attest get` or `key show` writes it, or PEM, as
+        /// `az keyvault key download`.
         #[arg(long, value_name = "FILE")]
         kek: PathBuf,
         /// Its identifier with its version, https://HOST/keys/NAME/VERSION; JSON has it already.
         #[arg(long, value_name = "ID")]
         kid: Option<String>,
+        #[command(flatten)]
+        trust: TrustArguments,
         /// The wrapped key; must not exist.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
@@ -68,8 +78,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         eprintln!("holdfast: {shortfall}");
     }
     match arguments {
-        Arguments::Pack { source, kek, kid, out, passphrase_file } => {
-            pack(&source, &kek, kid, &out, passphrase_file.as_ref())
+        Arguments::Pack { source, kek, kid, trust, out, passphrase_file } => {
+            pack(&source, &kek, kid, trust, &out, passphrase_file.as_ref())
         }
         Arguments::Check { file, kek, kid } => check(&file, kek.as_deref(), kid),
     }
@@ -77,16 +87,18 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
 
 fn pack(
     source: &Source,
-    kek: &Path,
+    kek_file: &Path,
     kid: Option<String>,
+    trust: TrustArguments,
     out: &Path,
     passphrase_file: Option<&PathBuf>,
 ) -> Result<ExitCode, CommandError> {
     refuse_existing(out)?;
-    let kek = Kek::read(kek, kid)?;
+    let kek = Kek::read(kek_file, kid)?;
     let kid = kek.kid.as_deref().ok_or_else(|| {
         usage("the key-exchange key's file does not say which key it is: give --kid, with the version".into())
     })?;
+    let origin = kek_origin(kek_file, &kek.pem, kid, trust)?;
     // Before a private key is read: what makes the file useless is known now.
     let file = |ciphertext: &[u8]| {
         json!({
@@ -116,7 +128,8 @@ fn pack(
     };
     print(&[
         format!("key           {spec}"),
-        format!("wrapped for   {kid}"),
+        format!("wrapped for   {}", printable(kid)),
+        origin,
         format!("written       {}", out.display()),
         format!(
             "to import it  holdfast key import NAME --byok-file {} --type {}{curve}",
@@ -124,6 +137,43 @@ fn pack(
             spec.key_type()
         ),
     ])
+}
+
+/// Where the key-exchange key was made, in words. An error where `trust` names somebody and the attestation in the key's file
+/// does not prove that it was made in a pool of theirs, for imports alone.
+fn kek_origin(path: &Path, pem: &str, kid: &str, trust: TrustArguments) -> Result<String, CommandError> {
+    let named = parse_kid(kid);
+    let mut expected = Expectations {
+        name: named.as_ref().map(|(name, _)| name.clone()),
+        version: named.map(|(_, version)| version),
+        // The very key that is wrapped for: a file may hold one key and another's attestation.
+        public_key: Some(pem.to_owned()),
+        operations: Some(KeyOperations::from_iter([KeyOperation::Import])),
+        origin: Some(Origin::Generated),
+        not_exportable: true,
+        ..Expectations::default()
+    };
+    let Some(trust) = trust.resolve(&mut expected)? else {
+        return Ok(
+            "NOT PROVEN    where that key was made: give what `attest get` wrote as --kek, and --owner-key"
+                .to_owned(),
+        );
+    };
+    let document = Document::parse(&input::read_key_file(path)?)
+        .map_err(|error| format!("{}: {error}; `attest get` writes a file that has one", path.display()))?;
+    let verdicts = verify(&document, &trust, &expected, IntDate::from_unix_seconds(now()));
+    if let Some(failed) = verdicts.iter().find(|verdict| verdict.is_failure()) {
+        let reason = failed.reason().unwrap_or("nobody vouches for it");
+        return Err(format!(
+            "{} does not prove that the key-exchange key was made in a pool of this owner: {} {}: {reason}",
+            path.display(),
+            failed.claim,
+            printable(&failed.value),
+        )
+        .into());
+    }
+    let pool = verdicts.iter().find(|verdict| verdict.claim == "pool").map_or("", |verdict| &verdict.value);
+    Ok(format!("proven        made in pool {pool}, which its owner vouches for"))
 }
 
 fn check(path: &Path, kek: Option<&Path>, kid: Option<String>) -> Result<ExitCode, CommandError> {
@@ -238,6 +288,8 @@ fn by_length(content: usize) -> String {
 /// The public half of a key-exchange key, and which it is.
 struct Kek {
     key: KeyExchangeKey,
+    /// The same.
+    pem: String,
     kid: Option<String>,
 }
 
@@ -246,7 +298,8 @@ impl Kek {
     fn read(path: &Path, kid: Option<String>) -> Result<Self, CommandError> {
         let content = input::read_key_file(path)?;
         if !content.trim_ascii_start().starts_with(b"{") {
-            return Ok(Self { key: KeyExchangeKey::from_file(&content).map_err(in_file(path))?, kid });
+            let key = KeyExchangeKey::from_file(&content).map_err(in_file(path))?;
+            return Ok(Self { key, pem: String::from_utf8_lossy(&content).into_owned(), kid });
         }
         let shown: Value = serde_json::from_slice(&content).map_err(in_file(path))?;
         let mut key = if shown["key"].is_object() { shown["key"].clone() } else { shown };
@@ -278,6 +331,7 @@ impl Kek {
         let pem = public_key::pem(&key).map_err(in_file(path))?;
         Ok(Self {
             key: KeyExchangeKey::from_file(pem.as_bytes()).map_err(in_file(path))?,
+            pem,
             kid: kid.or(shown),
         })
     }

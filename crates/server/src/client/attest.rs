@@ -37,7 +37,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Verify a statement, offline: a verdict for each claim. Exit code 1 where one fails.
+    /// Verify a statement, offline: a verdict for each claim. Exit code 1 where one fails. Without --owner-key,
+    /// --owner-fingerprint or --domain-file the copy of the owner key in the quickstart's directory is believed.
     Verify(Box<Verify>),
 }
 
@@ -80,10 +81,10 @@ pub struct Verify {
     max_age: Option<Duration>,
 }
 
-/// Whose statements are believed. Without any of these the copy of the owner key in the quickstart's directory is used.
+/// Whose statements are believed.
 #[derive(clap::Args)]
 #[group(multiple = false)]
-struct TrustArguments {
+pub struct TrustArguments {
     /// The owner's public key, from a source you trust.
     #[arg(long, value_name = "PEM")]
     owner_key: Option<PathBuf>,
@@ -144,10 +145,18 @@ impl Verify {
             release_policy: self.release_policy.as_deref().map(read).transpose()?,
             security_domain: None,
         };
-        let TrustArguments { owner_key, owner_fingerprint, domain_file } = self.trust;
-        if let Some(fingerprint) = owner_fingerprint {
-            return Ok((Trust::Fingerprint(fingerprint), expected, None));
+        if let Some(trust) = self.trust.resolve(&mut expected)? {
+            return Ok((trust, expected, None));
         }
+        let note = "the owner key is the copy in the pool's directory: compare its fingerprint with the one you wrote down";
+        Ok((Trust::Owner(read_owner(&layout.owner_key())?), expected, Some(note)))
+    }
+}
+
+impl TrustArguments {
+    /// Whom they name, if anybody. What the same source tells of the pool is expected, too.
+    pub fn resolve(self, expected: &mut Expectations) -> Result<Option<Trust>, CommandError> {
+        let Self { owner_key, owner_fingerprint, domain_file } = self;
         if let Some(path) = domain_file {
             let file = DomainFile::parse(&read_text(&path)?)
                 .map_err(|error| format!("{} is no security domain file: {error}", path.display()))?;
@@ -156,16 +165,19 @@ impl Verify {
             expected.class = Some(agreed("--class", expected.class, held.class)?);
             expected.genesis_hash = Some(agreed("--genesis", expected.genesis_hash, held.genesis_hash)?);
             expected.security_domain = Some(held.security_domain);
-            return Ok((Trust::Fingerprint(held.owner_fingerprint), expected, None));
+            return Ok(Some(Trust::Fingerprint(held.owner_fingerprint)));
         }
-        let note = owner_key.is_none().then_some(
-            "the owner key is the copy in the pool's directory: compare its fingerprint with the one you wrote down",
-        );
-        let path = owner_key.unwrap_or_else(|| layout.owner_key());
-        let owner = OwnerPublicKey::from_pem(&read_text(&path)?)
-            .map_err(|_| format!("{} is not an owner's public key", path.display()))?;
-        Ok((Trust::Owner(owner), expected, note))
+        match (owner_fingerprint, owner_key) {
+            (Some(fingerprint), _) => Ok(Some(Trust::Fingerprint(fingerprint))),
+            (None, Some(path)) => Ok(Some(Trust::Owner(read_owner(&path)?))),
+            (None, None) => Ok(None),
+        }
     }
+}
+
+fn read_owner(path: &Path) -> Result<OwnerPublicKey, CommandError> {
+    let owner = OwnerPublicKey::from_pem(&read_text(path)?);
+    owner.map_err(|_| format!("{} is not an owner's public key", path.display()).into())
 }
 
 fn agreed<T: PartialEq>(option: &str, given: Option<T>, held: T) -> Result<T, CommandError> {
@@ -204,7 +216,7 @@ fn print_json(verdicts: &[Verdict], failed: bool) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn now() -> i64 {
+pub fn now() -> i64 {
     OffsetDateTime::now_utc().unix_timestamp()
 }
 

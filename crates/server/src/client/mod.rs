@@ -6,7 +6,7 @@ pub mod attest;
 pub mod backup;
 pub mod confirm;
 pub mod connection;
-mod document;
+pub mod document;
 mod explain;
 mod import;
 pub mod input;
@@ -21,7 +21,7 @@ pub mod role;
 pub mod setting;
 pub mod test_mode;
 pub mod token;
-mod verdict;
+pub mod verdict;
 
 use crate::CommandError;
 use clap::Subcommand;
