@@ -28,6 +28,7 @@ mod schedule;
 mod security_domain;
 mod settings;
 mod shares;
+mod tasks;
 mod test_mode;
 mod ticket;
 mod views;

@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::pool::{CommittedLeaf, Pool};
-use crate::security_domain::to_its_end;
+use crate::tasks::to_its_end;
 use audit::event::Event;
 use audit::{AuditError, Leaf, Receipt};
 use std::collections::VecDeque;

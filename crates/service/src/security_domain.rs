@@ -8,6 +8,7 @@
 
 use crate::error::Error;
 use crate::pool::{AUDIT_EPOCH, Change, Pool};
+use crate::tasks::to_its_end;
 use crate::ticket::{Recorded, Ticket};
 use crate::workers::CostClass;
 use audit::event::{Event, EventResult};
@@ -475,15 +476,6 @@ impl Pool {
         installer.prepare(installation).await.map_err(Error::StoreUnavailable)?;
         *self.domain_state().transfer_key.lock() = None;
         Ok(())
-    }
-}
-
-/// Whether or not the caller stays: what has begun to change what the pool is must not stop half way.
-pub(crate) async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    match tokio::spawn(work).await {
-        Ok(done) => done,
-        // Nobody cancels it, so it has panicked.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

@@ -5,7 +5,7 @@ use super::target::{BackupTarget, BackupTargets, StorageLocation};
 use super::{RestoreSource, stream};
 use crate::error::Error;
 use crate::pool::{Change, Pool};
-use crate::security_domain::to_its_end;
+use crate::tasks::to_its_end;
 use crate::ticket::{Recorded, Shown, Ticket};
 use audit::event::{Event, EventResult};
 use crypto::certificate::{InstanceKey, OwnerPublicKey};
