@@ -1,12 +1,14 @@
 """The storage emulator, behind a certificate of a test's own CA, and the tokens that it takes."""
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import hmac
 import ipaddress
 import os
 import pathlib
+import signal
 import socket
 import ssl
 import subprocess
@@ -19,9 +21,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from holdfast import clean_environment, free_ports
+from holdfast import ANSWER_SECONDS, clean_environment, free_ports
 
-READY_SECONDS = 60
+READY_SECONDS = 180
 VERSION = "2021-12-02"
 # The emulator's own, published account.
 ACCOUNT = "devstoreaccount1"
@@ -100,6 +102,15 @@ class Azurite:
         self.process.kill()
         self.process.wait()
 
+    @contextlib.contextmanager
+    def silent(self):
+        """Meanwhile it takes connections, and answers nobody."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def flags(self):
         """What a pool is to be told."""
         return ["--trust-ca", str(self.ca), "--blob-endpoint", self.host]
@@ -128,7 +139,7 @@ class Azurite:
         request = urllib.request.Request(url, data=body, method=method, headers=headers)
         context = ssl.create_default_context(cafile=str(self.ca))
         try:
-            with urllib.request.urlopen(request, context=context, timeout=20) as response:
+            with urllib.request.urlopen(request, context=context, timeout=ANSWER_SECONDS) as response:
                 return response.status, response.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()

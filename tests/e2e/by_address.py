@@ -7,6 +7,9 @@ import socket
 import ssl
 import sys
 
+# For each step, on a machine that does much else.
+SECONDS = 60
+
 
 def call(address, port, ca, *, name=None, host=None, method="GET", path="/", token=None, body=None, before_hex=""):
     """`address`: with a slash it is the path of a Unix socket. `name`: of the server, in TLS; `None`: none is sent.
@@ -29,9 +32,9 @@ def call(address, port, ca, *, name=None, host=None, method="GET", path="/", tok
 
 def connected(address, port):
     if "/" not in address:
-        return socket.create_connection((address, port), timeout=20)
+        return socket.create_connection((address, port), timeout=SECONDS)
     stream = socket.socket(socket.AF_UNIX)
-    stream.settimeout(20)
+    stream.settimeout(SECONDS)
     stream.connect(address)
     return stream
 

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import copy
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -24,7 +25,12 @@ from azure.keyvault.keys import KeyClient
 API_VERSION = "7.4"
 # A blank pool's port, counted from the first pool's.
 BLANK_OFFSET = 10
-READY_SECONDS = 20
+# Deadlines and not durations: what waits goes on at once, and a loaded machine may take ten times what it takes alone.
+READY_SECONDS = 90
+STOP_SECONDS = 60
+ANSWER_SECONDS = 60
+# What is left of a token's hour when another is fetched.
+TOKEN_MARGIN_SECONDS = 20 * 60
 # Every pool of this run that was started and may still run, for the log of a failed test.
 RUNNING = []
 
@@ -44,16 +50,39 @@ def unb64(text):
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-CANDIDATE_PORTS = iter(range(20000 + os.getpid() % 1000 * 6, 32000, 6))
+PORTS_TOGETHER = 6
+FIRST_PORT, END_OF_PORTS = 20000, 32000
+CANDIDATE_PORTS = itertools.chain(
+    range(FIRST_PORT + os.getpid() % 1000 * PORTS_TOGETHER, END_OF_PORTS, PORTS_TOGETHER),
+    range(FIRST_PORT, FIRST_PORT + os.getpid() % 1000 * PORTS_TOGETHER, PORTS_TOGETHER),
+)
+# Held until this process ends, however it ends.
+RESERVATIONS = []
 
 
-def free_ports(count=6):
+def reserve(first):
+    """Keeps other runs of these tests from a block of ports: between a look and a start, and while a pool is down, they are
+    free for whoever asks the kernel."""
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        # In the abstract name space, which needs no directory that all users can write to.
+        reservation.bind(f"\0holdfast-tests-ports-{first}")
+    except OSError:
+        reservation.close()
+        return False
+    RESERVATIONS.append(reservation)
+    return True
+
+
+def free_ports(count=PORTS_TOGETHER):
     """The first of `count` neighbouring ports that nobody uses, below the range of outgoing connections.
 
     No two pools of one run get the same: the SDK remembers for a host and port where its tokens come from.
     """
     for first in CANDIDATE_PORTS:
         with contextlib.ExitStack() as stack:
+            if not all(reserve(block) for block in range(first, first + count, PORTS_TOGETHER)):
+                continue
             try:
                 for port in range(first, first + count):
                     probe = stack.enter_context(socket.socket())
@@ -62,10 +91,10 @@ def free_ports(count=6):
                     probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        for _ in range((count - 1) // 6):
+        for _ in range((count - 1) // PORTS_TOGETHER):
             next(CANDIDATE_PORTS)
         return first
-    raise RuntimeError("no free ports below 32000")
+    raise RuntimeError(f"no free ports below {END_OF_PORTS}")
 
 
 def clean_environment(**more):
@@ -107,7 +136,7 @@ class Pool:
         self.log_path = pathlib.Path(directory) / "server.log"
         self.flags = flags
         self.blank_pools = [name for flag, name in zip(flags, flags[1:]) if flag == "--blank-pool"]
-        self.port = free_ports(BLANK_OFFSET + len(self.blank_pools) if self.blank_pools else 6)
+        self.port = free_ports(BLANK_OFFSET + len(self.blank_pools) if self.blank_pools else PORTS_TOGETHER)
         self.program = program or binary()
         self.environment = environment or {}
         self.process = None
@@ -150,8 +179,9 @@ class Pool:
                 raise AssertionError(f"server not ready after {READY_SECONDS} s:\n{self.log()}")
             time.sleep(0.01)
 
-    def wait_for_holders(self, seconds=60):
-        """Until the first pool's domain is with the quickstart's holders, whose keys take seconds to make."""
+    def wait_for_holders(self, seconds=300):
+        """Until the first pool's domain is with the quickstart's holders, whose keys take seconds to make, and minutes where
+        the machine is busy. It leaves an event: who counts the log's events waits for it first."""
         file = self.data / "ceremony" / "security-domain.json"
         until = time.monotonic() + seconds
         while not file.exists():
@@ -177,12 +207,12 @@ class Pool:
         if process.poll() is None:
             process.send_signal(number)
         try:
-            return process.wait(20)
+            return process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             raise AssertionError(
-                f"server did not end within 20 s of signal {number}:\n{self.log()}"
+                f"server did not end within {STOP_SECONDS} s of signal {number}:\n{self.log()}"
             ) from None
 
     def __enter__(self):
@@ -208,7 +238,7 @@ class Pool:
 
     # --- command line
 
-    def run(self, *words, check=True, timeout=60):
+    def run(self, *words, check=True, timeout=300):
         done = subprocess.run(
             [self.program, *words, "--data", str(self.data)],
             stdin=subprocess.DEVNULL,
@@ -228,7 +258,7 @@ class Pool:
             ["bash", "-c", script, self.program, str(self.data), *flags],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=60,
+            timeout=300,
             env=clean_environment(),
         )
         assert done.returncode == 0, done.stderr.decode(errors="replace")
@@ -250,7 +280,7 @@ class Pool:
         return [event for event in self.audit() if event["correlationId"] == correlation_id]
 
     def verify_audit(self):
-        return self.run("audit", "verify", timeout=120)
+        return self.run("audit", "verify")
 
     # --- HTTPS
 
@@ -261,7 +291,7 @@ class Pool:
     def tls(self):
         return ssl.create_default_context(cafile=self.ca_file)
 
-    def connection(self, timeout=20):
+    def connection(self, timeout=ANSWER_SECONDS):
         return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls(), timeout=timeout)
 
     def token(self, principal="app", resource=None, fresh=False):
@@ -269,7 +299,8 @@ class Pool:
         variables = self.variables
         resource = resource or f"https://managedhsm.localhost:{self.port}"
         kept = self._tokens.get((principal, resource))
-        if kept and not fresh:
+        # One pool serves a whole run, which may take longer than a token lives.
+        if kept and not fresh and expiry(kept) - time.time() > TOKEN_MARGIN_SECONDS:
             return kept
         answer = requests.post(
             f"{variables['AUTHORITY_HOST']}/{variables['TENANT_ID']}/oauth2/v2.0/token",
@@ -280,7 +311,7 @@ class Pool:
                 "scope": f"{resource}/.default",
             },
             verify=self.ca_file,
-            timeout=20,
+            timeout=ANSWER_SECONDS,
         )
         assert answer.status_code == 200, answer.text
         token = answer.json()["access_token"]
@@ -302,7 +333,7 @@ class Pool:
         host=None,
         correlation_id=None,
         connection=None,
-        timeout=20,
+        timeout=ANSWER_SECONDS,
     ):
         """One request as written: nothing normalises its path. `token`: a principal's name, a token, or None.
 
@@ -344,6 +375,11 @@ class Pool:
 
     def https_url(self):
         return f"https://127.0.0.1:{self.port}"
+
+
+def expiry(token):
+    """Of a JWT, in seconds since 1970."""
+    return json.loads(unb64(token.split(".")[1]))["exp"]
 
 
 def fresh_name(prefix="key"):

@@ -16,7 +16,7 @@ def each(pool, jobs, work):
     pool.token()  # kept from here on, so that the lanes do not all ask for it
 
     def lane(number):
-        with contextlib.closing(pool.connection(timeout=60)) as connection:
+        with contextlib.closing(pool.connection()) as connection:
             connection.connect()
             opened = connection.sock
             call = functools.partial(pool.call, connection=connection)

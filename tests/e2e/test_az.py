@@ -53,7 +53,7 @@ class Az:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
             env=clean_environment(**self.variables),
         )
 
@@ -264,7 +264,7 @@ def test_a_key_that_byok_pack_wrapped_comes_in(az, az_pool, tmp_path):
         key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         to_kek = ["--kek", pem, "--kid", bundle["key"]["kid"]] if member == "x" else ["--kek", shown]
         words = ["byok", "pack", "--pem", key, *to_kek, "--out", wrapped]
-        packed = subprocess.run([az_pool.program, *words], capture_output=True, text=True, timeout=60)
+        packed = subprocess.run([az_pool.program, *words], capture_output=True, text=True, timeout=300)
         assert packed.returncode == 0, packed
         brought = az("keyvault", "key", "import", *names.key(name), "--kty", *kty, "--byok-file", str(wrapped))
         assert int.from_bytes(base64.b64decode(brought["key"][member]), "big") == public
@@ -454,7 +454,7 @@ def test_the_section_of_the_readme_works(az_pool, repository, tmp_path):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         env=clean_environment(
             PATH=os.pathsep.join([str(tmp_path), *directories]), HOLDFAST_DATA=str(az_pool.data)
         ),

@@ -252,6 +252,6 @@ def test_check_says_what_is_wrong(pool, kek, kek_pem, tmp_path):
 def test_no_secret_is_an_argument_or_a_variable(pool):
     """Neither command has an option that takes a passphrase or a key as its value, or from the environment."""
     for words in (["byok", "pack"], ["key", "import"]):
-        text = subprocess.run([pool.program, *words, "--help"], capture_output=True, text=True, timeout=60).stdout
+        text = subprocess.run([pool.program, *words, "--help"], capture_output=True, text=True, timeout=300).stdout
         assert "--passphrase-file <FILE>" in text and "--passphrase <" not in text and "--password" not in text
         assert "[env:" not in text

@@ -1,6 +1,7 @@
 """Nothing legible at rest: what a thief of `pool/` would look for is not there, in any common spelling."""
 
 import base64
+import contextlib
 import os
 import pathlib
 import uuid
@@ -32,7 +33,11 @@ def spellings(canary):
 
 def search(directory, canaries):
     """Every canary found under `directory`: (canary, spelling, file)."""
-    files = {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        # A running pool does away with files.
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            files[path] = path.read_bytes()
     assert sum(map(len, files.values())) > 1000, f"nothing to search in {directory}"
     return [
         (name, spelling, str(path.relative_to(directory)))

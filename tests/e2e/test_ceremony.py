@@ -37,7 +37,7 @@ def run(words, **more):
         [str(word) for word in words],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         env=clean_environment(),
         # No terminal to ask at.
         start_new_session=True,
@@ -173,30 +173,32 @@ class Terminal:
         self.process, self.terminal = pty.fork()
         if self.process == 0:
             os.execve(binary(), [binary(), *map(str, words)], clean_environment())
-        self.seen = ""
+        self.read = b""
+
+    @property
+    def seen(self):
+        return self.read.decode(errors="replace")
+
+    def more(self):
+        """Whether there was something."""
+        assert select.select([self.terminal], [], [], 300)[0], f"nothing more came after: {self.seen}"
+        try:
+            part = os.read(self.terminal, 4096)
+        except OSError:
+            part = b""
+        self.read += part
+        return bool(part)
 
     def until(self, text):
         while text not in self.seen:
-            assert select.select([self.terminal], [], [], 60)[0], f"nothing more came after: {self.seen}"
-            try:
-                part = os.read(self.terminal, 4096)
-            except OSError:
-                part = b""
-            assert part, f"ended without {text!r}: {self.seen}"
-            self.seen += part.decode()
+            assert self.more(), f"ended without {text!r}: {self.seen}"
 
     def type(self, text):
         os.write(self.terminal, text.encode())
 
     def end(self):
-        while True:
-            try:
-                part = os.read(self.terminal, 4096)
-            except OSError:
-                break
-            if not part:
-                break
-            self.seen += part.decode()
+        while self.more():
+            pass
         os.close(self.terminal)
         return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
 

@@ -26,6 +26,7 @@ ROLE_ASSIGNMENTS = "/providers/Microsoft.Authorization/roleAssignments"
 def pool(tmp_path_factory):
     """A pool whose third principal may do all that the others may not: recover and purge."""
     with Pool(tmp_path_factory.mktemp("cli"), "--with-conformance-principal") as pool:
+        pool.wait_for_holders()
         yield pool
 
 
@@ -50,7 +51,7 @@ def holdfast(pool, *words, stdin=b"", code=0, environment=None, data=True):
         [pool.program, *words, *where],
         input=stdin,
         capture_output=True,
-        timeout=60,
+        timeout=300,
         env=clean_environment(**(environment or {})),
     )
     done = Done(words, process)
@@ -90,7 +91,7 @@ def at_a_terminal(pool, *words, typed="", code=0):
         if not part:
             break
         shown += part
-    assert process.wait(60) == code, shown
+    assert process.wait(300) == code, shown
     os.close(leader)
     return shown.decode(errors="replace").replace("\r\n", "\n")
 
@@ -1003,7 +1004,6 @@ def report(pool, *words, code=0):
 def test_doctor_says_what_protects_and_what_does_not(pool, keys):
     ending = fresh_name("ending")
     holdfast(pool, "key", "create", ending, "--type", "rsa", "--ops", "wrapKey,unwrapKey", "--expires", "+7d")
-    pool.wait_for_holders()
     found = report(pool)
     states = {check: finding["state"] for check, finding in found.items()}
     for check in ("service", "retention", "audit durability", "core files and debuggers", "gain of rights"):

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 import uuid
 
 import pytest
@@ -30,13 +31,18 @@ def holders(tmp_path_factory):
 
 
 class Caller:
-    """One connection of one principal."""
+    """One principal, on one connection as long as that is in use: the server closes one that is not."""
+
+    IDLE_SECONDS = 5
 
     def __init__(self, pool, principal):
-        self.pool, self.principal, self.connection = pool, principal, pool.connection()
+        self.pool, self.principal, self.connection, self.used = pool, principal, pool.connection(), time.monotonic()
 
     def __call__(self, method, path, body=None, status=200):
+        if time.monotonic() - self.used > self.IDLE_SECONDS:
+            self.connection.close()
         answer = call(self.pool, method, path, body, token=self.principal, connection=self.connection)
+        self.used = time.monotonic()
         assert answer.status == status, (method, path, answer)
         return answer.json if answer.body else None
 
@@ -123,7 +129,7 @@ class Load:
 
     def __init__(self, pool):
         self.app, self.made, self.stop = Caller(pool, "app"), [], threading.Event()
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
         while not self.stop.is_set():
@@ -131,13 +137,20 @@ class Load:
             self.app("POST", f"/keys/{name}/create", {"kty": "EC-HSM"})
             self.made.append(name)
 
+    def wait_for(self, keys):
+        until = time.monotonic() + 120
+        while len(self.made) < keys:
+            assert self.thread.is_alive() and time.monotonic() < until, self.made
+            time.sleep(0.01)
+
     def __enter__(self):
         self.thread.start()
         return self
 
     def __exit__(self, *_):
         self.stop.set()
-        self.thread.join()
+        self.thread.join(120)
+        assert not self.thread.is_alive(), "a request hangs"
 
 
 def backup(pool, *words):
@@ -150,7 +163,7 @@ def backup(pool, *words):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=clean_environment(HOLDFAST_CLIENT_SECRET=variables["HOLDFAST_ADMIN_CLIENT_SECRET"]),
     )
     assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -186,8 +199,7 @@ def test_a_lost_machine_is_rebuilt_from_quorum_and_backup(tmp_path, holders):
         sealed = app("POST", f"/keys/{name_of(5)}/encrypt", {"alg": "A256GCM", "value": DIGEST})
         was = state(pool, admin, app)
         with Load(pool) as load:
-            while len(load.made) < 5:
-                pass
+            load.wait_for(5)
             before = set(load.made)
             done = backup(pool, "start", "--container", container)
             after = set(load.made) | {f"load-{len(load.made)}"}
@@ -243,7 +255,7 @@ def test_the_command_refuses_what_the_operator_did_not_name(tmp_path):
     container = f"file://{folder.resolve()}"
     with Pool(tmp_path, "--backup-folder", str(folder)) as pool:
         pool.create("ec")
-        run = lambda *words: pool.run("backup", "--output", "json", *words, check=False, timeout=60)
+        run = lambda *words: pool.run("backup", "--output", "json", *words, check=False)
         for place in (f"file://{elsewhere.resolve()}", f"{container}/..", "file:///", "https://storage.example/c"):
             done = run("start", "--container", place)
             assert done.returncode == 1 and "StorageNotAllowed" in done.stderr, (place, done)

@@ -56,7 +56,7 @@ def az(own, tmp_path_factory):
         ["bash", "-euc", "\n".join(commands)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         env=clean_environment(**{**az.variables, **admin, "PATH": path}),
     )
     assert done.returncode == 0, done

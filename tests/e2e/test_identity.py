@@ -95,7 +95,7 @@ def ask(pool, tenant=None, **fields):
         **fields,
     }
     url = f"{pool.variables['AUTHORITY_HOST']}/{tenant or pool.variables['TENANT_ID']}/oauth2/v2.0/token"
-    return requests.post(url, data=fields, verify=pool.ca_file, timeout=20)
+    return requests.post(url, data=fields, verify=pool.ca_file, timeout=60)
 
 
 def present(pool, assertion, **fields):
@@ -344,7 +344,7 @@ def test_without_the_header_there_is_no_identity(pool, machine):
 
     def get(url, version, **headers):
         query = {"api-version": version, "resource": resource}
-        return requests.get(url, params=query, headers=headers, timeout=20)
+        return requests.get(url, params=query, headers=headers, timeout=60)
 
     assert get(metadata, "2018-02-01", Metadata="true").status_code == 200
     refused = get(metadata, "2018-02-01")
@@ -361,7 +361,7 @@ def test_without_the_header_there_is_no_identity(pool, machine):
 
 def test_managed_identity_listens_on_loopback_alone(pool):
     """And is no way to anything else of the issuer's."""
-    connection = http.client.HTTPConnection("127.0.0.1", pool.port + 5, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", pool.port + 5, timeout=60)
     connection.request("GET", f"/{pool.variables['TENANT_ID']}/discovery/v2.0/keys")
     assert connection.getresponse().status == 404
     listening = [line.split() for line in open("/proc/net/tcp").read().splitlines()[1:]]
@@ -373,7 +373,7 @@ def test_a_quickstart_can_do_without_managed_identity(own_pool):
     own_pool.flags = ("--no-managed-identity",)
     own_pool.start()
     with pytest.raises(ConnectionRefusedError):
-        http.client.HTTPConnection("127.0.0.1", own_pool.port + 5, timeout=20).connect()
+        http.client.HTTPConnection("127.0.0.1", own_pool.port + 5, timeout=60).connect()
     refused = own_pool.run("env", "--managed-identity", check=False)
     assert refused.returncode == 1 and "--no-managed-identity" in refused.stderr, refused
     own_pool.stop()
@@ -462,7 +462,7 @@ def test_the_pool_follows_its_issuer_to_a_new_key(own_pool):
     second = own_pool.token(fresh=True)
     assert kid(second) != kid(first)
     keys = f"{own_pool.variables['AUTHORITY_HOST']}/{own_pool.variables['TENANT_ID']}/discovery/v2.0/keys"
-    served = requests.get(keys, verify=own_pool.ca_file, timeout=20).json()["keys"]
+    served = requests.get(keys, verify=own_pool.ca_file, timeout=60).json()["keys"]
     assert [key["kid"] for key in served] == [kid(second), kid(first)]
     assert all("d" not in key for key in served)
     # Genesis pins the first key alone: the pool has asked.

@@ -110,7 +110,7 @@ def test_the_client_backs_up_and_restores(pool, tmp_path):
         where = ["--data", str(pool.data)]
         done = subprocess.run(
             [pool.program, "key", *words, *where],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, env=clean_environment(), timeout=60,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, env=clean_environment(), timeout=300,
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
 

@@ -343,7 +343,7 @@ def test_the_sdk_follows_the_pages(full_pool, monkeypatch):
 # --- again and again: last, as the tests above read the whole log
 
 
-@pytest.mark.timeout(max(300, CYCLES))
+@pytest.mark.timeout(max(900, CYCLES))
 def test_delete_purge_create_again_and_again(pool):
     """A purged name is free at once, and what is made under it has nothing of what was there."""
     prefix = fresh_name("cycle")
@@ -369,7 +369,7 @@ def test_delete_purge_create_again_and_again(pool):
     lanes.each(pool, range(CYCLES), work)
 
 
-@pytest.mark.timeout(max(300, CYCLES))
+@pytest.mark.timeout(max(900, CYCLES))
 def test_delete_recover_update_again_and_again(pool):
     """A recovered key is as it was, and may be changed at once."""
     names = [fresh_name("cycle") for _ in range(lanes.LANES)]

@@ -7,13 +7,12 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import by_address
 import holdfast
 import pytest
 from test_az import CLOUD, Az
-from test_control_plane import GROUP, Arm, wanted
+from test_control_plane import GROUP, Arm, wait, wanted
 from test_gateway import refused_as_stranger
 
 KEYS = "/keys?api-version=7.4"
@@ -44,6 +43,10 @@ def in_namespaces():
     pytest.skip("network namespaces need root and iproute2: true addresses were not tested")
 
 
+class Unanswered(OSError):
+    """What a client in another namespace says who got no answer."""
+
+
 class Outside:
     """A namespace with two addresses, and this machine's end of the cable to it."""
 
@@ -71,9 +74,10 @@ class Outside:
         ip("-n", self.name, "route", "replace", f"{self.here}/32", "dev", f"{self.cable}b", "src", source)
         words = ["ip", "netns", "exec", self.name, sys.executable, by_address.__file__]
         done = subprocess.run(
-            [*words, json.dumps({"address": self.here, **request})], capture_output=True, text=True, timeout=60
+            [*words, json.dumps({"address": self.here, **request})], capture_output=True, text=True, timeout=300
         )
-        assert done.returncode == 0, done.stderr
+        if done.returncode != 0:
+            raise Unanswered(done.stderr)
         return json.loads(done.stdout)
 
 
@@ -235,10 +239,10 @@ def test_true_addresses_decide(own, owner, walled, outside):
         # The rules outlive the process of the pool and that of the control plane.
         own.kill()
         own.start()
-        wait_for(own, outside)
+        wait(lambda: outside.call(outside.first, **asked(own))["status"] == 200)
     # A header that only the gateway may write is no way to another address.
     for port, name in ((own.port + 1, "walled"), (own.port + 1, "demo")):
-        with pytest.raises(AssertionError):
+        with pytest.raises(Unanswered):
             outside.call(outside.second, **asked(own, name, port=port), before_hex=forged(outside).hex())
     open_again(owner, walled)
     assert outside.call(outside.second, **asked(own))["status"] == 200
@@ -274,7 +278,7 @@ def test_a_private_way_leads_to_one_pool_and_only_while_it_is_approved(own, owne
         # Nobody else says by which way somebody came: not in a header, and not at the pool's own socket.
         header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + socket.inet_aton("192.0.2.9") + socket.inet_aton(PRIVATE)
         for address in ("127.0.0.1", PRIVATE):
-            with pytest.raises((AssertionError, OSError)):
+            with pytest.raises(OSError):
                 by_address.call(address, **asked(own), before_hex=(header + b"\x9c\x40\x20\xfc").hex())
         direct = int((own.data / "pools" / "walled" / "port").read_text())
         refused_as_stranger(own, own.data / "run" / f"{direct}.priv", header + b"\x9c\x40\x20\xfc", **asked(own))
@@ -282,32 +286,18 @@ def test_a_private_way_leads_to_one_pool_and_only_while_it_is_approved(own, owne
         own.kill()
         flags, own.flags = own.flags, [flag for flag in own.flags if flag != "--private-listen" and "office=" not in flag]
         own.start()
-        until_served(own, lambda: by_address.call("127.0.0.1", **asked(own))["status"] == 403)
+        wait(lambda: by_address.call("127.0.0.1", **asked(own))["status"] == 403)
         with pytest.raises(OSError):
             privately()
         own.kill()
         own.flags = flags
         own.start()
-        until_served(own, lambda: privately() == 200)
+        wait(lambda: privately() == 200)
         decide("Rejected")
         assert privately() == "ForbiddenByFirewall"
     finally:
         assert owner("DELETE", endpoint)[0] == 200
         open_again(owner, walled)
-
-
-def until_served(own, served, seconds=30):
-    until = time.monotonic() + seconds
-    while not served():
-        assert time.monotonic() < until, own.log()
-        time.sleep(0.2)
-
-
-def wait_for(own, outside, seconds=30):
-    until = time.monotonic() + seconds
-    while outside.call(outside.first, **asked(own))["status"] != 200:
-        assert time.monotonic() < until
-        time.sleep(0.2)
 
 
 def forged(outside):

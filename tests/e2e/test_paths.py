@@ -124,7 +124,7 @@ def test_both_versions_of_tls_serve(pool, key, version):
 def test_http_2_is_offered(pool):
     context = pool.tls()
     context.set_alpn_protocols(["h2", "http/1.1"])
-    with socket.create_connection(("127.0.0.1", pool.port), 10) as plain:
+    with socket.create_connection(("127.0.0.1", pool.port), 60) as plain:
         with context.wrap_socket(plain, server_hostname="demo.managedhsm.localhost") as connection:
             assert connection.selected_alpn_protocol() == "h2"
 

@@ -41,7 +41,8 @@ PASSPHRASE = "correct horse battery staple"
 SUFFIX = "managedhsm.localhost"
 ADMINISTRATOR = "a290e904-7015-4bba-90c8-60543313cdb4"
 CAP_IPC_LOCK, PR_CAPBSET_DROP = 14, 24
-READY_SECONDS = 30
+# Of a start, in which a key is derived from the passphrase, and of what follows a signal.
+READY_SECONDS = 120
 
 
 class Ca:
@@ -123,7 +124,7 @@ class Production:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
             env=clean_environment(HOLDFAST_CLIENT_SECRET=self.issuer.variables["HOLDFAST_ADMIN_CLIENT_SECRET"]),
         )
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -179,9 +180,9 @@ class Production:
         return self.until_it_says(says, start)
 
     def until_it_says(self, says, start):
-        """In its log, from there on."""
+        """In its log, from that byte on."""
         until = time.monotonic() + READY_SECONDS
-        while says not in self.log_path.read_text()[start:]:
+        while says.encode() not in self.log_path.read_bytes()[start:]:
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log()}"
             assert time.monotonic() < until, f"does not say {says!r}:\n{self.log()}"
             time.sleep(0.02)
@@ -192,12 +193,12 @@ class Production:
             holdfast.RUNNING.remove(self)
         if self.process is not None:
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(holdfast.STOP_SECONDS)
             self.process = None
 
     def stop(self):
         self.process.terminate()
-        assert self.process.wait(20) == 0, self.log()
+        assert self.process.wait(holdfast.STOP_SECONDS) == 0, self.log()
         self.kill()
 
     def __enter__(self):
@@ -217,7 +218,7 @@ class Production:
     def token(self, principal):
         return self.issuer.token(principal, f"https://{SUFFIX}:{self.port}")
 
-    def call(self, method, path, body=None, *, token="app", version="7.5", timeout=20, host=None, tls=None, source=None, **_):
+    def call(self, method, path, body=None, *, token="app", version="7.5", timeout=holdfast.ANSWER_SECONDS, host=None, tls=None, source=None, **_):
         tls = tls or ssl.create_default_context(cafile=self.bundle)
         source = (source, 0) if source else None
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout, source_address=source) as plain:
@@ -236,7 +237,7 @@ class Production:
         """Without a token, on the machine itself."""
         stream = socket.socket(socket.AF_UNIX)
         stream.connect(str(self.data / "run" / "admin.sock"))
-        connection = http.client.HTTPConnection(self.host, timeout=20)
+        connection = http.client.HTTPConnection(self.host, timeout=holdfast.ANSWER_SECONDS)
         connection.sock = stream
         connection.request(method, f"{path}?api-version=7.5")
         return Answer(connection.getresponse())
@@ -292,7 +293,7 @@ class Standalone(Production):
 
 
 def fetch(url, ca_file):
-    return holdfast.requests.get(url, verify=ca_file, timeout=20).content
+    return holdfast.requests.get(url, verify=ca_file, timeout=holdfast.ANSWER_SECONDS).content
 
 
 def fields(text):
@@ -368,12 +369,9 @@ def test_a_pool_is_founded_activated_used_lost_and_rebuilt(tmp_path, issuer, ca,
     pool.passphrase.write_text("another passphrase, and wrong\n")
     pool.start(says="sealed: the pool")
     assert pool.call("GET", "/keys", token=None, tls=without_checks()).status == 503
-    start = len(pool.log_path.read_text())
+    start = pool.log_path.stat().st_size
     pool.passphrase.write_text(PASSPHRASE + "\n")
-    until = time.monotonic() + READY_SECONDS
-    while "serves at" not in pool.log_path.read_text()[start:]:
-        assert time.monotonic() < until, pool.log()
-        time.sleep(0.05)
+    pool.until_it_says("serves at", start)
     with pool.sdk(monkeypatch) as (client, credential):
         crypto = CryptographyClient(client.get_key("signer"), credential)
         assert crypto.verify(SignatureAlgorithm.es256, bytes(32), signed.signature).is_valid
@@ -523,7 +521,7 @@ def test_it_does_not_start_where_keys_could_reach_a_disk(tmp_path, issuer, ca):
             [binary(), *words],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             env=clean_environment(),
             preexec_fn=without_lockable_memory,
         )
@@ -531,7 +529,11 @@ def test_it_does_not_start_where_keys_could_reach_a_disk(tmp_path, issuer, ca):
         assert "a pool of class production does not start" in done.stderr and "RLIMIT_MEMLOCK" in done.stderr
     # Neither is it served as if it were a quickstart.
     done = subprocess.run(
-        [binary(), "quickstart", "--data", str(pool.data)], capture_output=True, text=True, env=clean_environment()
+        [binary(), "quickstart", "--data", str(pool.data)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=clean_environment(),
     )
     assert done.returncode == 1 and "holdfast pool serve" in done.stderr
     assert not (pool.data / "identity").exists()
@@ -711,7 +713,7 @@ def test_network_rules_are_asked_before_the_token(tmp_path, issuer, ca):
 
         # A change takes a signal and no restart; one that cannot be meant lets nobody in and nobody out.
         def told(text, says):
-            start = len(pool.log_path.read_text())
+            start = pool.log_path.stat().st_size
             rules.write_text(text)
             pool.process.send_signal(signal.SIGHUP)
             pool.until_it_says(says, start)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from holdfast import Pool, clean_environment, key_path
+from holdfast import STOP_SECONDS, Pool, clean_environment, key_path
 
 NAMES = {
     "MHSM_URL",
@@ -79,11 +79,15 @@ def test_files_are_private(pool):
         directory = pool.data / name
         assert directory.is_dir(), name
         for path in (directory, *directory.rglob("*")):
-            mode = stat.S_IMODE(path.stat().st_mode)
+            try:
+                of = path.stat()
+            except FileNotFoundError:
+                continue  # the pool runs, and does away with files
+            mode = stat.S_IMODE(of.st_mode)
             if path == pool.data / "ca" / "ca.pem":
                 # The public root: anybody may read it, nobody else may change it.
                 assert mode in (0o600, 0o644), oct(mode)
-            elif path.is_dir():
+            elif stat.S_ISDIR(of.st_mode):
                 assert mode == 0o700, (str(path), oct(mode))
             else:
                 assert mode == 0o600, (str(path), oct(mode))
@@ -114,7 +118,7 @@ def test_a_port_in_use_is_named(own_pool, offset):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             env=clean_environment(),
         )
     assert done.returncode != 0
@@ -130,7 +134,7 @@ def test_more_addresses_than_the_gateway_takes_are_refused(own_pool):
     for number in range(64):
         words += ["--listen", f"127.1.0.{number + 1}"]
     done = subprocess.run(
-        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=clean_environment()
+        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, env=clean_environment()
     )
     assert done.returncode != 0 and "and can at 64" in done.stderr, done.stderr
 
@@ -140,7 +144,7 @@ def test_a_second_process_is_refused_and_told_the_first(own_pool):
     second = Pool(own_pool.data.parent)
     words = [own_pool.program, "quickstart", "--data", str(own_pool.data), "--port", str(second.port)]
     done = subprocess.run(
-        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=clean_environment()
+        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, env=clean_environment()
     )
     assert done.returncode != 0
     assert re.search(rf"\b{own_pool.process.pid}\b", done.stderr), done.stderr
@@ -156,7 +160,7 @@ def test_detach_and_stop(own_pool):
         bundle = own_pool.create("ec")
     finally:
         own_pool.run("stop")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     with pytest.raises(OSError):
         while time.monotonic() < deadline:
             socket.create_connection(("127.0.0.1", own_pool.port), 1).close()
@@ -168,7 +172,7 @@ def test_detach_and_stop(own_pool):
 def test_control_c_ends_it_well(own_pool):
     own_pool.start()
     own_pool.process.send_signal(signal.SIGINT)
-    assert own_pool.process.wait(20) in (0, 130, -signal.SIGINT), own_pool.log()
+    assert own_pool.process.wait(STOP_SECONDS) in (0, 130, -signal.SIGINT), own_pool.log()
     own_pool.verify_audit()
 
 
@@ -178,7 +182,7 @@ def test_hosts_lines(own_pool):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env=clean_environment(),
     )
     assert done.returncode == 0, done.stderr
@@ -189,9 +193,8 @@ def test_hosts_lines(own_pool):
 
 def test_the_proxy_opens_only_our_own_names(pool):
     def connect(target):
-        with socket.create_connection(("127.0.0.1", pool.port + 4), 10) as connection:
+        with socket.create_connection(("127.0.0.1", pool.port + 4), 60) as connection:
             connection.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
-            connection.settimeout(10)
             return connection.recv(1000).split(b"\r\n")[0]
 
     assert b" 200 " in connect(f"demo.managedhsm.localhost:{pool.port}")

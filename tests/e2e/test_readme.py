@@ -27,7 +27,7 @@ def test_the_tour_of_the_readme_works(pool, repository, tmp_path):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         env=clean_environment(),
         cwd=tmp_path,
     )

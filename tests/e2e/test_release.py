@@ -47,7 +47,7 @@ def authority(pool):
 
 def vouch(pool, authority, kind="sevsnpvm", keys=None, **claims):
     evidence = {"type": kind, "keys": [environment_key()] if keys is None else keys, "claims": claims}
-    answer = requests.post(f"{authority}/tokens", json=evidence, verify=pool.ca_file, timeout=20)
+    answer = requests.post(f"{authority}/tokens", json=evidence, verify=pool.ca_file, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()["token"]
 
@@ -379,6 +379,7 @@ def test_the_command_makes_shows_changes_and_releases_exportable_keys(pool, auth
     assert opened(done.stdout.strip())[0] == own
 
     # What makes no sense is not sent.
+    pool.wait_for_holders()
     before = len(pool.audit())
     file.write_text(document.replace("claim", "clam"))
     for words, told in (

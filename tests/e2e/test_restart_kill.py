@@ -47,7 +47,7 @@ class Load:
 
     def join(self):
         for thread in self.threads:
-            thread.join(30)
+            thread.join(120)
             assert not thread.is_alive(), "a request hangs although the server is gone"
 
     def _work(self):
@@ -118,7 +118,7 @@ def verify(bundle, signature):
     numbers.public_key().verify(der, DIGEST, ec.ECDSA(utils.Prehashed(SHA256())))
 
 
-@pytest.mark.timeout(max(120, ROUNDS * 12))
+@pytest.mark.timeout(max(900, ROUNDS * 60))
 def test_kill_loses_nothing_that_was_acknowledged(tmp_path):
     moments = random.Random(SEED)
     print(f"seed {SEED}, {ROUNDS} rounds")
@@ -134,7 +134,7 @@ def test_kill_loses_nothing_that_was_acknowledged(tmp_path):
             next_event = 0
         load = Load(pool, next_event)
         load.start()
-        assert load.begun.wait(20), f"no signature within 20 s; refused: {load.refused[:3]}\n{pool.log()}"
+        assert load.begun.wait(120), f"no signature within 120 s; refused: {load.refused[:3]}\n{pool.log()}"
         time.sleep(moments.uniform(0, 0.4))
         pool.kill()
         load.join()

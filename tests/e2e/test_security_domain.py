@@ -28,7 +28,7 @@ VERSION = "7.5"
 CRYPTO_USER = "Managed HSM Crypto User"
 CRYPTO_USER_ROLE = "21dbd100-6940-42c2-9190-5d6cb909625b"
 NAMES = ("ada", "ben", "cyd", "dot")
-SECONDS = 30
+SECONDS = 120
 ROUNDS = min(int(os.environ.get("HOLDFAST_KILL_ROUNDS", "10")), 14)
 SEED = int(os.environ.get("HOLDFAST_KILL_SEED", str(random.SystemRandom().randrange(2**32))))
 NOT_OPENED = "The restore blob does not open with this pool's exchange key."
@@ -72,7 +72,7 @@ def ceremony(*words, code=0):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         env=clean_environment(),
         start_new_session=True,
     )
@@ -91,7 +91,7 @@ def download(pool, holders, required=2, **more):
 
 
 def upload(pool, blob, **more):
-    return call(pool, "POST", "/securitydomain/upload", {"value": blob}, **{"timeout": 60, **more})
+    return call(pool, "POST", "/securitydomain/upload", {"value": blob}, **{"timeout": SECONDS, **more})
 
 
 def status(pool):
@@ -102,7 +102,7 @@ def status(pool):
 
 def exchange_key(pool, path):
     # An RSA key is made, at low priority: seconds, and more where the machine is busy.
-    answer = call(pool, "GET", "/securitydomain/upload", timeout=100)
+    answer = call(pool, "GET", "/securitydomain/upload", timeout=300)
     assert answer.status == 200, answer
     key = json.loads(answer.json["transfer_key"])
     pem = f"-----BEGIN CERTIFICATE-----\n{key['x5c'][0]}\n-----END CERTIFICATE-----\n"
@@ -166,7 +166,7 @@ def file(tmp_path_factory, domain):
     return path
 
 
-TARGETS = ("refused", "taken", "other", "late")
+TARGETS = ("untouched", "refused", "taken", "other", "late")
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_az_hands_a_domain_out_and_a_quorum_brings_it_into_another_pool(tmp_path
 
 
 def test_before_activation_there_is_the_domain_and_only_for_its_administrators(pools):
-    pool = pools.blank("refused")
+    pool = pools.blank("untouched")
     for method, path, body in [
         ("POST", "/keys/k/create", {"kty": "EC-HSM", "crv": "P-256"}),
         ("GET", "/keys", None),
@@ -342,7 +342,7 @@ def test_a_pool_that_took_a_domain_in_is_of_that_domain_and_still_itself(pools, 
     pools.stop()
     for log in (directory, directory_of(pools, "source")):
         verified = subprocess.run(
-            [binary(), "audit", "verify", "--data", str(log)], capture_output=True, text=True, timeout=100
+            [binary(), "audit", "verify", "--data", str(log)], capture_output=True, text=True, timeout=300
         )
         assert verified.returncode == 0, verified.stdout + verified.stderr
     pools.start()
@@ -372,7 +372,7 @@ def test_an_exchange_key_does_not_outlive_its_process(pools, holders, file, tmp_
     assert status(pool) == "InProgress"
 
 
-@pytest.mark.timeout(max(180, ROUNDS * 20))
+@pytest.mark.timeout(max(900, ROUNDS * 120))
 def test_an_upload_that_is_killed_leaves_the_old_pool_or_the_new_one(tmp_path, holders):
     moments = random.Random(SEED)
     print(f"seed {SEED}, {ROUNDS} rounds")

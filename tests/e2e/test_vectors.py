@@ -169,7 +169,6 @@ def test_aes_cbc_with_padding(pool, keys):
     run(pool, "aes-cbc-pkcs7", work).expect(72, 144)
 
 
-@pytest.mark.timeout(600)
 def test_aes_key_wrap(pool, keys):
     """Changed check values, wrapped here with the pool's own block cipher."""
 
@@ -188,7 +187,6 @@ def test_aes_key_wrap(pool, keys):
     run(pool, "aes-key-wrap", work).expect(36, 126, 3)
 
 
-@pytest.mark.timeout(600)
 def test_aes_gcm(pool, keys):
     """Changed tags and counters that wrap, computed here with the pool's own block cipher."""
 

@@ -66,7 +66,6 @@ def flipped(data, position):
 # --- AES key wrap
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("size", SIZES)
 def test_key_wrap_at_every_length(pool, keys, size):
     """RFC 3394: whole half blocks, two at least."""
@@ -110,7 +109,6 @@ def test_what_was_not_wrapped_does_not_unwrap(pool, keys, size):
 # --- AES-GCM, AES-CBC, AES-CBC with padding
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("size", SIZES)
 def test_gcm_at_every_length(pool, keys, size):
     key, algorithm = keys[size], f"A{size}GCM"
@@ -163,7 +161,6 @@ def test_gcm_opens_what_it_sealed_alone(pool, keys, size, length):
         refused(opened(iv=bytes(bad)), "iv of 12 bytes", f"not {bad}")
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("size", SIZES)
 def test_cbc_at_every_length(pool, keys, size):
     """One byte at least; zeros fill up the last block, and come back."""
@@ -198,7 +195,6 @@ def test_cbc_passes_over_additional_data(pool, keys, mode):
         assert done(answer, key) == plaintext
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("size", SIZES)
 def test_cbc_with_padding_at_every_length(pool, keys, size):
     key, algorithm = keys[size], f"A{size}CBCPAD"
@@ -328,7 +324,6 @@ def rsa_public_key(key):
     return rsa.RSAPublicNumbers(*(int.from_bytes(unb64(key["key"][name])) for name in "en")).public_key()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bits", RSA_BITS)
 @pytest.mark.parametrize("algorithm", RSA)
 def test_rsa_up_to_its_limit(pool, keys, algorithm, bits):
