@@ -58,6 +58,7 @@ pub(crate) fn show(error: &Error) -> Shown {
     let inner = |status, code, inner_code| Shown { status, code, inner_code: Some(inner_code) };
     match error {
         Error::Denied(_) => inner(403, "Forbidden", "ForbiddenByRbac"),
+        Error::TokenWithdrawn { .. } => inner(403, "Forbidden", "TokenWithdrawn"),
         Error::Blocked(_) => inner(403, "Forbidden", "ForbiddenByFirewall"),
         Error::BadParameter(_)
         | Error::KeyOperations(_)

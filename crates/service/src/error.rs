@@ -4,7 +4,7 @@ use crate::backup::TargetError;
 use crypto::PartitionError;
 use crypto::full_backup::FullBackupRefused;
 use crypto::key_backup::BackupRefused;
-use domain::access::{CustomRoleRefused, Denied, MalformedScope};
+use domain::access::{CustomRoleRefused, DataAction, Denied, MalformedScope, Scope};
 use domain::guid::Guid;
 use domain::key::{
     ChangeRefused, EmptyWindow, KeyOperationsRefused, KeyRefused, ReleaseRefused, TagsRefused, UseRefused,
@@ -179,6 +179,12 @@ pub enum Error {
     JobRunning { what: &'static str, id: Guid },
     #[error("no such job is known: {0}")]
     JobNotFound(Guid),
+    /// A job's caller may not do any more what the job is for.
+    #[error(
+        "the token that asked for this job was withdrawn while it was under way: {} at scope {scope} is not done for it",
+        action.as_str()
+    )]
+    TokenWithdrawn { action: DataAction, scope: Scope },
     #[error("the pool was stopped while the job was under way; nothing of it was kept")]
     JobInterrupted,
     #[error(

@@ -427,11 +427,12 @@ impl Pool {
         let verified = self.verifier.verify_asking(token, self.clock.now()).await;
         self.record_issuer_keys().await;
         let caller = verified?;
-        match self.index.not_before(caller.object_id) {
-            // A token of the same second may be older.
-            Some(held) if caller.issued_at <= held.value => Err(NotAuthenticated::Withdrawn),
-            Some(_) | None => Ok(caller),
-        }
+        if self.is_withdrawn(&caller) { Err(NotAuthenticated::Withdrawn) } else { Ok(caller) }
+    }
+
+    /// Whether the token that showed who the caller is was withdrawn. One of the same second may be older.
+    pub(crate) fn is_withdrawn(&self, caller: &Caller) -> bool {
+        self.index.not_before(caller.object_id).is_some_and(|held| caller.issued_at <= held.value)
     }
 
     /// Where the issuer's key set comes from when the pinned one does not have a key: what `connect` makes of the place that

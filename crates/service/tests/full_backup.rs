@@ -380,6 +380,113 @@ async fn each_request_needs_its_right_and_the_denial_names_it() {
     assert!(matches!(refused, Error::JobNotFound(_)));
 }
 
+/// Takes the assignment with that number at the pool's scope away.
+async fn take_away(pool: &Arc<Pool>, number: u8) -> Result<(), Error> {
+    let taken = pool.delete_assignment(ticket(pool, ADMIN), Scope::Root, Guid([number; 16])).await;
+    taken.into_parts().0.map(drop)
+}
+
+/// The right to restore is taken away at each read of the backup in turn. Where that is answered nothing is restored; where the
+/// pool is closed by then, it is refused, and the restore ends well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_to_restore_that_is_taken_away_while_the_backup_is_read_restores_nothing() {
+    let bench = Bench::new();
+    let pool = bench.open().await;
+    furnish(&pool).await;
+    let folder = backup(&pool).await;
+    let before = bench.targets.reads();
+    assert_eq!(restore_as(&pool, RESTORER, &folder).await, None);
+    let reads = bench.targets.reads() - before;
+    let (mut failed, mut restored) = (0, 0);
+    for read in 1..=reads {
+        create(&pool, &format!("later-{read}"), EC).await;
+        let from = bench.targets.reads() + read;
+        let hold = bench.targets.hold_reads(from).await;
+        let begun = ok(pool.start_restore(ticket(&pool, RESTORER), source(&folder)).await);
+        while bench.targets.reads() < from {
+            tokio::task::yield_now().await;
+        }
+        let taken = take_away(&pool, 3).await;
+        let open = if taken.is_ok() { Some(state(&pool).await) } else { None };
+        drop(hold);
+        let said = failure(ended(&pool, begun).await);
+        match (taken, open) {
+            (Ok(()), Some(now)) => {
+                let said = said.unwrap();
+                assert!(said.contains("restore/start/action at scope /"), "read {read}: {said}");
+                assert_eq!(state(&pool).await, now, "read {read}");
+                let told = event_of(&pool, "RestoreComplete").await.pop().unwrap();
+                let words = ["\"resultType\":\"Forbidden\"", "restore/start/action", "\"scope\":\"/\""];
+                assert!(words.iter().all(|words| told.contains(words)), "read {read}: {told}");
+                assign(&pool, 3, "/", BuiltInRole::Restore.id(), RESTORER).await;
+                failed += 1;
+            }
+            (Err(Error::Restoring), None) => {
+                assert_eq!(said, None, "read {read}");
+                restored += 1;
+            }
+            (taken, _) => panic!("read {read}: {taken:?}"),
+        }
+    }
+    assert!(failed > 0 && restored > 0, "{failed} failed, {restored} restored");
+}
+
+/// Each kind of job, by what was taken from whoever asked for it before it ended: the right, or the token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_ends_well_only_for_who_might_still_ask_for_it() {
+    for kind in [
+        JobKind::Backup,
+        JobKind::PreBackup,
+        JobKind::Restore,
+        JobKind::PreRestore,
+        JobKind::SelectiveRestore,
+    ] {
+        for (held_already, by_token) in [(false, false), (true, false), (false, true)] {
+            let bench = Bench::new();
+            let pool = bench.open().await;
+            furnish(&pool).await;
+            let folder = backup(&pool).await;
+            if !held_already {
+                change_less(&pool).await;
+            }
+            let is_backup = matches!(kind, JobKind::Backup | JobKind::PreBackup);
+            let (principal, assigned) = if is_backup { (BACKER, 4) } else { (RESTORER, 3) };
+            let blobs: Vec<_> = bench.targets.blobs().into_keys().collect();
+            let last_backup = pool.last_backup_at();
+            bench.clock.pass(5_000);
+            let hold = bench.targets.hold().await;
+            let at = || ticket(&pool, principal);
+            let begun = ok(match kind {
+                JobKind::Backup => pool.start_backup(at(), location()).await,
+                JobKind::PreBackup => pool.check_backup(at(), location()).await,
+                JobKind::Restore => pool.start_restore(at(), source(&folder)).await,
+                JobKind::PreRestore => pool.check_restore_from(at(), source(&folder)).await,
+                JobKind::SelectiveRestore => {
+                    pool.start_selective_restore(at(), name("a"), source(&folder)).await
+                }
+            });
+            if by_token {
+                ok(pool.set_not_before(ticket(&pool, ADMIN), principal, None).await);
+            } else {
+                take_away(&pool, assigned).await.unwrap();
+            }
+            let now = state(&pool).await;
+            drop(hold);
+            let said = failure(ended(&pool, begun).await).unwrap_or_default();
+            let action = if is_backup { "backup/start/action" } else { "restore/start/action" };
+            let expected = format!("{action} at scope /");
+            assert!(said.contains(&expected), "{kind:?}, by token {by_token}: {said:?}");
+            assert_eq!(said.contains("withdrawn"), by_token, "{said}");
+            assert_eq!(state(&pool).await, now, "{kind:?}");
+            assert_eq!(bench.targets.blobs().into_keys().collect::<Vec<_>>(), blobs, "{kind:?}");
+            assert_eq!(pool.last_backup_at(), last_backup);
+            // Whoever may goes on.
+            create(&pool, "next", EC).await;
+            backup(&pool).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_job_at_a_time_and_a_restore_lets_nothing_else_in() {
     let bench = Bench::new();
@@ -489,7 +596,7 @@ async fn a_caller_that_hangs_up_leaves_no_job_behind_that_nobody_does() {
         beginning.abort();
         bench.clock.pass(1000);
         let _ = beginning.await;
-        let give_up = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let give_up = std::time::Instant::now() + std::time::Duration::from_secs(120);
         let begun = loop {
             let begun = pool.start_backup(ticket(&pool, ADMIN), location()).await;
             match begun.into_parts().0 {

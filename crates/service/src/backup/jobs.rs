@@ -10,7 +10,7 @@ use crate::ticket::{Recorded, Shown, Ticket};
 use audit::event::{Event, EventResult};
 use crypto::certificate::{InstanceKey, OwnerPublicKey};
 use crypto::full_backup::FullBackupHeader;
-use domain::access::{Action, Scope, action};
+use domain::access::{Action, DataAction, Denied, Scope, action};
 use domain::guid::Guid;
 use domain::name::KeyName;
 use domain::principal::Caller;
@@ -323,19 +323,48 @@ impl Pool {
         match job.kind {
             JobKind::Backup => {
                 target.check(true).await?;
-                self.write_full_backup(target, &folder).await.map(Done::Ended)
+                let may_be_seen = || self.check_asker(job.kind, caller);
+                self.write_full_backup(target, &folder, may_be_seen).await.map(Done::Ended)
             }
             JobKind::PreBackup => {
                 target.check(true).await?;
+                self.check_asker(job.kind, caller)?;
                 Ok(Done::Ended("the container can be written".into()))
             }
             JobKind::Restore => self.restore_all(job, target, caller).await,
-            JobKind::PreRestore => self.check_restore_all(target, &folder, caller).await.map(Done::Ended),
-            JobKind::SelectiveRestore => self.restore_one(job, target).await,
+            JobKind::PreRestore => {
+                let said = self.check_restore_all(target, &folder, caller).await?;
+                self.check_asker(job.kind, caller)?;
+                Ok(Done::Ended(said))
+            }
+            JobKind::SelectiveRestore => self.restore_one(job, target, caller).await,
         }
     }
 
-    async fn write_full_backup(&self, target: &dyn BackupTarget, folder: &str) -> Result<String, Error> {
+    /// Whether whoever asked for a job may still do what it is for: looked at when what it made is to count, as it was when it
+    /// began. Their request was answered long ago, and what was taken from them since is theirs no more.
+    pub(super) fn check_asker(&self, kind: JobKind, caller: &Caller) -> Result<(), Error> {
+        match kind {
+            JobKind::Backup | JobKind::PreBackup => self.check_still_may::<action::BackupStart>(caller),
+            JobKind::Restore | JobKind::SelectiveRestore | JobKind::PreRestore => {
+                self.check_still_may::<action::RestoreStart>(caller)
+            }
+        }
+    }
+
+    fn check_still_may<A: Action>(&self, caller: &Caller) -> Result<(), Error> {
+        if self.is_withdrawn(caller) {
+            return Err(Error::TokenWithdrawn { action: A::DATA_ACTION, scope: Scope::Root });
+        }
+        Ok(self.roles_in_force().authorize::<A>(caller, Scope::Root).map(|_| ())?)
+    }
+
+    async fn write_full_backup(
+        &self,
+        target: &dyn BackupTarget,
+        folder: &str,
+        may_be_seen: impl Fn() -> Result<(), Error>,
+    ) -> Result<String, Error> {
         let unavailable = |error: storage::OpenError| Error::StoreUnavailable(error.to_string());
         let snapshot = self.store().snapshot().await.map_err(unavailable)?;
         let (keys, genesis) = (self.key_backups(), self.genesis());
@@ -344,7 +373,8 @@ impl Pool {
         let Backups { signer, certificate, .. } = self.backups();
         let sealing = (&keys.key, &header);
         let name = genesis.name.to_string();
-        let counts = stream::write(target, folder, snapshot, &name, sealing, (signer, certificate)).await?;
+        let signing = (signer, certificate.as_slice());
+        let counts = stream::write(target, folder, snapshot, &name, sealing, signing, may_be_seen).await?;
         Ok(format!(
             "{} keys with {} versions, and {} role assignments",
             counts.keys(),
@@ -361,10 +391,12 @@ impl Pool {
         done: Result<Done, Error>,
         show: fn(&Error) -> Shown,
     ) {
+        let mut missing = None;
         let (result, failure, detail) = match done {
             Ok(Done::Recorded) => return,
             Ok(Done::Ended(detail)) => (EventResult::Success, None, detail),
             Err(error) => {
+                missing = missing_right(&error);
                 let Shown { code, inner_code, .. } = show(&error);
                 let result =
                     EventResult::Failure { code: code.to_owned(), inner_code: inner_code.map(str::to_owned) };
@@ -376,7 +408,11 @@ impl Pool {
             }
         };
         let said = failure.as_ref().map_or(&detail, |(_, message)| message);
-        let event = self.job_event(id, kind, result, said);
+        let mut event = self.job_event(id, kind, result, said);
+        if let Some((action, scope)) = missing {
+            event.data_action = Some(action.as_str().to_owned());
+            event.scope = Some(scope);
+        }
         let end = JobEnd { at: self.now().int_date(), failure, detail: bounded(detail) };
         for _ in 0..END_TRIES {
             let decide = || self.decide_end(id, end.clone());
@@ -466,6 +502,15 @@ impl Pool {
 fn last_backup(jobs: &JobsRecord) -> Option<&Job> {
     let completed = |job: &&Job| job.end.as_ref().is_some_and(|end| end.failure.is_none());
     jobs.jobs.iter().rev().filter(completed).find(|job| job.kind == JobKind::Backup)
+}
+
+/// What a refusal says that its caller may not do, and where.
+fn missing_right(error: &Error) -> Option<(DataAction, String)> {
+    let (Error::Denied(Denied { action, scope, .. }) | Error::TokenWithdrawn { action, scope }) = error
+    else {
+        return None;
+    };
+    Some((*action, scope.to_string()))
 }
 
 fn is_backup(kind: JobKind) -> bool {

@@ -159,7 +159,7 @@ impl Pool {
             survey.difference.summary()
         );
         let replaces_roles = survey.difference.replaces_roles;
-        let done = self.switch(job, stager, replaces_roles, said).await?;
+        let done = self.switch(job, caller, stager, replaces_roles, said).await?;
         closed.switched = true;
         Ok(done)
     }
@@ -284,10 +284,13 @@ impl Pool {
     async fn switch(
         self: &Arc<Self>,
         job: &Job,
+        caller: &Caller,
         stager: Stager<'_>,
         replaces_roles: bool,
         said: String,
     ) -> Result<Done, Error> {
+        // By the roles of this pool, which is closed: nobody changes them between this and the commit.
+        self.check_asker(job.kind, caller)?;
         let end = JobEnd { at: self.now().int_date(), failure: None, detail: said.clone() };
         let (stamp, jobs) = self.ended(job.id, end)?;
         let mut expectations = vec![(RecordId::Jobs, stamp)];
@@ -307,6 +310,7 @@ impl Pool {
         self: &Arc<Self>,
         job: &Job,
         target: &dyn BackupTarget,
+        caller: &Caller,
     ) -> Result<Done, Error> {
         let folder = job.folder.as_deref().unwrap_or_default();
         let name = job.key.as_ref().ok_or(Error::JobInterrupted)?;
@@ -342,6 +346,7 @@ impl Pool {
         let whole = KeyBackup::new(key, versions, invocations)
             .map_err(|_| FullBackupRefused::Inconsistent(format!("key {name} is not whole")))?;
         if self.is_held(&whole) {
+            self.check_asker(job.kind, caller)?;
             return Ok(Done::Ended(format!("key {name} is as in the backup already")));
         }
         self.check_restore(&whole)?;
@@ -354,6 +359,7 @@ impl Pool {
         let mut event = self.job_event(job.id, job.kind, EventResult::Success, &said);
         event.key_name = Some(name.to_string());
         let decide = || {
+            self.check_asker(job.kind, caller)?;
             let mut change = self.decide_restore(&whole, &versions)?;
             let end = JobEnd { at: self.now().int_date(), failure: None, detail: said.clone() };
             let (stamp, jobs) = self.ended(job.id, end)?;

@@ -21,7 +21,8 @@ pub(super) fn blob_name(folder: &str) -> String {
     format!("{folder}/{BLOB}")
 }
 
-/// Writes what `snapshot` shows, signed by `signer`. Nothing is there to be seen unless all of it is.
+/// Writes what `snapshot` shows, signed by `signer`. Nothing is there to be seen unless all of it is, and `may_be_seen` allows it
+/// then.
 pub(super) async fn write(
     target: &dyn BackupTarget,
     folder: &str,
@@ -29,6 +30,7 @@ pub(super) async fn write(
     pool_name: &str,
     (key, header): (&BackupKey, &FullBackupHeader),
     (signer, certificate): (&InstanceKey, &[u8]),
+    may_be_seen: impl Fn() -> Result<(), Error>,
 ) -> Result<Counts, Error> {
     let mut blob = target.create(&blob_name(folder)).await?;
     let (mut writer, header) = FullBackupWriter::new(key, header);
@@ -52,6 +54,7 @@ pub(super) async fn write(
     let log_size = snapshot.log_size();
     let manifest = Manifest { generation, counts: counts.clone(), pool_name: pool_name.to_owned(), log_size };
     blob.write(writer.finish(&manifest.encode(), signer, certificate).into()).await?;
+    may_be_seen()?;
     blob.finish().await?;
     Ok(counts)
 }
