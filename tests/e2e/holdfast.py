@@ -80,17 +80,10 @@ def free_ports(count=PORTS_TOGETHER):
     No two pools of one run get the same: the SDK remembers for a host and port where its tokens come from.
     """
     for first in CANDIDATE_PORTS:
-        with contextlib.ExitStack() as stack:
-            if not all(reserve(block) for block in range(first, first + count, PORTS_TOGETHER)):
-                continue
-            try:
-                for port in range(first, first + count):
-                    probe = stack.enter_context(socket.socket())
-                    # As the server itself does: a port in TIME_WAIT is free.
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if not all(reserve(block) for block in range(first, first + count, PORTS_TOGETHER)):
+            continue
+        if not are_free(first, count):
+            continue
         for _ in range((count - 1) // PORTS_TOGETHER):
             next(CANDIDATE_PORTS)
         return first
@@ -106,6 +99,19 @@ def clean_environment(**more):
         if name.upper() not in dropped and not name.startswith(("HOLDFAST_", "AZURE_"))
     }
     return {**kept, **more}
+
+
+def are_free(first, count):
+    with contextlib.ExitStack() as stack:
+        for port in range(first, first + count):
+            probe = stack.enter_context(socket.socket())
+            # As the server itself does: a port in TIME_WAIT is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+    return True
 
 
 class Answer:
@@ -136,7 +142,8 @@ class Pool:
         self.log_path = pathlib.Path(directory) / "server.log"
         self.flags = flags
         self.blank_pools = [name for flag, name in zip(flags, flags[1:]) if flag == "--blank-pool"]
-        self.port = free_ports(BLANK_OFFSET + len(self.blank_pools) if self.blank_pools else PORTS_TOGETHER)
+        self.ports = BLANK_OFFSET + len(self.blank_pools) if self.blank_pools else PORTS_TOGETHER
+        self.port = free_ports(self.ports)
         self.program = program or binary()
         self.environment = environment or {}
         self.process = None
@@ -207,13 +214,22 @@ class Pool:
         if process.poll() is None:
             process.send_signal(number)
         try:
-            return process.wait(STOP_SECONDS)
+            code = process.wait(STOP_SECONDS)
+            self._wait_until_gone()
+            return code
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             raise AssertionError(
                 f"server did not end within {STOP_SECONDS} s of signal {number}:\n{self.log()}"
             ) from None
+
+    def _wait_until_gone(self):
+        """The gateway's process, which ends with its quickstart, has its port for some moments longer."""
+        until = time.monotonic() + STOP_SECONDS
+        while not are_free(self.port, self.ports):
+            assert time.monotonic() < until, f"a process of the pool did not end with it:\n{self.log()}"
+            time.sleep(0.01)
 
     def __enter__(self):
         self.start()
