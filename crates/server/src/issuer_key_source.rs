@@ -115,16 +115,23 @@ mod tests {
     use crate::https::tests::{AnyName, Server, answer};
     use tokio::net::TcpListener;
 
-    const LIMIT: Duration = Duration::from_millis(300);
+    const PATIENT: Duration = Duration::from_secs(120);
+    /// For an answer that does not come.
+    const IMPATIENT: Duration = Duration::from_millis(300);
 
     fn source(server: &Server, url: &str) -> KeySource {
         KeySource { url: url.into(), roots: server.roots.clone() }
     }
 
     /// Asks once, while the server answers with `answer` and then neither speaks nor closes.
-    async fn ask(server: &Server, source: &KeySource, answer: Vec<u8>) -> Result<Vec<u8>, String> {
+    async fn ask(
+        server: &Server,
+        source: &KeySource,
+        answer: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, String> {
         let served = server.serve(answer).await;
-        let source = HttpsKeySource::new(source, Arc::new(AnyName { port: served.port }), LIMIT);
+        let source = HttpsKeySource::new(source, Arc::new(AnyName { port: served.port }), limit);
         let fetched = source.map_err(|error| error.to_string())?.fetch().await;
         if let Some(request) = served.request() {
             assert!(request.starts_with("GET /t/keys HTTP/1.1\r\n"), "{request}");
@@ -139,7 +146,7 @@ mod tests {
         let source = source(&server, "https://issuer.localhost/t/keys");
         let body = br#"{"keys":[]}"#;
         let whole = answer("200 OK\r\nContent-Length: 11", body);
-        assert_eq!(ask(&server, &source, whole).await.as_deref(), Ok(&body[..]));
+        assert_eq!(ask(&server, &source, whole, PATIENT).await.as_deref(), Ok(&body[..]));
 
         let too_long = MAX_KEY_SET_BYTES + 1;
         let long = answer(&format!("200 OK\r\nContent-Length: {too_long}"), &vec![b' '; too_long]);
@@ -150,7 +157,8 @@ mod tests {
             (answer("404 Not Found\r\nContent-Length: 0", b""), "404"),
             (Vec::new(), "no answer within 300 ms"),
         ] {
-            let refused = ask(&server, &source, served).await.unwrap_err();
+            let limit = if served.is_empty() { IMPATIENT } else { PATIENT };
+            let refused = ask(&server, &source, served, limit).await.unwrap_err();
             assert!(refused.contains(words), "{words}: {refused}");
             assert!(refused.starts_with("issuer.localhost/t/keys: "), "{refused}");
         }
@@ -161,7 +169,7 @@ mod tests {
         let (server, other) = (Server::new(), Server::new());
         let good = answer("200 OK\r\nContent-Length: 11", br#"{"keys":[]}"#);
         let of_other = source(&other, "https://issuer.localhost/t/keys");
-        let refused = ask(&server, &of_other, good).await.unwrap_err();
+        let refused = ask(&server, &of_other, good, PATIENT).await.unwrap_err();
         assert!(refused.contains("certificate"), "a root that was not pinned: {refused}");
     }
 

@@ -584,14 +584,14 @@ mod tests {
             (0..100_000).for_each(|_| teller.held.lock().tell(&Told::Ping));
             told.send(())
         });
-        all_told.recv_timeout(Duration::from_secs(60)).expect("nobody waits for a child");
+        all_told.recv_timeout(Duration::from_secs(120)).expect("nobody waits for a child");
         let ended = async {
             while child() == Some(first) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("it is ended");
-        tokio::time::timeout(2 * STOP_TIME, running.end()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(120), ended).await.expect("it is ended");
+        tokio::time::timeout(Duration::from_secs(120), running.end()).await.unwrap().unwrap();
         assert_eq!(*running.state.borrow(), InstanceState::Stopped);
     }
 }

@@ -5,15 +5,15 @@
 
 mod common;
 
-use common::{Answer, Quickstart, exchange};
+use common::{Answer, Quickstart, exchange, free_ports};
 use host::{Commit, CommitOutcome, Engine, Mutation, OperationId};
 use host_embedded::{EngineOptions, RedbEngine};
 use serde_json::{Value, json};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 const CONTROL_OFFSET: u16 = 2;
-const READY_TIME: Duration = Duration::from_secs(30);
+const READY_TIME: Duration = Duration::from_secs(120);
 const CRYPTO_USER: &str = "21dbd100-6940-42c2-9190-5d6cb909625b";
 const HOLDERS: [&str; 3] = [
     include_str!("../../ceremony/tests/golden/holder-1.cer"),
@@ -255,7 +255,7 @@ fn no_edit_of_the_control_planes_files_changes_a_pool() {
         undo(&bench, &records);
     }
     // Its port is beside the store; at another one it is what it is.
-    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let (free, _reserved) = free_ports();
     std::fs::write(bench.quickstart.data().join("pools/payroll/port"), free.to_string()).unwrap();
     bench.quickstart.start(&[]);
     bench.wait_for_the_pool();

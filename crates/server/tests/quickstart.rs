@@ -39,6 +39,8 @@ fn a_first_start_killed_at_any_moment_is_resumed() {
 #[test]
 fn everything_is_private_and_nothing_half_written_stays() {
     let quickstart = Quickstart::started();
+    // From then on it writes nothing that it was not asked for.
+    quickstart.wait_for_holders();
     let mut files = BTreeMap::new();
     walk(&quickstart.data(), &mut files);
     assert!(files.keys().any(|path| path.ends_with("root/root.key")));
@@ -59,13 +61,15 @@ fn everything_is_private_and_nothing_half_written_stays() {
         assert_eq!(mode(path), expected, "{}", path.display());
         assert!(path.extension().is_none_or(|extension| extension != "new"), "{}", path.display());
     }
-    // The TLS keys are in no file: private keys are the CA's, that of `app`, and the issuer's in its state.
+    // The TLS keys are in no file: private keys are the CA's, the holders', that of `app`, and the issuer's in its state.
     let with_key = |path: &PathBuf| {
         std::fs::read(path).is_ok_and(|content| content.windows(11).any(|window| window == b"PRIVATE KEY"))
     };
     let holders: Vec<_> = files.keys().filter(|path| with_key(path)).collect();
+    let holders_keys = ["ceremony/holder-1.key", "ceremony/holder-2.key", "ceremony/holder-3.key"];
     let expected =
-        ["ca/ca.key", "identity/app.pem", "identity/issuer.json"].map(|path| quickstart.data().join(path));
+        [&["ca/ca.key"][..], &holders_keys, &["identity/app.pem", "identity/issuer.json"]].concat();
+    let expected: Vec<_> = expected.iter().map(|path| quickstart.data().join(path)).collect();
     assert_eq!(holders, expected.iter().collect::<Vec<_>>());
 }
 
@@ -177,6 +181,8 @@ fn a_closed_pipe_ends_a_command_quietly() {
 #[test]
 fn the_log_is_shown_by_the_running_pool_and_verified_without_it() {
     let mut quickstart = Quickstart::started();
+    // They leave an event.
+    quickstart.wait_for_holders();
     let created = quickstart.call("POST", "/keys/shown/create", r#"{"kty":"EC-HSM","crv":"P-256"}"#);
     assert_eq!(created.status, 200, "{}", created.body);
     let lines = quickstart.run_well(&["audit", "show"]);

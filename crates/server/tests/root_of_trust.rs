@@ -33,7 +33,7 @@ fn refused(quickstart: &Quickstart) {
 }
 
 fn opens_by_itself(quickstart: &Quickstart) {
-    for _ in 0..200 {
+    for _ in 0..1_200 {
         std::thread::sleep(Duration::from_millis(100));
         // The issuer is there again with the pool.
         if std::net::TcpStream::connect(("127.0.0.1", quickstart.port + 3)).is_ok() {

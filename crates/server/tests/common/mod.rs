@@ -9,23 +9,31 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub const ISSUER_OFFSET: u16 = 3;
 pub const PROXY_OFFSET: u16 = 4;
 pub const MANAGED_IDENTITY_OFFSET: u16 = 5;
-const ANSWER_TIME: Duration = Duration::from_secs(20);
+/// Ports of one quickstart.
+const TOGETHER: u16 = 6;
+/// Deadlines and not durations: a loaded machine may take ten times what it takes alone.
+const ANSWER_TIME: Duration = Duration::from_secs(120);
+/// Three RSA keys are made, behind all else that the machine does.
+const HOLDERS_TIME: Duration = Duration::from_secs(600);
 
 /// A quickstart in a directory of its own; killed when dropped.
 pub struct Quickstart {
     directory: TempDir,
     pub port: u16,
     process: Option<Child>,
+    _reserved: UnixListener,
 }
 
 pub struct Answer {
@@ -38,7 +46,8 @@ pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
 impl Quickstart {
     pub fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), port: free_ports(), process: None }
+        let (port, _reserved) = free_ports();
+        Self { directory: tempfile::tempdir().unwrap(), port, process: None, _reserved }
     }
 
     pub fn started() -> Self {
@@ -107,12 +116,33 @@ impl Quickstart {
         std::thread::sleep(time);
         child.kill().unwrap();
         child.wait().unwrap();
+        self.wait_until_gone();
+    }
+
+    /// Until the domain is with the quickstart's holders: their keys and an event of the log come while it serves.
+    pub fn wait_for_holders(&self) {
+        let file = self.data().join("ceremony/security-domain.json");
+        let until = Instant::now() + HOLDERS_TIME;
+        while !file.exists() {
+            assert!(Instant::now() < until, "no {}", file.display());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn kill(&mut self) {
         if let Some(mut child) = self.process.take() {
             child.kill().unwrap();
             child.wait().unwrap();
+            self.wait_until_gone();
+        }
+    }
+
+    /// The gateway's process, which ends with its quickstart, has its port for some moments longer.
+    fn wait_until_gone(&self) {
+        let until = Instant::now() + ANSWER_TIME;
+        while !are_free(self.port) {
+            assert!(Instant::now() < until, "a process did not end with its quickstart");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -220,16 +250,25 @@ pub fn mode(path: &Path) -> u32 {
     std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// The first of six neighbouring ports that nobody uses, below the range of outgoing connections. No two tests of this
-/// process get the same, and other processes begin elsewhere.
-fn free_ports() -> u16 {
+fn are_free(first: u16) -> bool {
+    (first..first + TOGETHER).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+}
+
+/// The first of six neighbouring ports that nobody uses, below the range of outgoing connections, and what keeps other tests
+/// from them, of this process and of others: until a server listens, and while it is down, they are free for whoever asks the
+/// kernel.
+pub fn free_ports() -> (u16, UnixListener) {
+    const BLOCKS: u16 = 1_600;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = 10_000 + u16::try_from(std::process::id() % 400).unwrap() * 25;
-    loop {
-        let first = start + NEXT.fetch_add(6, Ordering::Relaxed);
-        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (first..first + 6).all(free) {
-            return first;
+    let begin = u16::try_from(std::process::id() % u32::from(BLOCKS)).unwrap();
+    for _ in 0..BLOCKS {
+        let block = (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % BLOCKS;
+        let first = 10_000 + block * TOGETHER;
+        let name = SocketAddr::from_abstract_name(format!("holdfast-tests-ports-{first}")).unwrap();
+        let Ok(reserved) = UnixListener::bind_addr(&name) else { continue };
+        if are_free(first) {
+            return (first, reserved);
         }
     }
+    panic!("no free ports below 20000");
 }
