@@ -82,7 +82,7 @@ mod tests {
         runtime().block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            let dial = dial(["LocalHost", "127.0.0.1"], port, Duration::from_secs(5));
+            let dial = dial(["LocalHost", "127.0.0.1"], port, Duration::from_secs(120));
 
             let mut socket = dial.dial("127.0.0.1", port).await.unwrap();
             let (mut peer, _) = listener.accept().await.unwrap();
@@ -104,10 +104,11 @@ mod tests {
     #[test]
     fn says_that_nothing_listens() {
         runtime().block_on(async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let port = listener.local_addr().unwrap().port();
-            drop(listener);
-            let dial = dial(["127.0.0.1"], port, Duration::from_secs(5));
+            // Bound, or another process could be given the port and listen.
+            let silent = tokio::net::TcpSocket::new_v4().unwrap();
+            silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let port = silent.local_addr().unwrap().port();
+            let dial = dial(["127.0.0.1"], port, Duration::from_secs(120));
             assert!(matches!(dial.dial("127.0.0.1", port).await, Err(DialError::Failed { .. })));
         });
     }

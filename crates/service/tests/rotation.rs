@@ -3,6 +3,13 @@
 mod common;
 
 use common::*;
+use crypto::import::WrappedKind;
+use crypto::release::{KeyWrap, ReleaseKey};
+use crypto::{
+    Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition, PartitionError, PrivateParts,
+    SelfTestFailed,
+};
+use crypto_software::SoftwarePartition;
 use domain::access::{BuiltInRole, Scope};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use domain::guid::Guid;
@@ -16,6 +23,7 @@ use service::{
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const EC: KeySpec = KeySpec::Ec(Curve::P256);
 const DAY: i64 = 86_400_000;
@@ -98,18 +106,102 @@ async fn a_rotated_key_is_of_its_kind_and_its_old_versions_still_open() {
     error(pool.decrypt(ticket(&pool, APP), current("k"), gcm, input).await);
 }
 
-/// The key of 4096 bits takes longer to make than the owner to disable the one before.
+/// A partition that makes a key when it is let.
+struct Slow {
+    partition: SoftwarePartition,
+    /// Shared while one is made: whoever has it alone holds that up.
+    makes: Arc<tokio::sync::RwLock<()>>,
+    asked: AtomicUsize,
+}
+
+impl Partition for Slow {
+    fn generate(
+        &self,
+        spec: KeySpec,
+        public_exponent: Option<u64>,
+        binding: &MaterialBinding,
+    ) -> Result<Generated, PartitionError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let _makes = self.makes.blocking_read();
+        self.partition.generate(spec, public_exponent, binding)
+    }
+
+    fn import(
+        &self,
+        spec: KeySpec,
+        parts: &PrivateParts,
+        binding: &MaterialBinding,
+    ) -> Result<Generated, PartitionError> {
+        self.partition.import(spec, parts, binding)
+    }
+
+    fn unwrap(
+        &self,
+        kek: &dyn LoadedKey,
+        kind: WrappedKind,
+        wrapped: &[u8],
+    ) -> Result<PrivateParts, PartitionError> {
+        self.partition.unwrap(kek, kind, wrapped)
+    }
+
+    fn load(
+        &self,
+        spec: KeySpec,
+        masked: &MaskedMaterial,
+        binding: &MaterialBinding,
+    ) -> Result<Arc<dyn LoadedKey>, PartitionError> {
+        self.partition.load(spec, masked, binding)
+    }
+
+    fn release(
+        &self,
+        spec: KeySpec,
+        masked: &MaskedMaterial,
+        binding: &MaterialBinding,
+        to: &ReleaseKey,
+        wrap: KeyWrap,
+    ) -> Result<Vec<u8>, PartitionError> {
+        self.partition.release(spec, masked, binding, to, wrap)
+    }
+
+    fn rebind(
+        &self,
+        spec: KeySpec,
+        masked: &MaskedMaterial,
+        from: &MaterialBinding,
+        to: &MaterialBinding,
+    ) -> Result<MaskedMaterial, PartitionError> {
+        self.partition.rebind(spec, masked, from, to)
+    }
+
+    fn random(&self, out: &mut [u8]) -> Result<(), PartitionError> {
+        self.partition.random(out)
+    }
+
+    fn self_test(&self) -> Result<(), SelfTestFailed> {
+        self.partition.self_test()
+    }
+}
+
+/// Its owner disables the version before while the next one is made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_was_long_in_the_making_is_as_the_key_is_by_then() {
     let limits = PoolLimits { ready_keys: 0, ..PoolLimits::default() };
-    let pool = Bench { limits, ..Bench::new() }.open().await;
-    create(&pool, "k", KeySpec::Rsa(RsaSize::Rsa4096)).await;
+    let bench = Bench { limits, ..Bench::new() };
+    let partition = SoftwarePartition::new(bench.secrets().partition_wrapping_key());
+    let partition = Arc::new(Slow { partition, makes: Arc::default(), asked: AtomicUsize::new(0) });
+    let pool = bench.open_with(partition.clone()).await;
+    create(&pool, "k", KeySpec::Rsa(RsaSize::Rsa2048)).await;
     set(&pool, "k", after("P28D", "P1Y")).await;
+    let hold = partition.makes.clone().write_owned().await;
+    let asked = partition.asked.load(Ordering::SeqCst);
     let rotating = tokio::spawn({
         let pool = pool.clone();
         async move { ok(pool.rotate_key(ticket(&pool, APP), name("k")).await) }
     });
-    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    while partition.asked.load(Ordering::SeqCst) == asked {
+        tokio::task::yield_now().await;
+    }
     let tags = domain::key::Tags::new([("team".into(), "pay".into())].into()).unwrap();
     let signing = [KeyOperation::Sign].into_iter().collect();
     let change = VersionChange {
@@ -120,6 +212,7 @@ async fn a_version_that_was_long_in_the_making_is_as_the_key_is_by_then() {
     };
     ok(pool.update_key(ticket(&pool, APP), current("k"), change).await);
     set(&pool, "k", after("P28D", "P2Y")).await;
+    drop(hold);
     let made = rotating.await.unwrap().version;
     assert!(!made.attributes.enabled);
     assert_eq!((made.operations, made.tags), (signing, tags));
