@@ -487,6 +487,33 @@ async fn a_job_ends_well_only_for_who_might_still_ask_for_it() {
     }
 }
 
+/// Also where nothing is kept of it, as where a backup is only looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_has_an_end() {
+    let bench = Bench::new();
+    let pool = bench.open().await;
+    let at = || ticket(&pool, ADMIN);
+    let longest = format!("https://{}", "s".repeat(1024 - "https://".len()));
+    let location = |container: &str| StorageLocation { container: container.to_owned(), ..location() };
+    let source = |container: &str| RestoreSource { location: location(container), folder: "f".to_owned() };
+    for (container, is_too_long) in [(longest.clone(), false), (longest + "s", true)] {
+        let (location, source) = (|| location(&container), || source(&container));
+        let key = pool.start_selective_restore(at(), name("a"), source()).await;
+        for error in [
+            refused(pool.start_backup(at(), location()).await),
+            refused(pool.check_backup(at(), location()).await),
+            refused(pool.start_restore(at(), source()).await),
+            refused(pool.check_restore_from(at(), source()).await),
+            refused(pool.preview_restore(at(), source()).await),
+            refused(key),
+        ] {
+            let said = "storageResourceUri must have at most 1024 characters";
+            let is_refused = matches!(&error, Error::BadParameter(reason) if reason == said);
+            assert_eq!(is_refused, is_too_long, "{error}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_job_at_a_time_and_a_restore_lets_nothing_else_in() {
     let bench = Bench::new();

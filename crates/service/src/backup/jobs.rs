@@ -231,10 +231,7 @@ impl Pool {
         folder: Option<&str>,
         location: &StorageLocation,
     ) -> Result<(), Error> {
-        if location.container.chars().count() > MAX_CONTAINER {
-            let reason = format!("storageResourceUri must have at most {MAX_CONTAINER} characters");
-            return Err(Error::BadParameter(reason));
-        }
+        check_location(location)?;
         folder.map_or(Ok(()), check_folder)?;
         match kind {
             JobKind::Restore | JobKind::PreRestore => self.check_was_backed_up(),
@@ -534,6 +531,15 @@ fn describe(job: &Job) -> String {
 
 fn bounded(text: String) -> String {
     text.chars().take(MAX_TEXT).collect()
+}
+
+/// What a job keeps of it and shows is bounded; what is only looked at, likewise.
+pub(super) fn check_location(location: &StorageLocation) -> Result<(), Error> {
+    if location.container.chars().count() > MAX_CONTAINER {
+        let reason = format!("storageResourceUri must have at most {MAX_CONTAINER} characters");
+        return Err(Error::BadParameter(reason));
+    }
+    Ok(())
 }
 
 /// One folder of a container: no path, and nothing that some storage reads as more than a name.

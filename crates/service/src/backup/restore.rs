@@ -7,7 +7,7 @@
 
 use super::RestoreSource;
 use super::difference::{Age, Difference};
-use super::jobs::{Done, check_folder};
+use super::jobs::{Done, check_folder, check_location};
 use super::stream::{Next, Reader};
 use super::survey::{Survey, Surveying, Whole};
 use super::target::BackupTarget;
@@ -75,7 +75,10 @@ impl Pool {
         ticket.asks::<action::RestoreStart>(&Scope::Root);
         let allowed = ticket.authorize::<action::RestoreStart>(Scope::Root).map(|_| ());
         let caller = ticket.caller().clone();
-        let difference = match allowed.and_then(|()| check_folder(&source.folder)) {
+        let checked = allowed
+            .and_then(|()| check_location(&source.location))
+            .and_then(|()| check_folder(&source.folder));
+        let difference = match checked {
             Ok(()) => self.difference(&source, &caller).await,
             Err(error) => Err(error),
         };
