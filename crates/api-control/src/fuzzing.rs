@@ -1,9 +1,11 @@
 //! Private parsers, for fuzz targets alone.
+#![allow(clippy::unwrap_used)] // a failed check is a finding
 
 use crate::route::Route;
-use crate::wire;
+use crate::{body, wire};
 use fabric::pools::PoolRecord;
 use fabric::{EndpointRecord, InstanceState, PoolResource};
+use serde_json::Value;
 
 /// Reads `path` with its query; a path that is read names no more than it has.
 pub fn route(path: &str, query: &str) {
@@ -15,11 +17,17 @@ pub fn route(path: &str, query: &str) {
     }
     let _ = route.check_version(query);
     let _ = wire::resource_filter(query);
+    let config = wire::example_config();
+    let _ = wire::role_definitions(&config, query);
+    let _ = wire::role_assignments(&config, &[], &config.group_scope(), "caller", query);
 }
 
 /// Reads `body` as each kind of request that has one.
-pub fn body(body: &[u8]) {
-    let Ok(value) = serde_json::from_slice(body) else { return };
+pub fn body(bytes: &[u8]) {
+    let Ok(value) = body::parse(bytes) else { return };
+    assert!(body::values(&value) <= body::MAX_VALUES);
+    // It refuses what another reader refuses, and reads the same.
+    assert_eq!(serde_json::from_slice::<Value>(bytes).unwrap(), value);
     let _ = wire::create(&value);
     let _ = wire::update(&value);
     let _ = wire::asked_connection(&value);

@@ -4,6 +4,7 @@
 //! Creating, recovering, deleting and purging are done when they are answered. Purging is answered as a long-running
 //! operation all the same, as clients take nothing else; its state is read from the pool, so that it outlives a restart.
 
+mod body;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod problem;
@@ -330,12 +331,7 @@ fn availability(name: &str, found: NameAvailability) -> Value {
 
 async fn read(body: Body) -> Result<Value, Problem> {
     let bytes = axum::body::to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| Problem::too_large())?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| Problem::malformed(&error))?;
-    if value.is_object() {
-        Ok(value)
-    } else {
-        Err(Problem::invalid("The body must be a JSON object.".to_owned()))
-    }
+    body::parse(&bytes)
 }
 
 /// The scope that a path names before `/providers/Microsoft.Authorization`.

@@ -56,6 +56,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "InvalidRequestContent", message)
     }
 
+    pub fn too_many_values() -> Self {
+        let message = format!("The request body must have at most {} values.", crate::body::MAX_VALUES);
+        Self::new(StatusCode::BAD_REQUEST, "InvalidRequestContent", message)
+    }
+
     pub fn too_large() -> Self {
         let message = format!("The request body is larger than {} bytes.", crate::MAX_BODY_BYTES);
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestContentTooLarge", message)
