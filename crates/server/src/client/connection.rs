@@ -52,7 +52,11 @@ impl Origin {
         // `http` takes what is no port for no port, and hides who is named before an `@`.
         let port = match authority.as_str().get(host.len()..) {
             Some("") => Self::DEFAULT_PORT,
-            Some(port) => port.strip_prefix(':')?.parse().ok()?,
+            Some(port) => port
+                .strip_prefix(':')
+                .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?
+                .parse()
+                .ok()?,
             None => return None,
         };
         let plain = !authority.as_str().contains('@') && port != 0;
@@ -63,7 +67,8 @@ impl Origin {
     /// The path and query of `uri` if it leads to this very origin.
     pub fn own_path(&self, uri: &str) -> Option<String> {
         let uri: Uri = uri.parse().ok()?;
-        let path = uri.path_and_query()?.as_str().to_owned();
+        // With its slash, also where the text went on with a query at once.
+        let path = uri.path_and_query()?.to_string();
         (Self::of(&uri)? == *self).then_some(path)
     }
 
@@ -347,9 +352,11 @@ mod tests {
         let origin: Origin = "https://pool.example:8443".parse().unwrap();
         let path = |link: &str| origin.own_path(link);
         assert_eq!(path("https://POOL.example:8443/keys?a=b").as_deref(), Some("/keys?a=b"));
+        assert_eq!(path("https://pool.example:8443?a=b").as_deref(), Some("/?a=b"));
         for link in [
             "https://pool.example/keys",
             "https://pool.example:8444/keys",
+            "https://pool.example:+8443/keys",
             "http://pool.example:8443/keys",
             "https://pool.example:8443@evil.example/keys",
             "https://evil.example/keys",
