@@ -14,9 +14,11 @@ use http_body_util::{BodyExt as _, Full};
 use identity::Audiences;
 use identity::issuer::{
     ClientCertificate, ClientRegistration, DEFAULT_TOKEN_LIFETIME, FEDERATION_AUDIENCE, FederatedCredential,
-    Issuer, IssuerConfig, MAX_ASSERTION_LIFETIME_SECONDS, MAX_FEDERATED_LIFETIME_SECONDS, SigningKey,
+    Issuer, IssuerConfig, MAX_ASSERTION_LIFETIME_SECONDS, MAX_FEDERATED_LIFETIME_SECONDS, ManagedClient,
+    ManagedIdentity, SigningKey,
 };
 use serde_json::Value;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, LazyLock};
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
@@ -27,6 +29,8 @@ const CLIENT: &str = "22222222-2222-4222-8222-222222222222";
 /// Has a federated credential.
 const WORKLOAD: &str = "33333333-3333-4333-8333-333333333333";
 const OTHER_ISSUER: &str = "https://kubernetes.example";
+/// Of managed identity.
+const IDENTITY_HEADER: &str = "header-that-a-program-knows";
 const SUBJECT: &str = "system:serviceaccount:default:app";
 /// Within the time of the certificate.
 const NOW: i64 = 1_787_306_400;
@@ -39,6 +43,7 @@ struct Bench {
     runtime: Runtime,
     client: RsaKeyPair,
     foreign: ForeignIssuer,
+    managed: Arc<ManagedIdentity>,
 }
 
 static BENCH: LazyLock<Bench> = LazyLock::new(|| {
@@ -70,8 +75,12 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
         token_lifetime: DEFAULT_TOKEN_LIFETIME,
     };
     let clock = Arc::new(|| Time::from_unix_milliseconds(NOW * 1000));
+    let issuer = Arc::new(Issuer::new(config, SigningKey::generate().unwrap(), clock).unwrap());
+    let client = ManagedClient { client_id: CLIENT.parse().unwrap(), resource_id: Some("/vm/app".into()) };
+    let managed = Arc::new(ManagedIdentity::new(issuer.clone(), vec![client], IDENTITY_HEADER).unwrap());
     Bench {
-        issuer: Arc::new(Issuer::new(config, SigningKey::generate().unwrap(), clock).unwrap()),
+        issuer,
+        managed,
         runtime: tokio::runtime::Builder::new_current_thread().build().unwrap(),
         client: RsaKeyPair::from_pkcs8(&STANDARD.decode(lines).unwrap()).unwrap(),
         foreign,
@@ -95,9 +104,13 @@ impl Bench {
              &client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer\
              &client_assertion={assertion}"
         );
+        self.accepts_form(body.into())
+    }
+
+    fn accepts_form(&self, body: Bytes) -> bool {
         let request = Request::post(format!("/{TENANT}/oauth2/v2.0/token"))
             .header("content-type", "application/x-www-form-urlencoded")
-            .body(Full::new(Bytes::from(body)))
+            .body(Full::new(body))
             .unwrap();
         self.runtime.block_on(async {
             let answer = self.issuer.clone().router().oneshot(request).await.unwrap();
@@ -116,6 +129,57 @@ pub fn assertion(bytes: &[u8]) {
     let text: String = bytes.iter().map(|byte| format!("%{byte:02x}")).collect();
     assert!(!BENCH.accepts(Some(CLIENT), &text));
     assert!(!BENCH.accepts(None, &text));
+}
+
+/// A whole form, without a good signature in it.
+pub fn token_form(bytes: &[u8]) {
+    assert!(!BENCH.accepts_form(Bytes::copy_from_slice(bytes)));
+}
+
+/// A request for a managed identity's token: path and query, then a header a line. Who gets one knows the secret or sends
+/// what no page's script can, from this machine and for it, and gets it for a resource of the issuer's.
+pub fn managed_identity(bytes: &[u8]) {
+    is_given_a_token(bytes);
+}
+
+fn is_given_a_token(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let mut request = Request::get(lines.next().unwrap_or_default());
+    for line in lines {
+        let mut sides = line.splitn(2, |byte| *byte == b':');
+        let (Some(name), Some(value)) = (sides.next(), sides.next()) else { continue };
+        request = request.header(name, value.trim_ascii());
+    }
+    let Ok(request) = request.body(Full::<Bytes>::default()) else { return false };
+    let headers = request.headers().clone();
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let (status, body) = BENCH.runtime.block_on(async {
+        let answer = BENCH.managed.clone().router().oneshot(request).await.unwrap();
+        let status = answer.status().as_u16();
+        let body: Value =
+            serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        (status, body)
+    });
+    assert_eq!(status == 200, body["access_token"].is_string(), "{body}");
+    if status != 200 {
+        assert!((400..500).contains(&status), "{status}");
+        return false;
+    }
+    let host = text("host").unwrap().to_ascii_lowercase();
+    let before_port = host.split(':').next().unwrap();
+    let is_v4 = before_port.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback());
+    let in_brackets = host.strip_prefix('[').and_then(|rest| rest.split(']').next()?.parse().ok());
+    let is_v6 = in_brackets.is_some_and(|address: Ipv6Addr| address.is_loopback());
+    assert!(is_v4 || is_v6 || before_port == "localhost", "{host}");
+    assert!(
+        ["x-forwarded-for", "x-forwarded-host", "forwarded"].iter().all(|name| !headers.contains_key(*name))
+    );
+    let knows = text("x-identity-header") == Some(IDENTITY_HEADER);
+    assert!(knows || text("metadata").unwrap().eq_ignore_ascii_case("true"), "{headers:?}");
+    assert_eq!(body["client_id"], CLIENT);
+    let resource = body["resource"].as_str().unwrap();
+    assert!(resource.starts_with("https://managedhsm.localhost"), "{body}");
+    true
 }
 
 /// Header and claims, a line feed between them, signed by the client. Whoever is let in said so in the claims.
@@ -147,7 +211,8 @@ pub fn federated_token(bytes: &[u8]) {
     within_time(&claims, MAX_FEDERATED_LIFETIME_SECONDS);
 }
 
-fn parts(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// What stands before the first line feed, and behind it.
+pub(crate) fn parts(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut parts = bytes.splitn(2, |byte| *byte == b'\n');
     Some((parts.next()?, parts.next()?))
 }
@@ -191,5 +256,8 @@ mod tests {
         let (header, claims) = parts(include_bytes!("../../corpus/federated_token/good")).unwrap();
         assert!(BENCH.accepts(Some(WORKLOAD), &BENCH.foreign.sign(header, claims)));
         assert!(!BENCH.accepts(Some(CLIENT), &BENCH.foreign.sign(header, claims)));
+        assert!(is_given_a_token(include_bytes!("../../corpus/managed_identity/metadata")));
+        assert!(is_given_a_token(include_bytes!("../../corpus/managed_identity/app-service")));
+        assert!(!is_given_a_token(include_bytes!("../../corpus/managed_identity/page")));
     }
 }

@@ -46,6 +46,8 @@ pub const TARGETS: &[Target] = targets![
     assertions::assertion,
     assertions::client_assertion,
     assertions::federated_token,
+    assertions::token_form,
+    assertions::managed_identity,
     handed_in::private_key_info,
     handed_in::private_key_pem,
     handed_in::key_exchange_key,

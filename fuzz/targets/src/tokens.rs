@@ -1,6 +1,6 @@
 //! Tokens and key sets.
 
-use crate::assertions::read;
+use crate::assertions::{parts, read};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::Engine as _;
@@ -79,8 +79,7 @@ pub fn jwt_claims(bytes: &[u8]) {
         let keys = KeySet::parse(&issuer.key_set()).unwrap();
         (issuer, TokenVerifier::new(config(ISSUER, AUDIENCE), keys))
     });
-    let mut parts = bytes.splitn(2, |byte| *byte == b'\n');
-    let (Some(header), Some(claims)) = (parts.next(), parts.next()) else { return };
+    let Some((header, claims)) = parts(bytes) else { return };
     let (issuer, verifier) = &*PARTS;
     let token = issuer.sign(header, claims);
     let Ok(caller) = verifier.verify(&token, seconds(FOREIGN_NOW)) else { return };
