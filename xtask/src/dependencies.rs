@@ -92,6 +92,7 @@ const TABLE: &[Row] = &[
             "api-data",
             "api-control",
             "gateway",
+            "server",
         ],
     },
     // Tools beside the product: they drive the built binary and link nothing of ours.

@@ -11,7 +11,7 @@ use identity::issuer::SigningKey;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequest, CertificateSigningRequestParams,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType,
+    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, PublicKeyData, SanType,
 };
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -19,6 +19,8 @@ use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyD
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 const CA_YEARS: i64 = 10;
@@ -43,10 +45,21 @@ impl CertificateAuthority {
         let certificate = files::read_or_make::<CommandError>(&layout.ca_certificate(), || {
             Ok(Zeroizing::new(root_params().self_signed(&key)?.pem().into_bytes()))
         })?;
-        let pem = std::str::from_utf8(&certificate)?;
+        Self::of(key, std::str::from_utf8(&certificate)?)
+    }
+
+    fn of(key: KeyPair, pem: &str) -> Result<Self, CommandError> {
         let certificate = rustls_pki_types::pem::PemObject::from_pem_slice(pem.as_bytes())
             .map_err(|_| "the CA's certificate is not PEM")?;
         Ok(Self { issuer: Issuer::from_ca_cert_pem(pem, key)?, certificate })
+    }
+
+    /// One that is kept nowhere.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn passing() -> Result<Self, CommandError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let pem = root_params().self_signed(&key)?.pem();
+        Self::of(key, &pem)
     }
 
     /// A certificate for the key that signed `request`, for those of its names that are ours.
@@ -56,8 +69,14 @@ impl CertificateAuthority {
         known: &[SanType],
         host: &str,
     ) -> Result<CertificateDer<'static>, CommandError> {
+        let (_, asked) =
+            X509CertificationRequest::from_der(request).map_err(|_| "it is no certificate request")?;
         // Checks the request's own signature: whoever asks holds the key.
         let request = CertificateSigningRequestParams::from_der(request)?;
+        // What kind of key it is, it takes from the kind of signature.
+        if request.public_key.subject_public_key_info() != asked.certification_request_info.subject_pki.raw {
+            return Err("the CA signs for no key whose requests are signed in another way than usual".into());
+        }
         if let Some(name) = request.params.subject_alt_names.iter().find(|name| !known.contains(name)) {
             return Err(format!("the CA signs for its own names only, not for {name:?}").into());
         }
@@ -215,7 +234,6 @@ fn common_name(name: &str) -> DistinguishedName {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use rcgen::PublicKeyData;
     use std::sync::LazyLock;
 
     #[test]
@@ -255,12 +273,8 @@ mod tests {
             length in 0usize..1000,
             anything in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            static CA: LazyLock<CertificateAuthority> = LazyLock::new(|| {
-                let directory = tempfile::tempdir().unwrap();
-                let layout = Layout::new(directory.path().join("data"));
-                layout.directories().iter().for_each(|path| files::create_directory(path).unwrap());
-                CertificateAuthority::open(&layout).unwrap()
-            });
+            static CA: LazyLock<CertificateAuthority> =
+                LazyLock::new(|| CertificateAuthority::passing().unwrap());
             let own = ListenerKey::for_pool("payroll").unwrap();
             let good = own.request().to_vec();
             let at = position % good.len();

@@ -38,7 +38,7 @@ pub fn read(path: &Path) -> Result<Vec<FederatedCredential>, CommandError> {
     parse(&content).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
-fn parse(content: &[u8]) -> Result<Vec<FederatedCredential>, CommandError> {
+pub fn parse(content: &[u8]) -> Result<Vec<FederatedCredential>, CommandError> {
     let file: File = serde_json::from_slice(content)?;
     if file.version != VERSION {
         return Err(format!("format version {} is not known, only {VERSION}", file.version).into());

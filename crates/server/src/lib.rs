@@ -16,6 +16,9 @@ mod detach;
 mod doctor;
 mod environment;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway_command;
 mod gateway_process;
 mod hardening;

@@ -498,7 +498,7 @@ fn tell<T: serde::Serialize>(input: &mut ChildStdin, message: &T) -> Result<(), 
 }
 
 /// A child is believed nothing but its own state; what is no line of that kind ends it.
-fn hear(output: &mut impl BufRead) -> Result<Option<Said>, CommandError> {
+pub fn hear(output: &mut impl BufRead) -> Result<Option<Said>, CommandError> {
     let mut line = String::new();
     if output.take(MAX_LINE_BYTES).read_line(&mut line)? == 0 {
         return Ok(None);

@@ -101,7 +101,7 @@ async fn read_head(client: &mut TcpStream) -> std::io::Result<Option<Vec<u8>>> {
 
 /// A pool with a process of its own is found by its name at the first pool's port as well, where clients that put its name
 /// together with the cloud's suffix look for it.
-fn destination(head: &[u8], ports: &[u16], pools: &HashMap<String, u16>) -> Result<u16, &'static str> {
+pub fn destination(head: &[u8], ports: &[u16], pools: &HashMap<String, u16>) -> Result<u16, &'static str> {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = std::str::from_utf8(line).map_err(|_| "400 Bad Request")?;
     let mut words = line.split(' ');

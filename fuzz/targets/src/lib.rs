@@ -16,6 +16,7 @@ mod http_surface;
 mod memory;
 mod release;
 mod requests;
+mod server;
 mod tokens;
 
 /// What is fuzzed, and the name of its directory in `fuzz/corpus`.
@@ -86,6 +87,22 @@ pub const TARGETS: &[Target] = targets![
     gateway::client_hello,
     gateway::proxy_header,
     gateway::network_rules,
+    server::certificate_request,
+    server::certificate_request_attributes,
+    server::pool_process_lines,
+    server::connect_head,
+    server::http_answer,
+    server::storage_location,
+    server::identity_answer,
+    server::tls_chain,
+    server::federated_credentials,
+    server::client_challenge,
+    server::client_link,
+    server::client_refusal,
+    server::client_key,
+    server::encrypted_document,
+    server::attestation_file,
+    server::apply_file,
     http_surface::http_surface,
 ];
 

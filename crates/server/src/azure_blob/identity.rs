@@ -25,7 +25,7 @@ const ANSWER_BYTES: usize = 64 * 1024;
 /// A token is not used that ends within this.
 const MARGIN: Duration = Duration::from_secs(300);
 /// Whatever an endpoint says, it is asked again after this.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const HTTP_PORT: u16 = 80;
 
 /// Such as `http://169.254.169.254/metadata/identity/oauth2/token`.
@@ -96,10 +96,10 @@ pub struct IdentityTokens {
     kept: Mutex<Option<Kept>>,
 }
 
-struct Kept {
+pub(super) struct Kept {
     /// `Bearer …`, marked as sensitive, so that no `Debug` shows it.
-    bearer: HeaderValue,
-    until: Instant,
+    pub bearer: HeaderValue,
+    pub until: Instant,
 }
 
 #[derive(Deserialize)]
@@ -159,7 +159,7 @@ impl IdentityTokens {
 }
 
 impl Kept {
-    fn read(body: &[u8]) -> Option<Self> {
+    pub fn read(body: &[u8]) -> Option<Self> {
         let answer: Answer = serde_json::from_slice(body).ok()?;
         let seconds = match &answer.expires_in {
             serde_json::Value::String(text) => text.parse().ok()?,

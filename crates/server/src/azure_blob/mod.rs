@@ -4,6 +4,8 @@
 //! on as it was given, or an identity of its own; neither is in an error or a log. What comes back is bounded here and
 //! believed nowhere: the backup's format checks it.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod identity;
 mod location;
 
@@ -220,6 +222,19 @@ fn refusal(response: &Response<Bytes>) -> TargetError {
     TargetError::Refused { status: response.status().as_u16(), message }
 }
 
+/// By the answer to HEAD: how long the blob is, or that there is none.
+fn size_of(name: &str, response: &Response<Bytes>) -> Result<Option<u64>, TargetError> {
+    match response.status() {
+        StatusCode::OK => {
+            let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+            let length = length.and_then(|length| length.parse().ok());
+            length.map(Some).ok_or_else(|| TargetError::Io(format!("no length of {name}")))
+        }
+        StatusCode::NOT_FOUND if error_code(response).is_none_or(|code| code == "BlobNotFound") => Ok(None),
+        _ => Err(refusal(response)),
+    }
+}
+
 struct AzureContainer {
     storage: Arc<Storage>,
     /// What was read last, as whoever reads goes on from there.
@@ -233,6 +248,22 @@ struct Window {
 }
 
 impl Window {
+    fn of(name: &str, offset: u64, response: Response<Bytes>) -> Result<Self, TargetError> {
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => {}
+            // All of it: what was asked for began at its begin.
+            StatusCode::OK if offset == 0 => {}
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                return Err(TargetError::Io(format!("{name} ends before byte {offset}")));
+            }
+            StatusCode::NOT_FOUND if error_code(&response) == Some("BlobNotFound") => {
+                return Err(TargetError::Missing(name.to_owned()));
+            }
+            _ => return Err(refusal(&response)),
+        }
+        Ok(Self { name: name.to_owned(), offset, bytes: response.into_body() })
+    }
+
     fn part(&self, name: &str, offset: u64, length: usize) -> Option<Bytes> {
         let begin = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
         let end = begin.checked_add(length)?;
@@ -315,18 +346,7 @@ impl BackupTarget for AzureContainer {
     }
 
     async fn size(&self, name: &str) -> Result<Option<u64>, TargetError> {
-        let response = self.head(name).await?;
-        match response.status() {
-            StatusCode::OK => {
-                let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-                let length = length.and_then(|length| length.parse().ok());
-                length.map(Some).ok_or_else(|| TargetError::Io(format!("no length of {name}")))
-            }
-            StatusCode::NOT_FOUND if error_code(&response).is_none_or(|code| code == "BlobNotFound") => {
-                Ok(None)
-            }
-            _ => Err(refusal(&response)),
-        }
+        size_of(name, &self.head(name).await?)
     }
 
     async fn read(&self, name: &str, offset: u64, length: usize) -> Result<Bytes, TargetError> {
@@ -343,20 +363,7 @@ impl BackupTarget for AzureContainer {
         let range = HeaderValue::from_str(&format!("bytes={offset}-{last}")).map_err(|_| too_far())?;
         let headers = [(X_MS_RANGE, range)];
         let asked = Asked { headers: &headers, answer_bytes: asked, ..Asked::new(Method::GET, &path) };
-        let response = self.storage.ask(asked).await?.response;
-        match response.status() {
-            StatusCode::PARTIAL_CONTENT => {}
-            // All of it: what was asked for began at its begin.
-            StatusCode::OK if offset == 0 => {}
-            StatusCode::RANGE_NOT_SATISFIABLE => {
-                return Err(TargetError::Io(format!("{name} ends before byte {offset}")));
-            }
-            StatusCode::NOT_FOUND if error_code(&response) == Some("BlobNotFound") => {
-                return Err(TargetError::Missing(name.to_owned()));
-            }
-            _ => return Err(refusal(&response)),
-        }
-        let window = Window { name: name.to_owned(), offset, bytes: response.into_body() };
+        let window = Window::of(name, offset, self.storage.ask(asked).await?.response)?;
         let part = window.part(name, offset, length);
         *self.window.lock() = Some(window);
         part.ok_or_else(|| {

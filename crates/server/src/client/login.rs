@@ -343,14 +343,14 @@ impl Target {
 
 /// What a 401 asks for.
 #[derive(Debug, Eq, PartialEq)]
-struct Challenge {
-    tenant: String,
-    resource: String,
+pub(super) struct Challenge {
+    pub tenant: String,
+    pub resource: String,
 }
 
 impl Challenge {
     /// `Bearer authorization="https://LOGIN/TENANT", resource="https://RESOURCE"`
-    fn parse(header: &str) -> Option<Self> {
+    pub fn parse(header: &str) -> Option<Self> {
         let (scheme, parameters) = header.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return None;
@@ -368,7 +368,7 @@ impl Challenge {
     }
 
     /// A server that asks for a token for somebody else would have it, and use it there.
-    fn check(&self, pool: &Origin, tenant: &TenantId) -> Result<(), CommandError> {
+    pub fn check(&self, pool: &Origin, tenant: &TenantId) -> Result<(), CommandError> {
         let resource: Origin = self
             .resource
             .parse()

@@ -8,6 +8,8 @@ pub mod confirm;
 pub mod connection;
 pub mod document;
 mod explain;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod import;
 pub mod input;
 pub mod key;

@@ -82,11 +82,11 @@ fn integer(number: &[u8]) -> Vec<u8> {
     element(INTEGER, &[sign, number].concat())
 }
 
-fn bit_string(content: &[u8]) -> Vec<u8> {
+pub fn bit_string(content: &[u8]) -> Vec<u8> {
     element(BIT_STRING, &[&[0][..], content].concat())
 }
 
-fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+pub fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len();
     let mut element = vec![tag];
     match u8::try_from(length) {

@@ -33,7 +33,7 @@ const fn lenient(alphabet: &alphabet::Alphabet) -> GeneralPurpose {
 /// A statement as it was kept, and what was kept around it.
 pub struct Document {
     certificates: String,
-    private: Vec<u8>,
+    pub(super) private: Vec<u8>,
     public: Option<Vec<u8>>,
     /// The bundle that the statement came in, if it did: what it says must be what is signed.
     bundle: Option<Value>,

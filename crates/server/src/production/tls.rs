@@ -150,7 +150,7 @@ impl Chain {
         Ok(Self { public_key, not_before, not_after, certificates })
     }
 
-    fn check_host(&self, host: &str) -> Result<(), CommandError> {
+    pub fn check_host(&self, host: &str) -> Result<(), CommandError> {
         let name = ServerName::try_from(host.to_owned())?;
         let parsed = rustls::server::ParsedCertificate::try_from(&self.certificates[0])
             .map_err(|_| "its first certificate is not one that TLS takes")?;

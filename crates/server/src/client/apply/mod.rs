@@ -3,7 +3,7 @@
 //! The file is read and checked whole, then the pool is asked what there is, and only then, when nothing was found amiss in
 //! either, something is changed. What the file does not name is left alone, unless `--prune` says otherwise.
 
-mod file;
+pub mod file;
 mod plan;
 
 use super::login::{self, Client, Target};
