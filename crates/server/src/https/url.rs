@@ -2,6 +2,7 @@
 
 use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 const DEFAULT_PORT: u16 = 443;
@@ -97,6 +98,11 @@ impl FromStr for Url {
             return Err(MalformedUrl::UserInformation);
         }
         let host = authority.host();
+        // `http` takes nearly anything between brackets, and nothing before a port.
+        let inner = host.strip_prefix('[').map(|rest| rest.strip_suffix(']').unwrap_or_default());
+        if host.is_empty() || inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_err()) {
+            return Err(MalformedUrl::NoUrl);
+        }
         // `http` takes what is no port for no port.
         let port = match authority.as_str().get(host.len()..) {
             Some("") => DEFAULT_PORT,
@@ -155,6 +161,9 @@ mod tests {
             ("", MalformedUrl::NoUrl),
             ("https://", MalformedUrl::NoUrl),
             ("https:///b", MalformedUrl::NoUrl),
+            ("https://:443/", MalformedUrl::NoUrl),
+            ("https://[%:1]/", MalformedUrl::NoUrl),
+            ("https://[a.example]/", MalformedUrl::NoUrl),
             ("https://user@a.example/", MalformedUrl::UserInformation),
             ("https://user:password@a.example/", MalformedUrl::UserInformation),
             ("https://a.example@b.example/", MalformedUrl::UserInformation),
