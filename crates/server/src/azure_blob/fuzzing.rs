@@ -177,5 +177,6 @@ mod tests {
         assert!(matches!(answered(corpus!("http_answer/too-long")), Err(CallError::TooLong { .. })));
         assert!(Kept::read(corpus!("identity_answer/machine")).is_some());
         assert!(Kept::read(corpus!("identity_answer/line-break")).is_none());
+        assert!(Kept::read(corpus!("identity_answer/list")).is_none());
     }
 }

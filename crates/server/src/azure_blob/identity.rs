@@ -160,6 +160,10 @@ impl IdentityTokens {
 
 impl Kept {
     pub fn read(body: &[u8]) -> Option<Self> {
+        // Members have names: a list would be taken for them in their order.
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return None;
+        }
         let answer: Answer = serde_json::from_slice(body).ok()?;
         let seconds = match &answer.expires_in {
             serde_json::Value::String(text) => text.parse().ok()?,

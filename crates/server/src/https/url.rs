@@ -98,9 +98,13 @@ impl FromStr for Url {
             return Err(MalformedUrl::UserInformation);
         }
         let host = authority.host();
-        // `http` takes nearly anything between brackets, and nothing before a port.
-        let inner = host.strip_prefix('[').map(|rest| rest.strip_suffix(']').unwrap_or_default());
-        if host.is_empty() || inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_err()) {
+        // `http` takes nearly anything between brackets, wherever they stand, and nothing before a port.
+        let in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let is_good = match host.strip_prefix('[') {
+            Some(rest) => rest.strip_suffix(']').is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok()),
+            None => !host.is_empty() && host.bytes().all(in_name),
+        };
+        if !is_good {
             return Err(MalformedUrl::NoUrl);
         }
         // `http` takes what is no port for no port.
@@ -164,6 +168,8 @@ mod tests {
             ("https://:443/", MalformedUrl::NoUrl),
             ("https://[%:1]/", MalformedUrl::NoUrl),
             ("https://[a.example]/", MalformedUrl::NoUrl),
+            ("https://a.example[b]/", MalformedUrl::NoUrl),
+            ("https://a%2eexample/", MalformedUrl::NoUrl),
             ("https://user@a.example/", MalformedUrl::UserInformation),
             ("https://user:password@a.example/", MalformedUrl::UserInformation),
             ("https://a.example@b.example/", MalformedUrl::UserInformation),
