@@ -17,7 +17,7 @@ import holdfast
 from holdfast import assert_error, b64, unb64
 from test_byok import OAEP_SHA1, Kek
 from test_import import CURVES, minimal
-from test_vectors import accepts, ask, made, says
+from test_vectors import accepts, ask, made, rows_of, says
 from test_wycheproof_http import HASHES, flipped, hand_in, judge, private_keys, secret_keys
 
 VECTORS = pathlib.Path(__file__).resolve().parents[1] / "vectors" / "nist"
@@ -35,13 +35,8 @@ def vector_pool(tmp_path_factory):
 def load(name):
     """The vectors as dictionaries, bytes as bytes; and the keys that stand before them, if any do."""
     data = json.loads((VECTORS / f"{name}.json").read_text())
-    rows = []
-    for number, row in enumerate(data["vectors"]):
-        named = dict(zip(data["columns"], row, strict=True))
-        of_bytes = {name for name, value in named.items() if isinstance(value, str) and name not in AS_THEY_ARE}
-        row = {name: bytes.fromhex(value) if name in of_bytes else value for name, value in named.items()}
-        rows.append({**row, "tcId": named["id"], "number": number})
-    return rows, data.get("keys", [])
+    rows = rows_of(data, AS_THEY_ARE)
+    return [{**row, "tcId": row["id"], "number": number} for number, row in enumerate(rows)], data.get("keys", [])
 
 
 # --- secret keys

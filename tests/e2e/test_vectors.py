@@ -30,14 +30,18 @@ def keys(pool):
 
 
 def load(name):
+    return rows_of(json.loads((VECTORS / f"{name}.json").read_text()), {"result", "replaced by"})
+
+
+def rows_of(data, as_they_are):
     """Vectors as dictionaries, bytes as bytes."""
-    data = json.loads((VECTORS / f"{name}.json").read_text())
-    as_they_are = {"result", "replaced by"}
-    for row in data["vectors"]:
-        yield {
+    return [
+        {
             column: bytes.fromhex(value) if isinstance(value, str) and column not in as_they_are else value
             for column, value in zip(data["columns"], row, strict=True)
         }
+        for row in data["vectors"]
+    ]
 
 
 class Tally:

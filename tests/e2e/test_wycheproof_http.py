@@ -24,7 +24,7 @@ import lanes
 from holdfast import assert_error, b64, unb64
 from test_byok import OAEP_SHA1, Kek
 from test_import import CURVES, body, ec_members, rsa_members
-from test_vectors import Tally, accepts, ask, made, says
+from test_vectors import Tally, accepts, ask, made, rows_of, says
 
 VECTORS = pathlib.Path(__file__).resolve().parents[1] / "vectors" / "wycheproof"
 HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
@@ -41,15 +41,7 @@ def vector_pool(tmp_path_factory):
 def load(name):
     """The vectors as dictionaries, bytes as bytes; and the keys that stand before them, if any do."""
     data = json.loads((VECTORS / f"own-{name}.json").read_text())
-    as_they_are = {"result", "algorithm"}
-    rows = [
-        {
-            column: bytes.fromhex(value) if isinstance(value, str) and column not in as_they_are else value
-            for column, value in zip(data["columns"], row, strict=True)
-        }
-        for row in data["vectors"]
-    ]
-    return rows, data.get("keys", [])
+    return rows_of(data, {"result", "algorithm"}), data.get("keys", [])
 
 
 def hand_in(call, name, members, **more):

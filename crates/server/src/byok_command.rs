@@ -15,7 +15,6 @@ use clap::Subcommand;
 use crypto::key_exchange::KeyExchangeKey;
 use domain::algorithm::{KeySpec, RsaSize};
 use domain::key::{KeyOperation, KeyOperations, Origin};
-use domain::time::IntDate;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -94,11 +93,12 @@ fn pack(
     passphrase_file: Option<&PathBuf>,
 ) -> Result<ExitCode, CommandError> {
     refuse_existing(out)?;
-    let kek = Kek::read(kek_file, kid)?;
+    let kek_content = input::read_key_file(kek_file)?;
+    let kek = Kek::parse(kek_file, &kek_content, kid)?;
     let kid = kek.kid.as_deref().ok_or_else(|| {
         usage("the key-exchange key's file does not say which key it is: give --kid, with the version".into())
     })?;
-    let origin = kek_origin(kek_file, &kek.pem, kid, trust)?;
+    let origin = kek_origin(kek_file, &kek_content, &kek.pem, kid, trust)?;
     // Before a private key is read: what makes the file useless is known now.
     let file = |ciphertext: &[u8]| {
         json!({
@@ -141,7 +141,13 @@ fn pack(
 
 /// Where the key-exchange key was made, in words. An error where `trust` names somebody and the attestation in the key's file
 /// does not prove that it was made in a pool of theirs, for imports alone.
-fn kek_origin(path: &Path, pem: &str, kid: &str, trust: TrustArguments) -> Result<String, CommandError> {
+fn kek_origin(
+    path: &Path,
+    content: &[u8],
+    pem: &str,
+    kid: &str,
+    trust: TrustArguments,
+) -> Result<String, CommandError> {
     let named = parse_kid(kid);
     let mut expected = Expectations {
         name: named.as_ref().map(|(name, _)| name.clone()),
@@ -159,9 +165,9 @@ fn kek_origin(path: &Path, pem: &str, kid: &str, trust: TrustArguments) -> Resul
                 .to_owned(),
         );
     };
-    let document = Document::parse(&input::read_key_file(path)?)
+    let document = Document::parse(content)
         .map_err(|error| format!("{}: {error}; `attest get` writes a file that has one", path.display()))?;
-    let verdicts = verify(&document, &trust, &expected, IntDate::from_unix_seconds(now()));
+    let verdicts = verify(&document, &trust, &expected, now());
     if let Some(failed) = verdicts.iter().find(|verdict| verdict.is_failure()) {
         let reason = failed.reason().unwrap_or("nobody vouches for it");
         return Err(format!(
@@ -178,7 +184,7 @@ fn kek_origin(path: &Path, pem: &str, kid: &str, trust: TrustArguments) -> Resul
 
 fn check(path: &Path, kek: Option<&Path>, kid: Option<String>) -> Result<ExitCode, CommandError> {
     let content = input::read_key_file(path)?;
-    let kek = kek.map(|kek| Kek::read(kek, kid.clone())).transpose()?;
+    let kek = kek.map(|kek| Kek::parse(kek, &input::read_key_file(kek)?, kid.clone())).transpose()?;
     let expected = kek.as_ref().map_or(kid.as_deref(), |kek| kek.kid.as_deref());
     let examined = examine(&content);
     let mut lines = describe(&examined);
@@ -295,13 +301,12 @@ struct Kek {
 
 impl Kek {
     /// A public key in PEM, or a key as the service or `az` shows it. `kid` is what the command line says.
-    fn read(path: &Path, kid: Option<String>) -> Result<Self, CommandError> {
-        let content = input::read_key_file(path)?;
+    fn parse(path: &Path, content: &[u8], kid: Option<String>) -> Result<Self, CommandError> {
         if !content.trim_ascii_start().starts_with(b"{") {
-            let key = KeyExchangeKey::from_file(&content).map_err(in_file(path))?;
-            return Ok(Self { key, pem: String::from_utf8_lossy(&content).into_owned(), kid });
+            let key = KeyExchangeKey::from_file(content).map_err(in_file(path))?;
+            return Ok(Self { key, pem: String::from_utf8_lossy(content).into_owned(), kid });
         }
-        let shown: Value = serde_json::from_slice(&content).map_err(in_file(path))?;
+        let shown: Value = serde_json::from_slice(content).map_err(in_file(path))?;
         let mut key = if shown["key"].is_object() { shown["key"].clone() } else { shown };
         // `az` shows numbers in the other alphabet.
         for member in ["n", "e"] {

@@ -3,14 +3,10 @@
 
 mod common;
 
+use common::gated::{Gate, Gated};
 use common::{APP, Bench, create, current, new_key, ok, refused, ticket};
 use crypto::import::WrappedKind;
-use crypto::release::{KeyWrap, ReleaseKey};
-use crypto::{
-    Ciphertext, Decrypt, Encrypt, Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition,
-    PartitionError, PrivateParts, SecretBytes, SelfTestFailed,
-};
-use crypto_software::SoftwarePartition;
+use crypto::{Ciphertext, Decrypt, Encrypt, LoadedKey, PartitionError, PrivateParts, SecretBytes};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use domain::key::{KeyOperation, PublicKey, Tags};
 use service::{ImportedKey, NewKey, Pool, PoolLimits, WrappedKey};
@@ -71,10 +67,8 @@ async fn a_key_of_another_exponent_is_not_one_of_those_made_ahead() {
     signs(&pool, "three", SignatureAlgorithm::Ps256).await;
 }
 
-/// The software partition on a machine with memory for so many loaded keys, in which one more is refused, whatever
-/// is to become of it.
+/// A machine with memory for so many loaded keys, in which one more is refused, whatever is to become of it.
 struct Crowded {
-    partition: SoftwarePartition,
     room: AtomicUsize,
     memory: Arc<Memory>,
 }
@@ -87,18 +81,13 @@ struct Memory {
 }
 
 impl Crowded {
-    fn new(bench: &Bench, room: usize, too_many_to_use: usize) -> Arc<Self> {
-        let partition = SoftwarePartition::new(bench.secrets().partition_wrapping_key());
+    fn partition(bench: &Bench, room: usize, too_many_to_use: usize) -> Arc<Gated<Self>> {
         let memory = Memory { loaded: AtomicUsize::new(0), too_many_to_use, refused: AtomicUsize::new(0) };
-        Arc::new(Self { partition, room: AtomicUsize::new(room), memory: Arc::new(memory) })
+        Gated::new(bench, Self { room: AtomicUsize::new(room), memory: Arc::new(memory) })
     }
 
     fn refused(&self) -> usize {
         self.memory.refused.load(Ordering::SeqCst)
-    }
-
-    fn admit(&self) -> Result<&SoftwarePartition, PartitionError> {
-        self.memory.admit(self.room.load(Ordering::SeqCst)).map(|()| &self.partition)
     }
 }
 
@@ -164,72 +153,14 @@ impl LoadedKey for CrowdedKey {
     }
 }
 
-impl Partition for Crowded {
-    fn load(
-        &self,
-        spec: KeySpec,
-        masked: &MaskedMaterial,
-        binding: &MaterialBinding,
-    ) -> Result<Arc<dyn LoadedKey>, PartitionError> {
-        let key = self.admit()?.load(spec, masked, binding)?;
+impl Gate for Crowded {
+    fn admit(&self) -> Result<(), PartitionError> {
+        self.memory.admit(self.room.load(Ordering::SeqCst))
+    }
+
+    fn loaded(&self, key: Arc<dyn LoadedKey>) -> Arc<dyn LoadedKey> {
         self.memory.loaded.fetch_add(1, Ordering::SeqCst);
-        Ok(Arc::new(CrowdedKey { key, memory: self.memory.clone() }))
-    }
-
-    fn generate(
-        &self,
-        spec: KeySpec,
-        public_exponent: Option<u64>,
-        binding: &MaterialBinding,
-    ) -> Result<Generated, PartitionError> {
-        self.admit()?.generate(spec, public_exponent, binding)
-    }
-
-    fn import(
-        &self,
-        spec: KeySpec,
-        parts: &PrivateParts,
-        binding: &MaterialBinding,
-    ) -> Result<Generated, PartitionError> {
-        self.admit()?.import(spec, parts, binding)
-    }
-
-    fn unwrap(
-        &self,
-        kek: &dyn LoadedKey,
-        kind: WrappedKind,
-        wrapped: &[u8],
-    ) -> Result<PrivateParts, PartitionError> {
-        self.admit()?.unwrap(kek, kind, wrapped)
-    }
-
-    fn release(
-        &self,
-        spec: KeySpec,
-        masked: &MaskedMaterial,
-        binding: &MaterialBinding,
-        to: &ReleaseKey,
-        wrap: KeyWrap,
-    ) -> Result<Vec<u8>, PartitionError> {
-        self.admit()?.release(spec, masked, binding, to, wrap)
-    }
-
-    fn rebind(
-        &self,
-        spec: KeySpec,
-        masked: &MaskedMaterial,
-        from: &MaterialBinding,
-        to: &MaterialBinding,
-    ) -> Result<MaskedMaterial, PartitionError> {
-        self.partition.rebind(spec, masked, from, to)
-    }
-
-    fn random(&self, out: &mut [u8]) -> Result<(), PartitionError> {
-        self.partition.random(out)
-    }
-
-    fn self_test(&self) -> Result<(), SelfTestFailed> {
-        self.partition.self_test()
+        Arc::new(CrowdedKey { key, memory: self.memory.clone() })
     }
 }
 
@@ -238,7 +169,7 @@ const EC: KeySpec = KeySpec::Ec(Curve::P256);
 #[tokio::test]
 async fn where_memory_for_keys_is_full_those_that_are_not_in_use_make_room() {
     let bench = Bench::new();
-    let partition = Crowded::new(&bench, 3, 100);
+    let partition = Crowded::partition(&bench, 3, 100);
     let pool = bench.open_with(partition.clone()).await;
     let names: Vec<String> = (0..7).map(|number| format!("k{number}")).collect();
     for name in &names {
@@ -249,7 +180,7 @@ async fn where_memory_for_keys_is_full_those_that_are_not_in_use_make_room() {
             signs(&pool, name, SignatureAlgorithm::Es256).await;
         }
     }
-    assert!(partition.refused() > 3, "it was never full");
+    assert!(partition.gate.refused() > 3, "it was never full");
     assert!(pool.loaded_keys() <= 3);
 }
 
@@ -257,7 +188,7 @@ async fn where_memory_for_keys_is_full_those_that_are_not_in_use_make_room() {
 #[tokio::test]
 async fn where_memory_for_keys_is_full_a_new_key_finds_room() {
     let bench = Bench::new();
-    let partition = Crowded::new(&bench, 3, 100);
+    let partition = Crowded::partition(&bench, 3, 100);
     let pool = bench.open_with(partition.clone()).await;
     for name in ["k0", "k1", "k2"] {
         create(&pool, name, EC).await;
@@ -270,10 +201,10 @@ async fn where_memory_for_keys_is_full_a_new_key_finds_room() {
             signs(&pool, name, SignatureAlgorithm::Es256).await;
         }
         assert_eq!(pool.loaded_keys(), 3);
-        partition.refused()
+        partition.gate.refused()
     };
     let made_room =
-        |before: usize, what: &str| assert!(partition.refused() > before, "{what}: it was not full");
+        |before: usize, what: &str| assert!(partition.gate.refused() > before, "{what}: it was not full");
 
     let before = full().await;
     create(&pool, "created", EC).await;
@@ -309,18 +240,18 @@ async fn where_memory_for_keys_is_full_a_new_key_finds_room() {
 #[tokio::test]
 async fn where_a_loaded_key_finds_no_room_to_be_used_others_make_it() {
     let bench = Bench::new();
-    let partition = Crowded::new(&bench, 100, 3);
+    let partition = Crowded::partition(&bench, 100, 3);
     let pool = bench.open_with(partition.clone()).await;
     for name in ["k0", "k1", "k2"] {
         create(&pool, name, EC).await;
     }
     create(&pool, "r", RSA).await;
     for (name, algorithm) in [("k0", SignatureAlgorithm::Es256), ("r", SignatureAlgorithm::Ps256)] {
-        let before = partition.refused();
+        let before = partition.gate.refused();
         for name in ["k1", "k2", name] {
             signs(&pool, name, algorithm_of(name)).await;
         }
-        assert!(partition.refused() > before, "it was never full");
+        assert!(partition.gate.refused() > before, "it was never full");
         signs(&pool, name, algorithm).await;
     }
 }
@@ -333,16 +264,16 @@ fn algorithm_of(name: &str) -> SignatureAlgorithm {
 async fn a_key_that_nobody_asked_for_takes_no_room_from_those_in_use() {
     let limits = PoolLimits { ready_keys: 1, ready_keys_after: Duration::ZERO, ..PoolLimits::default() };
     let bench = Bench { limits, ..Bench::new() };
-    let partition = Crowded::new(&bench, 100, 100);
+    let partition = Crowded::partition(&bench, 100, 100);
     let pool = bench.open_with(partition.clone()).await;
     create(&pool, "k", EC).await;
     signs(&pool, "k", SignatureAlgorithm::Es256).await;
     until_ready(&pool, 3).await;
-    partition.room.store(1, Ordering::SeqCst);
-    let before = partition.refused();
+    partition.gate.room.store(1, Ordering::SeqCst);
+    let before = partition.gate.refused();
     // One fewer is ready then, and another is made, if it can be.
     create(&pool, "r", RSA).await;
-    while partition.refused() == before {
+    while partition.gate.refused() == before {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!((pool.ready_key_count(), pool.loaded_keys()), (2, 1));
@@ -354,7 +285,7 @@ async fn where_there_is_no_room_for_a_single_key_its_use_and_another_one_fail() 
     let pool = bench.open().await;
     create(&pool, "k", EC).await;
     pool.close().await;
-    let pool = bench.open_with(Crowded::new(&bench, 0, 0)).await;
+    let pool = bench.open_with(Crowded::partition(&bench, 0, 0)).await;
     let signed = pool.sign(ticket(&pool, APP), current("k"), SignatureAlgorithm::Es256, vec![7; 32]).await;
     let created = pool.create_key(ticket(&pool, APP), new_key("l", EC)).await;
     for refusal in [refused(signed), refused(created)] {

@@ -2,14 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a failed check is a failed test
 mod common;
 
+use common::gated::{Gate, Gated};
 use common::*;
-use crypto::import::WrappedKind;
-use crypto::release::{KeyWrap, ReleaseKey};
-use crypto::{
-    Generated, LoadedKey, MaskedMaterial, MaterialBinding, Partition, PartitionError, PrivateParts,
-    SelfTestFailed,
-};
-use crypto_software::SoftwarePartition;
+use crypto::PartitionError;
 use domain::access::{BuiltInRole, Scope};
 use domain::algorithm::{Curve, EncryptionAlgorithm, KeySpec, OctSize, RsaSize, SignatureAlgorithm};
 use domain::guid::Guid;
@@ -106,80 +101,19 @@ async fn a_rotated_key_is_of_its_kind_and_its_old_versions_still_open() {
     error(pool.decrypt(ticket(&pool, APP), current("k"), gcm, input).await);
 }
 
-/// A partition that makes a key when it is let.
+/// Makes a key when it is let.
+#[derive(Default)]
 struct Slow {
-    partition: SoftwarePartition,
-    /// Shared while one is made: whoever has it alone holds that up.
+    /// Shared by who passes: whoever has it alone holds that up.
     makes: Arc<tokio::sync::RwLock<()>>,
     asked: AtomicUsize,
 }
 
-impl Partition for Slow {
-    fn generate(
-        &self,
-        spec: KeySpec,
-        public_exponent: Option<u64>,
-        binding: &MaterialBinding,
-    ) -> Result<Generated, PartitionError> {
+impl Gate for Slow {
+    fn admit_generation(&self) -> Result<(), PartitionError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        let _makes = self.makes.blocking_read();
-        self.partition.generate(spec, public_exponent, binding)
-    }
-
-    fn import(
-        &self,
-        spec: KeySpec,
-        parts: &PrivateParts,
-        binding: &MaterialBinding,
-    ) -> Result<Generated, PartitionError> {
-        self.partition.import(spec, parts, binding)
-    }
-
-    fn unwrap(
-        &self,
-        kek: &dyn LoadedKey,
-        kind: WrappedKind,
-        wrapped: &[u8],
-    ) -> Result<PrivateParts, PartitionError> {
-        self.partition.unwrap(kek, kind, wrapped)
-    }
-
-    fn load(
-        &self,
-        spec: KeySpec,
-        masked: &MaskedMaterial,
-        binding: &MaterialBinding,
-    ) -> Result<Arc<dyn LoadedKey>, PartitionError> {
-        self.partition.load(spec, masked, binding)
-    }
-
-    fn release(
-        &self,
-        spec: KeySpec,
-        masked: &MaskedMaterial,
-        binding: &MaterialBinding,
-        to: &ReleaseKey,
-        wrap: KeyWrap,
-    ) -> Result<Vec<u8>, PartitionError> {
-        self.partition.release(spec, masked, binding, to, wrap)
-    }
-
-    fn rebind(
-        &self,
-        spec: KeySpec,
-        masked: &MaskedMaterial,
-        from: &MaterialBinding,
-        to: &MaterialBinding,
-    ) -> Result<MaskedMaterial, PartitionError> {
-        self.partition.rebind(spec, masked, from, to)
-    }
-
-    fn random(&self, out: &mut [u8]) -> Result<(), PartitionError> {
-        self.partition.random(out)
-    }
-
-    fn self_test(&self) -> Result<(), SelfTestFailed> {
-        self.partition.self_test()
+        drop(self.makes.blocking_read());
+        Ok(())
     }
 }
 
@@ -188,18 +122,18 @@ impl Partition for Slow {
 async fn a_version_that_was_long_in_the_making_is_as_the_key_is_by_then() {
     let limits = PoolLimits { ready_keys: 0, ..PoolLimits::default() };
     let bench = Bench { limits, ..Bench::new() };
-    let partition = SoftwarePartition::new(bench.secrets().partition_wrapping_key());
-    let partition = Arc::new(Slow { partition, makes: Arc::default(), asked: AtomicUsize::new(0) });
+    let partition = Gated::new(&bench, Slow::default());
     let pool = bench.open_with(partition.clone()).await;
+    let slow = &partition.gate;
     create(&pool, "k", KeySpec::Rsa(RsaSize::Rsa2048)).await;
     set(&pool, "k", after("P28D", "P1Y")).await;
-    let hold = partition.makes.clone().write_owned().await;
-    let asked = partition.asked.load(Ordering::SeqCst);
+    let hold = slow.makes.clone().write_owned().await;
+    let asked = slow.asked.load(Ordering::SeqCst);
     let rotating = tokio::spawn({
         let pool = pool.clone();
         async move { ok(pool.rotate_key(ticket(&pool, APP), name("k")).await) }
     });
-    while partition.asked.load(Ordering::SeqCst) == asked {
+    while slow.asked.load(Ordering::SeqCst) == asked {
         tokio::task::yield_now().await;
     }
     let tags = domain::key::Tags::new([("team".into(), "pay".into())].into()).unwrap();

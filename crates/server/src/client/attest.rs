@@ -120,7 +120,7 @@ impl Verify {
     fn run(self, layout: &Layout, format: Format) -> Result<ExitCode, CommandError> {
         let document = Document::parse(&read(&self.file)?)?;
         let (trust, expected, note) = self.resolve(layout)?;
-        let verdicts = verify(&document, &trust, &expected, IntDate::from_unix_seconds(now()));
+        let verdicts = verify(&document, &trust, &expected, now());
         let failed = verdicts.iter().any(Verdict::is_failure);
         let printed = match format {
             Format::Json => print_json(&verdicts, failed),
@@ -216,8 +216,8 @@ fn print_json(verdicts: &[Verdict], failed: bool) -> Result<(), CommandError> {
     Ok(())
 }
 
-pub fn now() -> i64 {
-    OffsetDateTime::now_utc().unix_timestamp()
+pub fn now() -> IntDate {
+    IntDate::from_unix_seconds(OffsetDateTime::now_utc().unix_timestamp())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CommandError> {

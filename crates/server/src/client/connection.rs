@@ -4,6 +4,7 @@
 //! may be a plaintext or a token. The buffers of TLS and HTTP below are not.
 
 use crate::CommandError;
+use crate::https::port_of;
 use bytes::{Buf, Bytes};
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
@@ -49,17 +50,9 @@ impl Origin {
         let authority = uri.authority()?;
         let https = uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
         let host = authority.host().to_ascii_lowercase();
-        // `http` takes what is no port for no port, and hides who is named before an `@`.
-        let port = match authority.as_str().get(host.len()..) {
-            Some("") => Self::DEFAULT_PORT,
-            Some(port) => port
-                .strip_prefix(':')
-                .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?
-                .parse()
-                .ok()?,
-            None => return None,
-        };
-        let plain = !authority.as_str().contains('@') && port != 0;
+        let port = port_of(authority, Self::DEFAULT_PORT)?;
+        // `http` hides who is named before an `@`.
+        let plain = !authority.as_str().contains('@');
         let valid = ServerName::try_from(host.trim_matches(['[', ']'])).is_ok();
         (https && plain && valid).then_some(Self { host, port })
     }

@@ -7,7 +7,7 @@
 
 mod url;
 
-pub use url::{MalformedUrl, Url};
+pub use url::{MalformedUrl, Url, port_of};
 
 use crate::CommandError;
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! Where a call goes.
 
 use http::Uri;
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
@@ -76,6 +76,16 @@ impl Url {
     }
 }
 
+/// The port of `authority`, which names no user; `None` where what stands there is no port, which `http` takes for none.
+pub fn port_of(authority: &Authority, default: u16) -> Option<u16> {
+    let behind = authority.as_str().get(authority.host().len()..)?;
+    if behind.is_empty() {
+        return Some(default);
+    }
+    let digits = behind.strip_prefix(':').filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok().filter(|port| *port != 0)
+}
+
 impl FromStr for Url {
     type Err = MalformedUrl;
 
@@ -107,17 +117,7 @@ impl FromStr for Url {
         if !is_good {
             return Err(MalformedUrl::NoUrl);
         }
-        // `http` takes what is no port for no port.
-        let port = match authority.as_str().get(host.len()..) {
-            Some("") => DEFAULT_PORT,
-            Some(port) => port
-                .strip_prefix(':')
-                .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
-                .and_then(|port| port.parse().ok())
-                .filter(|port| *port != 0)
-                .ok_or(MalformedUrl::Port)?,
-            None => return Err(MalformedUrl::NoUrl),
-        };
+        let port = port_of(authority, DEFAULT_PORT).ok_or(MalformedUrl::Port)?;
         let authority = match port {
             DEFAULT_PORT => host.to_owned(),
             port => format!("{host}:{port}"),

@@ -320,8 +320,7 @@ impl Pool {
         match job.kind {
             JobKind::Backup => {
                 target.check(true).await?;
-                let may_be_seen = || self.check_asker(job.kind, caller);
-                self.write_full_backup(target, &folder, may_be_seen).await.map(Done::Ended)
+                self.write_full_backup(target, &folder, caller).await.map(Done::Ended)
             }
             JobKind::PreBackup => {
                 target.check(true).await?;
@@ -360,7 +359,7 @@ impl Pool {
         &self,
         target: &dyn BackupTarget,
         folder: &str,
-        may_be_seen: impl Fn() -> Result<(), Error>,
+        caller: &Caller,
     ) -> Result<String, Error> {
         let unavailable = |error: storage::OpenError| Error::StoreUnavailable(error.to_string());
         let snapshot = self.store().snapshot().await.map_err(unavailable)?;
@@ -371,6 +370,7 @@ impl Pool {
         let sealing = (&keys.key, &header);
         let name = genesis.name.to_string();
         let signing = (signer, certificate.as_slice());
+        let may_be_seen = || self.check_asker(JobKind::Backup, caller);
         let counts = stream::write(target, folder, snapshot, &name, sealing, signing, may_be_seen).await?;
         Ok(format!(
             "{} keys with {} versions, and {} role assignments",

@@ -1,6 +1,7 @@
 //! A pool on real parts (redb, log files, the software partition) with a clock that tests set.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod gated;
 pub mod targets;
 
 use crypto::Partition;
